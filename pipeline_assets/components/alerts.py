@@ -1,0 +1,99 @@
+"""The `Alerts` component: failed checks and failed runs reach people, once each. Targets are in `pipeline_assets.alerts`.
+
+Run status sensors, because a cross-run query for check events is refused by SQLite's sharded event log; a status
+sensor sees each finished run exactly once.
+
+Concept: https://docs.dagster.io/guides/automate/sensors/run-status-sensors
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from pipeline_assets import alerts
+from pipeline_assets.partitions import range_of_tags
+from pipeline_assets.settings import load_settings
+
+_CASES_SHOWN = 5
+
+
+class Alerts(dg.Component, dg.Model, dg.Resolvable):
+    """Sends every failed check and failed run to the targets in `PIPELINE_ALERT_*`, to the log without any."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds the two sensors."""
+
+        @dg.run_failure_sensor(
+            name="alert_on_failure", default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15
+        )
+        def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
+            _send_all(context, [*_failed_checks(context)] or [_failed_run(context)])
+
+        @dg.run_status_sensor(
+            run_status=dg.DagsterRunStatus.SUCCESS,
+            name="alert_on_failed_check",
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            minimum_interval_seconds=15,
+        )
+        def alert_on_failed_check(context: dg.RunStatusSensorContext) -> None:
+            _send_all(context, _failed_checks(context))
+
+        return dg.Definitions(sensors=[alert_on_failure, alert_on_failed_check])
+
+
+def _send_all(context: dg.RunStatusSensorContext, found: "Iterator[alerts.Alert] | Sequence[alerts.Alert]") -> None:
+    for alert in found:
+        alerts.send(alert, load_settings(), context.log)
+
+
+def _failed_checks(context: dg.RunStatusSensorContext) -> Iterator[alerts.Alert]:
+    run = context.dagster_run
+    records = context.instance.get_records_for_run(
+        run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
+    for record in records:
+        event = record.event_log_entry.dagster_event
+        check = event.asset_check_evaluation_data if event else None
+        if check is None or check.passed:
+            continue
+        yield alerts.Alert(
+            title=f"check {check.check_name} failed ({check.severity.value})",
+            asset=check.asset_key.to_user_string(),
+            partition=check.partition or _partition(run),
+            owners=_owners(context, check.asset_key),
+            details=_details(check.metadata),
+            run_id=run.run_id,
+        )
+
+
+def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
+    steps = [event.event_specific_data.error for event in context.get_step_failure_events()]  # type: ignore[union-attr]
+    errors = [error.to_string().splitlines()[0] for error in steps if error]
+    run = context.dagster_run
+    return alerts.Alert(
+        title=f"run of {run.job_name} failed",
+        asset=", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())),
+        partition=_partition(run),
+        owners=[],
+        details=errors or [context.failure_event.message or "no step failed: the run process was lost"],
+        run_id=run.run_id,
+    )
+
+
+def _partition(run: dg.DagsterRun) -> str:
+    days = range_of_tags(run.tags)
+    return "" if days is None else str(days[0]) if days[0] == days[1] else f"{days[0]}..{days[1]}"
+
+
+def _owners(context: dg.RunStatusSensorContext, key: dg.AssetKey) -> list[str]:
+    graph = context.repository_def.asset_graph if context.repository_def else None
+    return list(graph.get(key).owners) if graph and graph.has(key) else []
+
+
+def _details(metadata: object) -> list[str]:
+    """The first failing cases, else the check's own numbers."""
+    found = dict(metadata) if isinstance(metadata, dict) else {}
+    cases = found.pop("failing_cases", None)
+    if isinstance(cases, dg.TableMetadataValue):
+        return [", ".join(f"{key}={value}" for key, value in row.data.items()) for row in cases.records[:_CASES_SHOWN]]
+    return [f"{key}={getattr(value, 'value', value)}" for key, value in found.items()][:_CASES_SHOWN]

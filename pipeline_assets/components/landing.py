@@ -1,0 +1,271 @@
+"""The `LandingFiles` component: one `defs.yaml` makes a bronze asset, its dead letters, its checks and its sensor.
+
+How files become rows is in `ingest.landing`; which days need a run in `landing_sensor`.
+
+Concept: https://docs.dagster.io/guides/build/components
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+from pipeline_assets.components import landing_sensor
+from pipeline_assets.components.checks import column_metadata, contract_result, days_where, table_value
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest import landing
+from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.lake import Table
+from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.partitions import DAILY, days_of
+from pipeline_assets.settings import load_settings
+
+_FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
+_SENSOR_SECONDS = 30
+
+
+class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
+    """Files that land in a folder become a daily-partitioned bronze table.
+
+    Silver and gold follow in the same run, not by automation conditions: a run costs 5 CPU seconds to start and the
+    days that changed are known right there, while an automation sensor costs a daemon tick and a second run.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$")]
+    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its rejects are `dead_letters.<name>`."""
+
+    path: str
+    """Below the landing folder, with the day in it: `shop/invoice_lines/{date}/*` or `x_{date:%Y%m%d}.csv.gz`."""
+
+    contract: str
+    """Name of the Pandera model of the entity, e.g. `shop.InvoiceLines`."""
+
+    owner: str
+    """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
+
+    keys: list[str]
+    """Columns that identify a record at the source; documentation for whoever models it."""
+
+    format: Literal["auto", "csv", "jsonl", "json", "parquet", "avro"] = "auto"
+    """Format of the files; `auto` goes by each file's name. Plain, gzip and zstd are recognised by content."""
+
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """CSV only."""
+
+    frequency: Literal["hourly", "daily", "weekly"] = "daily"
+    """How often files are expected; twice that without one and the asset is no longer fresh."""
+
+    volume_mb_per_day: Annotated[float, Field(gt=0)]
+    """Expected volume, for planning."""
+
+    schema_evolution: bool = False
+    """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
+
+    failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of a day's records that may be dead letters before the blocking check fails."""
+
+    description: str = ""
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_a_pattern(cls, value: str) -> str:
+        PathPattern.parse(value)
+        return value
+
+    @field_validator("contract")
+    @classmethod
+    def _contract_exists(cls, value: str) -> str:
+        contract(value)
+        return value
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds the source's definitions."""
+        return dg.Definitions(assets=[self._assets()], asset_checks=[self._checks()], sensors=[self._sensor()])
+
+    @property
+    def source(self) -> landing.LandingSource:
+        """The declaration as the domain code takes it."""
+        return landing.LandingSource(
+            name=self.name,
+            pattern=PathPattern.parse(self.path),
+            model=contract(self.contract),
+            format=self.format,
+            delimiter=self.delimiter,
+            schema_evolution=self.schema_evolution,
+        )
+
+    @property
+    def _keys(self) -> tuple[dg.AssetKey, dg.AssetKey]:
+        return dg.AssetKey(["bronze", self.name]), dg.AssetKey(["dead_letters", self.name])
+
+    def _specs(self) -> list[dg.AssetSpec]:
+        bronze, dead_letters = self._keys
+        kinds = {"deltalake", "duckdb"}
+        return [
+            dg.AssetSpec(
+                bronze,
+                group_name="bronze",
+                partitions_def=DAILY,
+                owners=[self.owner],
+                kinds=kinds,
+                description=self.description or f"Rows of {self.path} as delivered, exactly once.",
+                freshness_policy=dg.FreshnessPolicy.time_window(fail_window=2 * _FREQUENCIES[self.frequency]),
+                metadata={
+                    "dagster/column_schema": column_metadata(contract(self.contract)),
+                    "path": self.path,
+                    "frequency": self.frequency,
+                    "volume_mb_per_day": self.volume_mb_per_day,
+                    "keys": ", ".join(self.keys),
+                },
+            ),
+            dg.AssetSpec(
+                dead_letters,
+                group_name="dead_letters",
+                partitions_def=DAILY,
+                owners=[self.owner],
+                kinds=kinds,
+                description=f"Records of {self.path} that did not fit, with file, line, reason and raw text.",
+            ),
+        ]
+
+    def _assets(self) -> dg.AssetsDefinition:
+        source, (bronze, dead_letters) = self.source, self._keys
+
+        @dg.multi_asset(
+            name=f"{self.name}__ingest",
+            specs=self._specs(),
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+            pool=f"source_{self.name}",
+        )
+        def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult]:
+            settings = load_settings()
+            days = days_of(context.partition_keys)
+            with lake.connect() as con:
+                report = landing.ingest(
+                    lake.open(),
+                    con,
+                    source,
+                    Path(settings.landing_uri),
+                    (days[0], days[-1]),
+                    settle_seconds=settings.settle_seconds,
+                    run_id=context.run_id,
+                )
+            for file in report.files:
+                context.log.info("%s", file)
+            for day in days:
+                counts = report.of_day(day)
+                facts = {**counts.as_dict(), "dagster/partition_row_count": counts.rows}
+                context.add_asset_metadata(facts, asset_key=bronze, partition_key=day.isoformat())
+                context.add_asset_metadata(
+                    {"dagster/partition_row_count": counts.dead_letters},
+                    asset_key=dead_letters,
+                    partition_key=day.isoformat(),
+                )
+            files = table_value([file.as_dict() for file in report.files[:100]])
+            yield dg.MaterializeResult(
+                asset_key=bronze, metadata={**report.total.as_dict(), "delta_version": report.version, "files": files}
+            )
+            yield dg.MaterializeResult(
+                asset_key=dead_letters,
+                metadata={"dead_letters": report.total.dead_letters, "first": table_value(report.first_dead_letters)},
+            )
+
+        return ingest
+
+    def _checks(self) -> dg.AssetChecksDefinition:
+        bronze, _ = self._keys
+        model, name, budget = contract(self.contract), self.name, self.failure_budget
+
+        @dg.multi_asset_check(
+            name=f"{name}__checks",
+            specs=[
+                dg.AssetCheckSpec("contract", asset=bronze, blocking=True, description=f"Rows fit {model.__name__}."),
+                dg.AssetCheckSpec(
+                    "reconciliation",
+                    asset=bronze,
+                    blocking=True,
+                    description="Records counted while reading = rows + dead letters in the tables, per file.",
+                ),
+                dg.AssetCheckSpec(
+                    "failure_budget",
+                    asset=bronze,
+                    blocking=True,
+                    description=f"At most {budget:.1%} of a day's records are dead letters.",
+                ),
+            ],
+        )
+        def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+            where = days_where(context, "_partition_date")
+            bronze_table = Table(lake.open(), f"bronze.{name}")
+            result = contract_result(lake, bronze_table, model, where)
+            yield result._replace(asset_key=bronze, check_name="contract")
+            with lake.connect() as con:
+                counts = landing.counts(con, bronze_table, dead_letter_table(lake.open(), bronze_table.name), where)
+            yield _reconciliation(bronze, counts)
+            yield _failure_budget(bronze, counts, budget)
+
+        return checks
+
+    def _sensor(self) -> dg.SensorDefinition:
+        bronze, dead_letters = self._keys
+        source = self.source
+
+        @dg.sensor(
+            name=f"{self.name}__landing",
+            target=dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters),
+            minimum_interval_seconds=_SENSOR_SECONDS,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=f"Asks for one run per range of days with new or corrected files in {self.path}.",
+        )
+        def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+            settings = load_settings()
+            return landing_sensor.tick(
+                context,
+                name=source.name,
+                table=source.table(lake.open()),
+                root=Path(settings.landing_uri),
+                pattern=source.pattern,
+                settle=settings.settle_seconds,
+            )
+
+        return sensor
+
+
+def _reconciliation(asset: dg.AssetKey, counts: Mapping[date, landing.DayCounts]) -> dg.AssetCheckResult:
+    wrong = [day for day, found in counts.items() if found.records_in != found.rows + found.dead_letters]
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="reconciliation",
+        passed=not wrong,
+        metadata={
+            "records_in": sum(found.records_in for found in counts.values()),
+            "rows": sum(found.rows for found in counts.values()),
+            "dead_letters": sum(found.dead_letters for found in counts.values()),
+            **({"failing_cases": _day_table(counts, wrong)} if wrong else {}),
+        },
+    )
+
+
+def _failure_budget(
+    asset: dg.AssetKey, counts: Mapping[date, landing.DayCounts], budget: float
+) -> dg.AssetCheckResult:
+    over = [day for day, found in counts.items() if found.dead_letters > budget * found.records_in]
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="failure_budget",
+        passed=not over,
+        metadata={
+            "budget": budget,
+            "dead_letters": sum(found.dead_letters for found in counts.values()),
+            **({"failing_cases": _day_table(counts, over)} if over else {}),
+        },
+    )
+
+
+def _day_table(counts: Mapping[date, landing.DayCounts], days: list[date]) -> dg.TableMetadataValue:
+    return table_value([{"day": day, **counts[day].as_dict()} for day in days[:20]])

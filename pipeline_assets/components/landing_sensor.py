@@ -1,0 +1,188 @@
+"""The sensor of a landing folder: which days need a run. What a run does is in `ingest.landing`.
+
+Three sources of truth, each the best for its question: the folder (what is there), the Delta log (what is in the
+table), Dagster's runs (what is under way or failed). The cursor only caches; without it a tick is slower, not wrong.
+
+Concept: https://docs.dagster.io/guides/automate/sensors
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+
+from pipeline_assets.ingest.landing import position_of
+from pipeline_assets.ingest.listing import Listing, look, ranges
+from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.lake import Table
+from pipeline_assets.partitions import DAILY, days_of, range_of_tags, range_tags
+
+SOURCE_TAG = "pipeline_assets/source"
+BATCH_TAG = "pipeline_assets/batch"
+
+_MAX_ATTEMPTS = 3
+_FIRST_RETRY_SECONDS = 30
+# Enough to see every run of the last hours; an older failure is found again by its run key.
+_RUNS_LOOKED_AT = 50
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The cache between ticks: the last listing, and the days known to be in the table as they lie in the folder."""
+
+    listing: Listing
+    done: Mapping[date, int]
+
+    def to_text(self) -> str:
+        """Packs the cursor."""
+        return json.dumps(
+            {"listing": self.listing.to_text(), "done": {day.isoformat(): value for day, value in self.done.items()}}
+        )
+
+    @classmethod
+    def from_text(cls, text: str | None) -> "Cursor":
+        """Unpacks a cursor; a lost or unreadable one is empty."""
+        try:
+            found = json.loads(text or "{}")
+            done = {date.fromisoformat(day): int(value) for day, value in found.get("done", {}).items()}
+            return cls(Listing.from_text(found.get("listing")), done)
+        except (ValueError, TypeError, AttributeError):
+            return cls(Listing(), {})
+
+
+@dataclass(frozen=True)
+class History:
+    """What Dagster's recent runs of one source say of each day."""
+
+    busy: frozenset[date]
+    failed: frozenset[date]
+    batches: Mapping[str, Sequence[dg.RunRecord]]
+
+
+def tick(
+    context: dg.SensorEvaluationContext, *, name: str, table: Table, root: Path, pattern: PathPattern, settle: float
+) -> dg.SensorResult | dg.SkipReason:
+    """Decides which days need a run, and asks for one run per range of days.
+
+    Args:
+        context: Dagster's context, with the cursor and the instance.
+        name: The source.
+        table: Its bronze table.
+        root: The landing folder.
+        pattern: The source's path pattern.
+        settle: Seconds for which a file must have been left alone.
+    """
+    if not root.is_dir():
+        return dg.SkipReason(f"landing folder {root} does not exist yet")
+    cursor = Cursor.from_text(context.cursor)
+    listing = look(root, pattern, last=cursor.listing, settle_seconds=settle)
+    days = _known_days(context, listing.days)
+    done = _done(table, days, cursor.done)
+    history = _history(context.instance, name)
+    dirty = ({day for day in days if day not in done} | (history.failed & days.keys())) - history.busy
+    requests, held = [], []
+    for first, last in ranges(dirty, days):
+        request, reason = _request(context, name, first, last, days, history)
+        if request:
+            requests.append(request)
+        elif reason:
+            held.append(reason)
+    context.update_cursor(Cursor(listing, done).to_text())
+    if requests:
+        return dg.SensorResult(run_requests=requests)
+    facts = f"{len(days)} days listed, {listing.waiting} files still being written, {len(history.busy)} days under way"
+    return dg.SkipReason("; ".join([f"nothing new ({facts})", *held]))
+
+
+def _known_days(context: dg.SensorEvaluationContext, days: Mapping[date, int]) -> dict[date, int]:
+    """Leaves out days that are no partition: one unknown key would lose the whole tick."""
+    known = set(days_of([keys[0], keys[-1]])) if (keys := DAILY.get_partition_keys()) else set()
+    first, last = min(known), max(known)
+    if outside := sorted(day for day in days if not first <= day <= last):
+        context.log.warning(
+            "%d days are no partitions (first %s): partitions go from %s (PIPELINE_START_DATE) to %s",
+            len(outside),
+            outside[0],
+            first,
+            last,
+        )
+    return {day: fingerprint for day, fingerprint in days.items() if first <= day <= last}
+
+
+def _done(table: Table, days: Mapping[date, int], cached: Mapping[date, int]) -> dict[date, int]:
+    """Days whose position in the log is the folder's fingerprint; asks the log only where the cache differs."""
+    done = {day: value for day, value in days.items() if cached.get(day) == value}
+    if len(done) < len(days) and table.exists():
+        opened = table.open()
+        for day in days.keys() - done.keys():
+            if opened.transaction_version(position_of(day)) == days[day]:
+                done[day] = days[day]
+    return done
+
+
+def _history(instance: dg.DagsterInstance, name: str) -> History:
+    """The newest run that covers a day decides of it."""
+    records = instance.get_run_records(dg.RunsFilter(tags={SOURCE_TAG: name}), limit=_RUNS_LOOKED_AT)
+    newest: dict[date, dg.RunRecord] = {}
+    batches: dict[str, list[dg.RunRecord]] = {}
+    for record in records:
+        run = record.dagster_run
+        batches.setdefault(run.tags.get(BATCH_TAG, ""), []).append(record)
+        if days := range_of_tags(run.tags):
+            for ordinal in range(days[0].toordinal(), days[1].toordinal() + 1):
+                newest.setdefault(date.fromordinal(ordinal), record)
+    busy = frozenset(day for day, record in newest.items() if not record.dagster_run.is_finished)
+    failed = frozenset(
+        day for day, record in newest.items() if record.dagster_run.status == dg.DagsterRunStatus.FAILURE
+    )
+    return History(busy, failed, batches)
+
+
+def _request(
+    context: dg.SensorEvaluationContext,
+    name: str,
+    first: date,
+    last: date,
+    days: Mapping[date, int],
+    history: History,
+) -> tuple[dg.RunRequest | None, str | None]:
+    """Asks for a run of a range, or says why not: the same content is tried again only if that can help."""
+    content = [f"{day}={days[day]}" for day in sorted(days) if first <= day <= last]
+    batch = hashlib.blake2b("|".join([name, *content]).encode(), digest_size=12).hexdigest()
+    attempts = history.batches.get(batch, [])
+    if attempts:
+        reason = _hold(context.instance, attempts)
+        if reason:
+            return None, f"{first}..{last}: {reason}"
+    tags = {SOURCE_TAG: name, BATCH_TAG: batch}
+    key = f"{name}:{batch}:{len(attempts) + 1}"
+    if first == last:
+        return dg.RunRequest(run_key=key, partition_key=first.isoformat(), tags=tags), None
+    return dg.RunRequest(run_key=key, tags={**tags, **range_tags(first, last)}), None
+
+
+def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str | None:
+    """Why a batch that was tried before is not tried (yet) again; None when it should be."""
+    newest = attempts[0]
+    run = newest.dagster_run
+    if run.status == dg.DagsterRunStatus.CANCELED:
+        return "its run was cancelled by hand; re-execute it, or deliver again"
+    if run.status == dg.DagsterRunStatus.FAILURE and _check_failed(instance, run.run_id):
+        return f"a blocking check failed in run {run.run_id}: mend the delivery or the contract, then re-execute"
+    if len(attempts) >= _MAX_ATTEMPTS:
+        return f"given up after {len(attempts)} failed runs, the last is {run.run_id}"
+    wait = _FIRST_RETRY_SECONDS * 2 ** (len(attempts) - 1)
+    if newest.end_time and time.time() - newest.end_time < wait:
+        return f"attempt {len(attempts)} failed; the next follows {wait} s after it"
+    return None
+
+
+def _check_failed(instance: dg.DagsterInstance, run_id: str) -> bool:
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    checks = [event.asset_check_evaluation_data for r in records if (event := r.event_log_entry.dagster_event)]
+    return any(check.blocking and not check.passed for check in checks)

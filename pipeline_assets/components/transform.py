@@ -1,0 +1,195 @@
+"""The `DbtModels` component: the dbt project's models as assets, its tests and the Pandera contracts as checks.
+
+One dbt call per run, over the run's whole range of days. Which dates a model recomputes is decided by the positions
+in the Delta logs (`lake.changes`, dbt_project/macros); the run's range only adds the days that a backfill asks for.
+
+Concept: https://docs.dagster.io/integrations/libraries/dbt
+"""
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
+from packaging import version
+
+from pipeline_assets.components.checks import table_contract_check
+from pipeline_assets.components.lineage import column_lineage
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.lake import Table
+from pipeline_assets.lake.table import TOUCHED_DATES
+from pipeline_assets.partitions import DAILY, days_of
+from pipeline_assets.settings import load_settings, project_root
+
+# What dbt reads or writes without need: each costs start-up time, none is read by anything here.
+_LEAN_DBT = {
+    "DBT_LOG_LEVEL_FILE": "none",
+    "DBT_CACHE_SELECTED_ONLY": "true",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "DBT_VERSION_CHECK": "false",
+}
+
+
+class LeanDbtCliResource(DbtCliResource):
+    """dagster-dbt's resource without two start-up costs: a `dbt --version` child that asks the package index, and a
+    second adapter in Dagster's process that only fetches row counts (ours come from the Delta log).
+
+    Overrides two private members of dagster-dbt 0.29; tests/components/test_transform.py fails if they vanish.
+    """
+
+    @cached_property
+    def _cli_version(self) -> version.Version:
+        return version.parse(importlib.metadata.version("dbt-core"))
+
+    def _initialize_dbt_core_adapter(self, args: object) -> Any:
+        return None
+
+
+class LakeTranslator(DagsterDbtTranslator):
+    """dbt's names as Dagster's: `silver.invoice_lines` is asset `silver/invoice_lines` in group `silver`."""
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        """The layer and the table."""
+        if dbt_resource_props["resource_type"] == "source":
+            return dg.AssetKey([dbt_resource_props["source_name"], dbt_resource_props["name"]])
+        return dg.AssetKey([dbt_resource_props["schema"], dbt_resource_props["name"]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        """The layer."""
+        return str(dbt_resource_props["schema"])
+
+    def get_partitions_def(self, dbt_resource_props: Mapping[str, Any]) -> dg.PartitionsDefinition | None:
+        """Every model follows the days of bronze."""
+        return DAILY
+
+
+class DbtModels(dg.Component, dg.Model, dg.Resolvable):
+    """The models of a dbt project as one step: silver and gold for the days of the run and all that they owe."""
+
+    project: str = "dbt_project"
+    """Folder of the dbt project, relative to the root."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds assets, checks and the dbt resource."""
+        project = DbtProject(project_dir=project_root() / self.project)
+        prepare_if_stale(project)
+        translator = LakeTranslator(DagsterDbtTranslatorSettings(enable_code_references=False))
+        manifest = json.loads(project.manifest_path.read_text())
+        models = _models(manifest)
+
+        @dbt_assets(
+            manifest=manifest,
+            project=project,
+            name="dbt_models",
+            partitions_def=DAILY,
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            dagster_dbt_translator=translator,
+            pool="transform",
+        )
+        def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+            days = days_of(context.partition_keys)
+            with _environment(dbt_environment(days[0], days[-1])):
+                invocation = dbt.cli(["build"], context=context)
+                for event in invocation.stream():
+                    if isinstance(event, dg.Output | dg.AssetMaterialization):
+                        props = models[str(event.metadata["unique_id"].value)]
+                        facts = _facts(props, manifest, invocation.target_path, translator)
+                        event = event.with_metadata({**event.metadata, **facts})
+                    yield event
+
+        checks = [
+            table_contract_check(translator.get_asset_key(props), contract(props["meta"]["contract"]))
+            for props in models.values()
+            if "contract" in props.get("meta", {})
+        ]
+        resource = LeanDbtCliResource(project_dir=project)
+        return dg.Definitions(assets=[dbt_models], asset_checks=checks, resources={"dbt": resource})
+
+
+def prepare_if_stale(project: DbtProject) -> None:
+    """Parses the dbt project only if a source file is newer than its manifest.
+
+    dagster-dbt's `prepare_if_dev` parses again in every run worker of `dagster dev` (+6 CPU seconds a run).
+    """
+    sources = (
+        path
+        for folder in ("models", "macros", "tests", ".")
+        for path in Path(project.project_dir, folder).glob("*" if folder == "." else "**/*")
+        if path.suffix in {".sql", ".yml", ".yaml"}
+    )
+    manifest = project.manifest_path
+    if manifest.exists():
+        made = manifest.stat().st_mtime
+        if all(path.stat().st_mtime <= made for path in sources):
+            return
+    with _environment({**_LEAN_DBT, **lake_environment()}):
+        project.preparer.prepare(project)
+
+
+def lake_environment() -> dict[str, str]:
+    """What dbt needs to reach the lake besides the `PIPELINE_*` variables that are set: the defaults made explicit."""
+    return {"PIPELINE_LAKE_URI": load_settings().lake_uri}
+
+
+def dbt_environment(first: date, last: date) -> dict[str, str]:
+    """Gives dbt the days to rebuild by environment: a changed `--vars` would make it parse the project again."""
+    return {
+        **_LEAN_DBT,
+        **lake_environment(),
+        "PIPELINE_MIN_DATE": first.isoformat(),
+        "PIPELINE_MAX_DATE": last.isoformat(),
+    }
+
+
+def _models(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {key: node for key, node in manifest["nodes"].items() if node["resource_type"] == "model"}
+
+
+def _facts(
+    props: Mapping[str, Any], manifest: Mapping[str, Any], target_path: Path, translator: LakeTranslator
+) -> dict[str, Any]:
+    """What the table's log says of the commit just made, and the columns' lineage."""
+    settings = load_settings()
+    name = f"{props['schema']}.{props['name']}"
+    from pipeline_assets.lake import Lake
+
+    table = Table(Lake(settings.lake_uri, settings.storage_options()), name).open()
+    commit = table.history(1)[0]
+    facts: dict[str, Any] = {
+        "delta_version": commit["version"],
+        "dagster/row_count": table.count(),
+        **{key: int(commit[key]) for key in ("rows_added", "rows_removed") if key in commit},
+    }
+    if TOUCHED_DATES in commit:
+        touched = json.loads(commit[TOUCHED_DATES])
+        facts |= {"touched_days": len(touched), "touched_dates": touched[:100]}
+    compiled = target_path / "compiled" / props["package_name"] / props["original_file_path"]
+    if compiled.exists():
+        by_id = {**manifest["nodes"], **manifest["sources"]}
+        lineage = column_lineage(
+            props, manifest, compiled.read_text(), lambda key: translator.get_asset_key(by_id[key])
+        )
+        facts |= {"dagster/column_lineage": lineage} if lineage else {}
+    return facts
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for a child process, and puts the old ones back."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,19 @@
+"""Dagster's entry point: loads what `defs/` declares. Holds no hosts, maps, secrets or logic.
+
+Not `dg.load_from_defs_folder`: that imports every installed package's component registry (+1.6 CPU seconds per load).
+"""
+
+from pathlib import Path
+
+import dagster as dg
+
+from pipeline_assets.settings import ensure_home
+
+ensure_home()
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """All assets, checks, sensors and resources of the code location."""
+    tree = dg.ComponentTree.for_project(Path(__file__).parent)
+    return dg.Definitions.merge(tree.build_defs_at_path(tree.defs_module_path), dg.Definitions(component_tree=tree))

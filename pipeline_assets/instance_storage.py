@@ -1,0 +1,118 @@
+"""Where the Dagster instance keeps its own state: the three storage classes that dagster.yaml names.
+
+dagster.yaml cannot default a variable (`{env: X}` unset is an error) nor choose between two storages, so the choice is
+made here, from `pipeline_assets.settings`: one file for a laptop and for production, and nothing is written beside it,
+whether DAGSTER_HOME is the checkout, or unset, or another folder. Does not hold: the pipeline's own tables (`lake`).
+
+Dagster's side of it: https://docs.dagster.io/deployment/oss/oss-instance-configuration. The classes are loaded by every
+Dagster process (web server, daemon, code server, run), so they are not part of `components`: a component that does not
+load must break its code location, not the instance, and the web server needs no dbt. Import nothing heavy here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.event_log.base import EventLogStorage
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.root import LocalArtifactStorage
+from dagster._core.storage.runs.base import RunStorage
+from dagster._core.storage.schedules.base import ScheduleStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+
+from pipeline_assets.settings import SettingsError, load_settings
+
+
+def psycopg2_url(url: str) -> str:
+    """Name the driver that dagster-postgres brings: since SQLAlchemy 2.1 a plain `postgresql://` means psycopg 3."""
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql+psycopg2://{rest}" if separator and scheme in ("postgres", "postgresql") else url
+
+
+def _postgres_storage(inst_data: ConfigurableClassData | None, url: str) -> DagsterStorage[Any]:
+    try:
+        from dagster_postgres import DagsterPostgresStorage
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "PIPELINE_DAGSTER_POSTGRES_URL is set, but dagster-postgres is missing: pip install -e '.[postgres]'"
+        ) from error
+    storage: DagsterStorage[Any] = DagsterPostgresStorage.from_config_value(
+        inst_data, {"postgres_url": psycopg2_url(url), "should_autocreate_tables": True}
+    )
+    return storage
+
+
+class EnvStorage(DagsterStorage[Any], ConfigurableClass):
+    """Runs, events and schedules: Postgres if PIPELINE_DAGSTER_POSTGRES_URL is set, else SQLite below the state folder.
+
+    Never constructed itself: `from_config_value` returns the real storage, so Dagster's `isinstance` checks (of the
+    run-sharded SQLite event log) see what they expect. The members below only make the class concrete.
+    """
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """No configuration: the environment decides."""
+        return {}
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]  # the contract of ConfigurableClass, not of this class
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> DagsterStorage[Any]:
+        """Return the storage that the settings ask for."""
+        settings = load_settings()
+        if settings.dagster_postgres_url is not None:
+            return _postgres_storage(inst_data, settings.dagster_postgres_url.get_secret_value())
+        return DagsterSqliteStorage.from_local(str(settings.dagster_dir), inst_data)
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        """Never called."""
+        raise NotImplementedError
+
+    @property
+    def event_log_storage(self) -> EventLogStorage[Any]:
+        """Never called."""
+        raise NotImplementedError
+
+    @property
+    def run_storage(self) -> RunStorage[Any]:
+        """Never called."""
+        raise NotImplementedError
+
+    @property
+    def schedule_storage(self) -> ScheduleStorage[Any]:
+        """Never called."""
+        raise NotImplementedError
+
+
+class StateArtifactStorage(LocalArtifactStorage):
+    """Dagster's pickled artifacts, below the state folder."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """No configuration: the environment decides."""
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "StateArtifactStorage":
+        """Return the artifact storage below the state folder."""
+        return cls(str(load_settings().dagster_dir), inst_data)
+
+
+class StateComputeLogManager(LocalComputeLogManager):
+    """What the steps print, below the state folder."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """No configuration: the environment decides."""
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "StateComputeLogManager":
+        """Return the log manager below the state folder."""
+        return cls(str(load_settings().dagster_dir / "storage"), inst_data=inst_data)

@@ -1,0 +1,37 @@
+"""The lake: Delta tables and the only code that writes them. Knows neither dagster nor dbt, nor any source."""
+
+from pipeline_assets.lake.changes import Changes, changes_since, position_name
+from pipeline_assets.lake.days import days_predicate, select_days
+from pipeline_assets.lake.errors import (
+    CommitConflictError,
+    LakeError,
+    PositionMovedError,
+    SchemaMismatchError,
+    TableNotFoundError,
+    TableUnreadableError,
+)
+from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
+from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_text
+from pipeline_assets.lake.table import Table
+
+__all__ = [
+    "LAYERS",
+    "Changes",
+    "CommitConflictError",
+    "DataFile",
+    "Lake",
+    "LakeError",
+    "PositionMovedError",
+    "SchemaMismatchError",
+    "Table",
+    "TableNotFoundError",
+    "TableUnreadableError",
+    "changes_since",
+    "days_predicate",
+    "position_name",
+    "query_schema",
+    "quote_name",
+    "quote_text",
+    "select_days",
+    "write_parquet",
+]

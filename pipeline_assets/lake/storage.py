@@ -1,0 +1,123 @@
+"""Where the lake is: table names to places, storage options, DuckDB connections that can read and write there.
+
+What a table does lives in `table`; how its files are written in `files`.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from pipeline_assets.lake.errors import LakeError
+
+LAYERS = ("bronze", "dead_letters", "silver", "gold")
+_NAME = re.compile(r"(bronze|dead_letters|silver|gold)\.[a-z][a-z0-9_]*")
+# DuckDB's names of the S3 settings, by the names that object stores' clients (and dagster_deltalake's S3Config) use.
+_S3_SECRET_FIELDS = {
+    "access_key_id": "KEY_ID",
+    "secret_access_key": "SECRET",
+    "token": "SESSION_TOKEN",
+    "session_token": "SESSION_TOKEN",
+    "region": "REGION",
+}
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake: a root folder or bucket prefix, and the options to reach it.
+
+    Attributes:
+        uri: Absolute local path or `s3://bucket/prefix`.
+        storage_options: As delta-rs takes them; `dagster_deltalake`'s `LocalConfig`/`S3Config(...).str_dict()` fits.
+    """
+
+    uri: str
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the lake is a folder of this machine."""
+        return "://" not in self.uri
+
+    def table_uri(self, name: str) -> str:
+        """Gives the place of a table, e.g. `bronze.shop__invoice_lines` -> `<uri>/bronze/shop__invoice_lines`.
+
+        Raises:
+            LakeError: The name is not `<layer>.<snake_case>`.
+        """
+        if not _NAME.fullmatch(name):
+            raise LakeError(f"{name!r} is no table name: use <layer>.<snake_case> with layer one of {', '.join(LAYERS)}")
+        return f"{self.uri.rstrip('/')}/{name.replace('.', '/')}"
+
+    def connect(self, *, memory_limit: str = "1GB", threads: int | None = None) -> duckdb.DuckDBPyConnection:
+        """Opens an in-memory DuckDB that reads Delta tables of this lake; state never lives in it.
+
+        Args:
+            memory_limit: DuckDB's own bound, e.g. "1GB"; what exceeds it is spilled to a temporary folder.
+            threads: Worker threads; all cores when None.
+        """
+        con = duckdb.connect(":memory:")
+        con.execute("SET memory_limit = ?", [memory_limit])
+        if threads:
+            con.execute("SET threads = ?", [threads])
+        self.prepare(con)
+        return con
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Gives a DuckDB connection (dbt's, say) what it needs to read and write this lake."""
+        # GLOBAL: cursors of the connection inherit it. Else TIMESTAMPTZ takes the host's zone and is no Delta type.
+        con.execute("SET GLOBAL TimeZone = 'UTC'")
+        load_extension(con, "delta")
+        if not self.is_local:
+            load_extension(con, "httpfs")
+            con.execute(_s3_secret(self.storage_options))
+
+    def table_names(self) -> list[str]:
+        """Lists the lake's tables, by layer. Local lakes only; an object store needs a catalog for this.
+
+        Raises:
+            LakeError: The lake is not local.
+        """
+        if not self.is_local:
+            raise LakeError(f"tables of {self.uri} cannot be listed yet: name the table that you want")
+        return [
+            f"{layer}.{log.parent.name}"
+            for layer in LAYERS
+            for log in sorted(Path(self.uri, layer).glob("*/_delta_log"))
+        ]
+
+
+def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Loads a DuckDB extension from its wheel: `INSTALL` would download it at run time."""
+    package = importlib.import_module(f"duckdb_extension_{name}")
+    path = Path(str(package.__path__[0])) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+    if not path.exists():
+        raise LakeError(
+            f"the wheel duckdb-extension-{name} holds no build for duckdb {duckdb.__version__}: pin both alike"
+        )
+    con.execute(f"LOAD {quote_text(str(path))}")
+
+
+def quote_name(name: str) -> str:
+    """Quotes a column or table name for DuckDB."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    """Quotes a string literal for DuckDB."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _s3_secret(options: Mapping[str, str]) -> str:
+    plain = {key.lower().removeprefix("aws_"): value for key, value in options.items()}
+    parts = [f"{_S3_SECRET_FIELDS[key]} {quote_text(plain[key])}" for key in plain if key in _S3_SECRET_FIELDS]
+    if endpoint := plain.get("endpoint", plain.get("endpoint_url")):
+        parts += [
+            f"ENDPOINT {quote_text(endpoint.split('://')[-1])}",
+            "URL_STYLE 'path'",
+            f"USE_SSL {str(not endpoint.startswith('http://')).lower()}",
+        ]
+    return f"CREATE OR REPLACE SECRET lake (TYPE s3, PROVIDER config{''.join(', ' + part for part in parts)})"

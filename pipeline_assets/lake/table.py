@@ -1,0 +1,466 @@
+"""`Table`: the one place that commits to Delta tables. Append, replace, merge; each one commit, each idempotent.
+
+How a write is made safe: the rows are first written as Parquet files that nobody sees (`files`). Then, in a loop: open
+the newest version, compare the positions in its log with those the write expects, find the rows to replace, and
+commit the next version, which storage grants to one writer only. A writer that lost re-reads and decides anew; it
+never re-sends blindly, because delta-rs accepts a repeated application transaction.
+
+Reading tables is DuckDB's `delta_scan`; what changed since a version is in `changes`.
+"""
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from urllib.parse import unquote
+
+import duckdb
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError as DeltaTableNotFoundError
+from deltalake.transaction import RemoveAction
+
+from pipeline_assets.lake import files as data_files
+from pipeline_assets.lake.errors import (
+    CommitConflictError,
+    PositionMovedError,
+    SchemaMismatchError,
+    TableNotFoundError,
+    TableUnreadableError,
+)
+from pipeline_assets.lake.files import DataFile
+from pipeline_assets.lake.storage import Lake, quote_name, quote_text
+
+# 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
+_ATTEMPTS = 100
+_DATE_COLUMN = "pipeline_assets.date_column"
+TOUCHED_DATES = "touched_dates"
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """What a replace takes out of one version: whole files, and the rows that stay of files hit in part."""
+
+    actions: Sequence[RemoveAction] = ()
+    survivors: Sequence[DataFile] = ()
+    rows: int = 0
+    dates: frozenset[date] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One attempt's commit against one version."""
+
+    files: Sequence[DataFile]
+    removal: _Removal = field(default_factory=_Removal)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table of a lake, by name. Holds no state: each call opens the newest version."""
+
+    lake: Lake
+    name: str
+
+    @property
+    def uri(self) -> str:
+        """Root of the table."""
+        return self.lake.table_uri(self.name)
+
+    def exists(self) -> bool:
+        """Whether the table has a log. Storage that cannot be asked is an error, not a "no"."""
+        try:
+            return DeltaTable.is_deltatable(self.uri, storage_options=dict(self.lake.storage_options))
+        except Exception as error:
+            raise TableUnreadableError(self.name, self.uri, error) from error
+
+    def open(self, version: int | None = None) -> DeltaTable:
+        """Opens the newest or a given version.
+
+        Raises:
+            TableNotFoundError: There is no table.
+            TableUnreadableError: There is something, but it cannot be opened.
+        """
+        try:
+            return DeltaTable(self.uri, version=version, storage_options=dict(self.lake.storage_options))
+        except DeltaTableNotFoundError as error:
+            raise TableNotFoundError(self.name, self.uri) from error
+        except Exception as error:
+            if not self.exists():
+                raise TableNotFoundError(self.name, self.uri) from error
+            raise TableUnreadableError(self.name, self.uri, error) from error
+
+    def scan(self, version: int | None = None) -> str:
+        """Gives the SQL table function that reads the table in a connection prepared by the lake."""
+        at = "" if version is None else f", version => {version}"
+        return f"delta_scan({quote_text(self.uri)}{at})"
+
+    def position(self, name: str) -> int | None:
+        """Reads a position (an application transaction) from the log; None when it, or the table, is not there."""
+        return self.open().transaction_version(name) if self.exists() else None
+
+    def create(
+        self,
+        schema: Schema,
+        *,
+        partition_by: Sequence[str] = (),
+        date_column: str | None = None,
+        description: str | None = None,
+    ) -> None:
+        """Creates the table unless it is there; adds columns that it lacks.
+
+        Args:
+            schema: The columns. Types of columns that exist are not changed.
+            partition_by: Delta partition columns.
+            date_column: The column whose dates each commit lists as touched, for what lies downstream.
+            description: Shown by catalogs.
+        """
+        if not self.exists():
+            configuration: dict[str, str | None] = {_DATE_COLUMN: date_column} if date_column else {}
+            # The table may appear between the question and the answer: then `open` below decides.
+            with contextlib.suppress(DeltaError):
+                DeltaTable.create(
+                    self.uri,
+                    schema,
+                    partition_by=list(partition_by),
+                    name=self.name,
+                    description=description,
+                    configuration=configuration,
+                    storage_options=dict(self.lake.storage_options),
+                    raise_if_key_not_exists=False,
+                )
+        table = self.open()
+        known = {column.name for column in table.schema().fields}
+        if new := [column for column in schema.fields if column.name not in known]:
+            try:
+                table.alter.add_columns(new)
+            except DeltaError:
+                known = {column.name for column in self.open().schema().fields}
+                if any(column.name not in known for column in new):
+                    raise
+
+    def append(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        rows: str,
+        *,
+        batch_id: str,
+        expect: Mapping[str, int | None] | None = None,
+        positions: Mapping[str, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int | None:
+        """Appends a batch once: the same `batch_id` again changes nothing.
+
+        Args:
+            con: Connection that the query's tables live in.
+            rows: A query; its columns and types are the table's.
+            batch_id: Deterministic name of the batch, kept in the log.
+            expect: Further positions as they were when the batch was planned.
+            positions: Further positions to set, e.g. the upstream version that the batch ends at.
+            metadata: Further facts of the batch, kept in the commit.
+
+        Returns:
+            The version committed, or None when the batch was there already or another run moved a position.
+        """
+        if self.position(batch_id) is not None:
+            return None
+        files = self._write(con, rows)
+        try:
+            return self.commit(
+                con,
+                files,
+                expect={**(expect or {}), batch_id: None},
+                positions={**(positions or {}), batch_id: 1},
+                metadata={"batch_id": batch_id, **(metadata or {})},
+            )
+        except PositionMovedError:
+            self._discard(files)
+            return None
+
+    def replace(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        rows: str,
+        *,
+        where: str,
+        expect: Mapping[str, int | None] | None = None,
+        positions: Mapping[str, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Replaces the rows that a predicate selects by the rows of a query, in one commit.
+
+        Files without a selected row are neither read nor rewritten; files selected whole are dropped unread.
+
+        Args:
+            con: Connection that the query's tables live in.
+            rows: A query; its columns and types are the table's.
+            where: SQL predicate on the table's columns: a range of dates, keys in a query, `TRUE` for all.
+            expect: Positions as they were when the rows were planned.
+            positions: Application transactions to set, e.g. the upstream versions that the rows reflect.
+            metadata: Further facts, kept in the commit.
+
+        Returns:
+            The version committed.
+
+        Raises:
+            PositionMovedError: Another run moved a position meanwhile; nothing was committed.
+        """
+        return self.commit(
+            con, self._write(con, rows), where=where, expect=expect, positions=positions, metadata=metadata
+        )
+
+    def overwrite(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        rows: str,
+        *,
+        positions: Mapping[str, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Replaces all rows, and the schema if the query's differs. One commit; history stays readable."""
+        table = self.open()
+        schema = data_files.query_schema(con, rows)
+        if _types(schema) == _types(table.schema()):
+            return self.replace(con, rows, where="TRUE", positions=positions, metadata=metadata)
+        write_deltalake(
+            table,
+            con.sql(rows).to_arrow_reader(),
+            mode="overwrite",
+            schema_mode="overwrite",
+            commit_properties=_properties(positions, metadata, retries=_ATTEMPTS),
+        )
+        return self.open().version()
+
+    def merge(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        rows: str,
+        *,
+        keys: Sequence[str],
+        sequence: Sequence[str],
+        positions: Mapping[str, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Upserts by key; a row whose sequence is not greater than the stored one's never wins.
+
+        Args:
+            con: Connection that the query's tables live in.
+            rows: A query; its columns and types are the table's. Several rows of a key: the greatest sequence counts.
+            keys: Columns that name a row; not null.
+            sequence: Columns that order the versions of a row, most significant first; not null.
+            positions: Application transactions to set.
+            metadata: Further facts, kept in the commit.
+
+        Returns:
+            The table's version afterwards; unchanged when every row was old news and no position moved.
+        """
+        key_list, order = _names(keys), ", ".join(f"{quote_name(column)} DESC" for column in sequence)
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE merge_incoming AS SELECT * FROM ({rows}) "
+            f"QUALIFY row_number() OVER (PARTITION BY {key_list} ORDER BY {order}) = 1"
+        )
+        on = " AND ".join(f"old.{quote_name(key)} = new.{quote_name(key)}" for key in keys)
+        newer = " > ".join(
+            "(" + ", ".join(f"{side}.{quote_name(column)}" for column in sequence) + ")" for side in ("new", "old")
+        )
+
+        def plan(table: DeltaTable) -> _Plan:
+            con.execute(
+                "CREATE OR REPLACE TEMP TABLE merge_newer AS SELECT new.* FROM merge_incoming AS new "
+                f"ANTI JOIN {self.scan(table.version())} AS old ON {on} AND NOT ({newer})"
+            )
+            files = self._write(con, "SELECT * FROM merge_newer")
+            if not files:
+                return _Plan([])
+            return _Plan(
+                files, self._removal(con, table, f"({key_list}) IN (SELECT ({key_list}) FROM merge_newer)")
+            )
+
+        return self._commit(con, plan, positions=positions, metadata=metadata, own_files=True)
+
+    def commit(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        files: Sequence[DataFile],
+        *,
+        where: str | None = None,
+        expect: Mapping[str, int | None] | None = None,
+        positions: Mapping[str, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Commits files that are already written, optionally in place of the rows that `where` selects.
+
+        Args:
+            con: A connection of the lake.
+            files: What `files.write_parquet` gave.
+            where: SQL predicate on the rows to remove.
+            expect: Positions as they were when the files were planned.
+            positions: Positions to set in the same commit.
+            metadata: Further facts, kept in the commit.
+
+        Returns:
+            The version committed; the newest one when there was nothing to do.
+
+        Raises:
+            PositionMovedError: The log holds other positions than expected; nothing was committed.
+            CommitConflictError: Too many conflicts with other writers.
+        """
+
+        def plan(table: DeltaTable) -> _Plan:
+            found = {name: table.transaction_version(name) for name in expect or {}}
+            if found != dict(expect or {}):
+                raise PositionMovedError(self.name, found)
+            return _Plan(files, self._removal(con, table, where) if where else _Removal())
+
+        return self._commit(con, plan, positions=positions, metadata=metadata, own_files=False)
+
+    def _commit(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        plan: Callable[[DeltaTable], _Plan],
+        *,
+        positions: Mapping[str, int] | None,
+        metadata: Mapping[str, str] | None,
+        own_files: bool,
+    ) -> int:
+        """Plans and commits until a version is won. `own_files`: the plan's files are of one attempt only."""
+        for attempt in range(_ATTEMPTS):
+            table = self.open()
+            attempted = plan(table)
+            added = [*attempted.files, *attempted.removal.survivors]
+            moved = {key: value for key, value in (positions or {}).items() if table.transaction_version(key) != value}
+            if not added and not attempted.removal.actions and not moved:
+                return table.version()
+            facts = {**self._facts(con, table, attempted), **(metadata or {})}
+            schema = table.schema()
+            try:
+                table.create_write_transaction(
+                    [*(file.add_action(schema) for file in added), *attempted.removal.actions],
+                    mode="append",
+                    schema=schema,
+                    partition_by=table.metadata().partition_columns,
+                    commit_properties=_properties(moved, facts, retries=0),
+                )
+            except CommitFailedError:
+                self._discard(added if own_files else attempted.removal.survivors)
+                time.sleep(random.uniform(0, min(0.02 * 2 ** min(attempt, 5), 0.5)))  # noqa: S311 - jitter
+                continue
+            return table.version() + 1
+        raise CommitConflictError(self.name, _ATTEMPTS)
+
+    def _write(self, con: duckdb.DuckDBPyConnection, rows: str) -> list[DataFile]:
+        """Writes a query's rows as files of this table, refusing what does not fit its schema."""
+        table = self.open()
+        wanted, given = _types(table.schema()), _types(data_files.query_schema(con, rows))
+        problems = [f"column {name} is missing" for name in wanted if name not in given]
+        problems += [f"column {name} is new ({kind})" for name, kind in given.items() if name not in wanted]
+        problems += [
+            f"column {name} is {given[name]}, the table has {kind}"
+            for name, kind in wanted.items()
+            if name in given and given[name] != kind
+        ]
+        if problems:
+            raise SchemaMismatchError(self.name, problems)
+        partition_by = table.metadata().partition_columns
+        return data_files.write_parquet(
+            con, f"SELECT {_names(list(wanted))} FROM ({rows})", self.uri, partition_by=partition_by
+        )
+
+    def _removal(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, where: str) -> _Removal:
+        """Finds the files that hold selected rows in one version, and rewrites what stays of them."""
+        scan = self.scan(table.version())
+        actions = _active_files(table)
+        if not actions:
+            return _Removal()
+        # filename is delta_scan's; files that statistics or partitions rule out are not opened
+        hits = dict(con.execute(f"SELECT filename, count(*) FROM {scan} WHERE {where} GROUP BY 1").fetchall())
+        hit = {name.removeprefix(self.uri).lstrip("/"): count for name, count in hits.items()}
+        partly = [f"{self.uri}/{path}" for path, count in hit.items() if actions[path][1] != count]
+        survivors: list[DataFile] = []
+        if partly:
+            columns = _names([column.name for column in table.schema().fields])
+            names = ", ".join(quote_text(name) for name in partly)
+            survivors = data_files.write_parquet(
+                con,
+                f"SELECT {columns} FROM {scan} WHERE filename IN ({names}) AND ({where}) IS NOT TRUE",
+                self.uri,
+                partition_by=table.metadata().partition_columns,
+            )
+        dates: frozenset[date] = frozenset()
+        if hit and (column := self._date_column(table)):
+            selected = f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {scan} WHERE {where}"
+            dates = frozenset(row[0] for row in con.execute(selected).fetchall() if row[0] is not None)
+        return _Removal([actions[path][0] for path in hit], survivors, sum(hit.values()), dates)
+
+    def _facts(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, plan: _Plan) -> dict[str, str]:
+        """What every commit says of itself: rows added and removed, and the dates of both."""
+        facts = {"rows_added": str(sum(file.rows for file in plan.files)), "rows_removed": str(plan.removal.rows)}
+        if column := self._date_column(table):
+            dates = plan.removal.dates | self._dates(con, plan.files, column)
+            facts[TOUCHED_DATES] = json.dumps(sorted(day.isoformat() for day in dates))
+        return facts
+
+    def _dates(self, con: duckdb.DuckDBPyConnection, files: Sequence[DataFile], column: str) -> frozenset[date]:
+        """The distinct dates in files just written: from partition values, else by reading that one column."""
+        if all(column in file.partition_values for file in files):
+            return frozenset(
+                date.fromisoformat(value) for file in files if (value := file.partition_values[column]) is not None
+            )
+        names = ", ".join(quote_text(f"{self.uri}/{file.path}") for file in files)
+        found = con.execute(f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM read_parquet([{names}])")
+        return frozenset(row[0] for row in found.fetchall() if row[0] is not None)
+
+    def _date_column(self, table: DeltaTable) -> str | None:
+        return table.metadata().configuration.get(_DATE_COLUMN)
+
+    def _discard(self, files: Sequence[DataFile]) -> None:
+        for file in files:
+            data_files.discard(self.uri, file.path)
+
+
+def _active_files(table: DeltaTable) -> dict[str, tuple[RemoveAction, int | None]]:
+    """Gives path on disk -> (the action that would remove the file, its number of rows if known)."""
+    listing = pa.table(table.get_add_actions(flatten=True))
+    partitions = table.metadata().partition_columns
+    now = int(time.time() * 1000)
+
+    def removals() -> Iterator[tuple[str, tuple[RemoveAction, int | None]]]:
+        for row in listing.to_pylist():
+            # The listing gives the path as the log encodes it; the action wants it as it is on disk.
+            path = unquote(row["path"])
+            values = {name: _partition_text(row[f"partition.{name}"]) for name in partitions}
+            action = RemoveAction(
+                path=path,
+                size=row["size_bytes"],
+                partition_values=values,
+                deletion_timestamp=now,
+                data_change=True,
+            )
+            yield path, (action, row.get("num_records"))
+
+    return dict(removals())
+
+
+def _partition_text(value: object) -> str | None:
+    return None if value is None else value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _properties(
+    positions: Mapping[str, int] | None, metadata: Mapping[str, str] | None, *, retries: int
+) -> CommitProperties:
+    return CommitProperties(
+        custom_metadata=dict(metadata or {}),
+        max_commit_retries=retries,
+        app_transactions=[Transaction(name, value) for name, value in (positions or {}).items()],
+    )
+
+
+def _types(schema: Schema) -> dict[str, str]:
+    return {column.name: str(getattr(column.type, "type", column.type)) for column in schema.fields}
+
+
+def _names(columns: Sequence[str]) -> str:
+    return ", ".join(quote_name(column) for column in columns)

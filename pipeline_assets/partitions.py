@@ -1,0 +1,39 @@
+"""The partition definitions, nowhere else. A leaf module: assets, checks, sensors and components import it.
+
+Concept: https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets
+"""
+
+from collections.abc import Iterable
+from datetime import date
+
+import dagster as dg
+
+from pipeline_assets.settings import load_settings
+
+DAILY = dg.DailyPartitionsDefinition(
+    start_date=load_settings().start_date.isoformat(),
+    end_offset=1,  # a file of today is ingested today, not tomorrow
+)
+"""One partition per calendar day (UTC). One object, because runs across assets need equal definitions."""
+
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+
+
+def range_tags(first: date, last: date) -> dict[str, str]:
+    """Gives the run tags that ask for one run over all days from `first` to `last`."""
+    return {RANGE_START_TAG: first.isoformat(), RANGE_END_TAG: last.isoformat()}
+
+
+def range_of_tags(tags: dict[str, str]) -> tuple[date, date] | None:
+    """Gives the first and last day that a run with these tags covers; None for a run without partitions."""
+    if RANGE_START_TAG in tags:
+        return date.fromisoformat(tags[RANGE_START_TAG]), date.fromisoformat(tags[RANGE_END_TAG])
+    if key := tags.get("dagster/partition"):
+        return date.fromisoformat(key), date.fromisoformat(key)
+    return None
+
+
+def days_of(keys: Iterable[str]) -> list[date]:
+    """Turns partition keys into days, in order."""
+    return sorted(date.fromisoformat(key) for key in keys)

@@ -1,0 +1,46 @@
+"""Names, places and connections of a lake."""
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipeline_assets.lake import Lake, LakeError, Table, query_schema
+
+
+def test_a_table_name_is_a_place(lake: Lake) -> None:
+    assert lake.table_uri("bronze.shop__invoice_lines") == f"{lake.uri}/bronze/shop__invoice_lines"
+
+
+@pytest.mark.parametrize("name", ["invoice_lines", "bronze.", "bronze.../x", "copper.x", "bronze.X", "bronze.a.b", "bronze.a/b"])
+def test_other_names_are_refused(lake: Lake, name: str) -> None:
+    with pytest.raises(LakeError, match="no table name"):
+        lake.table_uri(name)
+
+
+def test_the_tables_are_listed_by_layer(lake: Lake, con: duckdb.DuckDBPyConnection) -> None:
+    assert lake.table_names() == []
+    for name in ("gold.b", "bronze.z", "bronze.a"):
+        Table(lake, name).create(query_schema(con, "SELECT 1 AS id"))
+    assert lake.table_names() == ["bronze.a", "bronze.z", "gold.b"]
+
+
+def test_secrets_do_not_show(tmp_path: Path) -> None:
+    assert "hunter2" not in repr(Lake(str(tmp_path), {"secret_access_key": "hunter2"}))
+
+
+def test_an_s3_lake_becomes_a_duckdb_secret() -> None:
+    options = {"provider": "s3", "access_key_id": "key", "secret_access_key": "se'cret", "region": "eu-west-1",
+               "endpoint": "http://127.0.0.1:8333", "allow_http": "true"}  # fmt: skip
+    with Lake("s3://bucket/lake", options).connect() as con:
+        (shown,) = con.sql("SELECT secret_string FROM duckdb_secrets()").fetchall()[0]
+    assert "key_id=key" in shown
+    assert "endpoint=127.0.0.1:8333" in shown
+    assert "use_ssl=false" in shown
+    assert "url_style=path" in shown
+
+
+def test_connections_are_in_utc_and_bounded(lake: Lake) -> None:
+    with lake.connect(memory_limit="100MB", threads=1) as con:
+        found = con.sql("SELECT current_setting('TimeZone'), current_setting('memory_limit'), current_setting('threads')")
+        assert found.fetchone() == ("UTC", "95.3 MiB", 1)

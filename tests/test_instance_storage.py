@@ -1,0 +1,92 @@
+"""The instance of dagster.yaml: a real one, on SQLite, with the state folder in tmp_path."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, AssetMaterialization, DagsterInstance
+from dagster._core.instance.ref import InstanceRef
+
+from pipeline_assets.instance_storage import EnvStorage, psycopg2_url
+from pipeline_assets.settings import SettingsError, load_settings, project_root
+
+
+@pytest.fixture(autouse=True)
+def state_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    monkeypatch.setenv("PIPELINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("PIPELINE_DAGSTER_POSTGRES_URL", raising=False)
+    load_settings.cache_clear()
+    yield tmp_path / "state"
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(project_root() / "dagster.yaml", folder)
+    return folder
+
+
+def test_the_instance_writes_below_the_state_folder_and_nothing_beside_its_dagster_yaml(
+    home: Path, state_dir: Path
+) -> None:
+    with DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as instance:
+        instance.report_runless_asset_event(AssetMaterialization("lines"))
+        assert Path(instance.storage_directory()).is_relative_to(state_dir)
+        log_path = instance.compute_log_manager.get_captured_local_path(["run", "compute_logs", "step"], "out")
+        assert Path(log_path).is_relative_to(state_dir)
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
+    assert (state_dir / "dagster" / "history" / "runs.db").is_file()
+
+
+def test_a_second_process_finds_the_events_of_the_first(home: Path) -> None:
+    ref = InstanceRef.from_dir(str(home))
+    with DagsterInstance.from_ref(ref) as instance:
+        instance.report_runless_asset_event(AssetMaterialization("lines"))
+    handed_over = InstanceRef.from_dict(ref.to_dict())  # as the daemon hands it to the process of a run
+    with DagsterInstance.from_ref(handed_over) as instance:
+        assert instance.get_latest_materialization_event(AssetKey("lines")) is not None
+
+
+def test_a_dagster_without_home_takes_the_configuration_of_its_working_directory(
+    home: Path, tmp_path: Path, state_dir: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with DagsterInstance.from_ref(InstanceRef.from_dir(str(temporary), config_dir=str(home))) as instance:
+        assert not instance.telemetry_enabled  # only our dagster.yaml says so
+        instance.report_runless_asset_event(AssetMaterialization("lines"))
+    assert (state_dir / "dagster" / "history" / "runs.db").is_file()
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_instance_sends_no_telemetry_and_lets_one_run_at_a_time_into_a_pool(home: Path) -> None:
+    with DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as instance:
+        assert not instance.telemetry_enabled
+        assert instance.global_op_concurrency_default_limit == 1
+        assert instance.run_monitoring_enabled
+        assert instance.run_retries_enabled
+        assert instance.get_concurrency_config().run_queue_config is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("postgresql://u:p@h/db", "postgresql+psycopg2://u:p@h/db"),
+        ("postgres://h/db", "postgresql+psycopg2://h/db"),
+        ("postgresql+psycopg2://h/db", "postgresql+psycopg2://h/db"),
+    ],
+)
+def test_a_postgres_url_names_the_driver_that_dagster_postgres_brings(given: str, expected: str) -> None:
+    assert psycopg2_url(given) == expected
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dagster_postgres") is not None, reason="dagster-postgres is installed")
+def test_a_postgres_url_without_dagster_postgres_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_DAGSTER_POSTGRES_URL", "postgresql://localhost/dagster")
+    load_settings.cache_clear()
+    with pytest.raises(SettingsError, match=r"pip install .*\[postgres\]"):
+        EnvStorage.from_config_value(None, {})
