@@ -39,6 +39,7 @@ from pipeline_assets.lake import (
     changes_since,
     days_predicate,
     position_name,
+    published,
     query_schema,
     quote_name,
     quote_text,
@@ -375,7 +376,7 @@ class Plugin(BasePlugin):
 
     def _set_pin(self, table: Table, version: int) -> None:
         self._run().pins[table.name] = _Pin(table, version, position_name(table))
-        self._register(table.name, f"SELECT * FROM {table.scan(version)}")
+        self._register(table.name, f"SELECT * FROM {table.scan(version)} WHERE {published(table, version)}")
 
     def _register(self, name: str, select: str) -> None:
         cursor = self._cursor()
@@ -403,7 +404,7 @@ class Plugin(BasePlugin):
             return None  # it reads a version whose files are vacuumed
 
     def _forget_views(self) -> None:
-        """dbt keeps its connection from one invocation to the next of a process, and its views with it."""
+        """Needed because dbt keeps its connection from one invocation to the next of a process, and its views with it."""
         cursor = self._cursor()
         cursor.execute(f"DROP SCHEMA IF EXISTS {_WORK} CASCADE")
         cursor.execute(f"CREATE SCHEMA {_WORK}")
@@ -440,7 +441,7 @@ def _asked_days() -> frozenset[date]:
         first, last = map(date.fromisoformat, texts)
     except ValueError as error:
         raise LakeError(
-            f"PIPELINE_MIN_DATE={texts[0]!r} and PIPELINE_MAX_DATE={texts[1]!r}: set both to dates like 2011-12-09, or none"
+            f"PIPELINE_MIN_DATE={texts[0]!r}, PIPELINE_MAX_DATE={texts[1]!r}: set both to dates like 2011-12-09, or none"
         ) from error
     return frozenset(first + timedelta(days=day) for day in range((last - first).days + 1))
 

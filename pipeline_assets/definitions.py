@@ -3,6 +3,7 @@
 Not `dg.load_from_defs_folder`: that imports every installed package's component registry (+1.6 CPU seconds per load).
 """
 
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +11,8 @@ import dagster as dg
 from pipeline_assets.settings import ensure_home
 
 ensure_home()
+# Dagster warns of its own beta classes at every load, once per component.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
 @dg.definitions

@@ -7,7 +7,7 @@ Concept: https://docs.dagster.io/guides/test/asset-checks
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from typing import Any
 
@@ -54,12 +54,18 @@ def frames(con: duckdb.DuckDBPyConnection, table: Table, where: str) -> Iterator
             yield frame
 
 
-def contract_result(
-    lake: LakeResource, table: Table, model: type[pa.DataFrameModel], where: str
-) -> dg.AssetCheckResult:
-    """Validates rows of a table against its contract: all failures, the first of them as a table."""
-    with lake.connect() as con:
-        found = validate(model, frames(con, table, where))
+def contract_by_day(
+    con: duckdb.DuckDBPyConnection, table: Table, model: type[pa.DataFrameModel], where: str, days: Iterable[date]
+) -> tuple[Violations, list[date]]:
+    """Validates rows of a table, and tells which landing days fail; day by day only if there is a failure at all."""
+    found = validate(model, frames(con, table, where))
+    if found.passed:
+        return found, []
+    return found, [day for day in days if not validate(model, frames(con, table, f"_partition_date = DATE '{day}'")).passed]
+
+
+def contract_result(found: Violations, where: str) -> dg.AssetCheckResult:
+    """Reports a validation: all failures counted, the first of them as a table."""
     return dg.AssetCheckResult(
         passed=found.passed,
         metadata={
@@ -105,6 +111,8 @@ def table_contract_check(asset: dg.AssetKey, model: type[pa.DataFrameModel]) -> 
     @dg.asset_check(asset=asset, name="contract", blocking=True, description=f"Rows last written fit {model.__name__}.")
     def check(lake: LakeResource) -> dg.AssetCheckResult:
         table = Table(lake.open(), ".".join(asset.path))
-        return contract_result(lake, table, model, last_written_where(table))
+        where = last_written_where(table)
+        with lake.connect() as con:
+            return contract_result(validate(model, frames(con, table, where)), where)
 
     return check

@@ -5,7 +5,8 @@ How files become rows is in `ingest.landing`; which days need a run in `landing_
 Concept: https://docs.dagster.io/guides/build/components
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,23 +15,30 @@ import dagster as dg
 from pydantic import Field, field_validator
 
 from pipeline_assets.components import landing_sensor
-from pipeline_assets.components.checks import column_metadata, contract_result, days_where, table_value
+from pipeline_assets.components.checks import (
+    column_metadata,
+    contract_by_day,
+    contract_result,
+    days_where,
+    table_value,
+)
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Table
-from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.lake import Table, judge
 from pipeline_assets.partitions import DAILY, days_of
 from pipeline_assets.settings import load_settings
 
 _FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
+_FILES_SHOWN = 100
 _SENSOR_SECONDS = 30
 
 
 class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """Files that land in a folder become a daily-partitioned bronze table.
 
+    A day that fails a blocking check is withheld from silver and gold until it passes, in later runs too (`lake.judge`).
     Silver and gold follow in the same run, not by automation conditions: a run costs 5 CPU seconds to start and the
     days that changed are known right there, while an automation sensor costs a daemon tick and a second run.
     """
@@ -151,29 +159,23 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                     con,
                     source,
                     Path(settings.landing_uri),
-                    (days[0], days[-1]),
+                    days[0],
+                    days[-1],
                     settle_seconds=settings.settle_seconds,
                     run_id=context.run_id,
                 )
-            for file in report.files:
-                context.log.info("%s", file)
+            counts = report.counts()
             for day in days:
-                counts = report.of_day(day)
-                facts = {**counts.as_dict(), "dagster/partition_row_count": counts.rows}
-                context.add_asset_metadata(facts, asset_key=bronze, partition_key=day.isoformat())
+                found = counts.get(day, landing.DayCounts())
+                key = day.isoformat()
+                context.add_asset_metadata(asdict(found), asset_key=bronze, partition_key=key)
                 context.add_asset_metadata(
-                    {"dagster/partition_row_count": counts.dead_letters},
-                    asset_key=dead_letters,
-                    partition_key=day.isoformat(),
+                    {"dead_letters": found.dead_letters}, asset_key=dead_letters, partition_key=key
                 )
-            files = table_value([file.as_dict() for file in report.files[:100]])
-            yield dg.MaterializeResult(
-                asset_key=bronze, metadata={**report.total.as_dict(), "delta_version": report.version, "files": files}
-            )
-            yield dg.MaterializeResult(
-                asset_key=dead_letters,
-                metadata={"dead_letters": report.total.dead_letters, "first": table_value(report.first_dead_letters)},
-            )
+            files = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
+            facts = {"delta_version": report.version, "files_unchanged": report.unchanged, "files_read": files}
+            yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
+            yield dg.MaterializeResult(asset_key=dead_letters)
 
         return ingest
 
@@ -201,13 +203,17 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         )
         def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
             where = days_where(context, "_partition_date")
-            bronze_table = Table(lake.open(), f"bronze.{name}")
-            result = contract_result(lake, bronze_table, model, where)
-            yield result._replace(asset_key=bronze, check_name="contract")
+            table = Table(lake.open(), f"bronze.{name}")
             with lake.connect() as con:
-                counts = landing.counts(con, bronze_table, dead_letter_table(lake.open(), bronze_table.name), where)
-            yield _reconciliation(bronze, counts)
-            yield _failure_budget(bronze, counts, budget)
+                counts = landing.day_counts(con, table, where)
+                total, mismatches = landing.reconcile(con, table)
+                contract_, failing_days = contract_by_day(con, table, model, where, counts)
+                over = {day for day, found in counts.items() if found.dead_letters > budget * found.records_in}
+                bad = {*failing_days, *over, *(file.day for file in mismatches)}
+                judge(con, table, good=counts.keys() - bad, bad=bad)
+            yield contract_result(contract_, where)._replace(asset_key=bronze, check_name="contract")
+            yield _reconciliation(bronze, total, mismatches)
+            yield _failure_budget(bronze, counts, over, budget)
 
         return checks
 
@@ -236,36 +242,35 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         return sensor
 
 
-def _reconciliation(asset: dg.AssetKey, counts: Mapping[date, landing.DayCounts]) -> dg.AssetCheckResult:
-    wrong = [day for day, found in counts.items() if found.records_in != found.rows + found.dead_letters]
+def _reconciliation(
+    asset: dg.AssetKey, total: landing.DayCounts, wrong: list[landing.Mismatch]
+) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name="reconciliation",
         passed=not wrong,
         metadata={
-            "records_in": sum(found.records_in for found in counts.values()),
-            "rows": sum(found.rows for found in counts.values()),
-            "dead_letters": sum(found.dead_letters for found in counts.values()),
-            **({"failing_cases": _day_table(counts, wrong)} if wrong else {}),
+            **asdict(total),
+            **({"failing_cases": table_value([asdict(file) for file in wrong[:_FILES_SHOWN]])} if wrong else {}),
         },
     )
 
 
 def _failure_budget(
-    asset: dg.AssetKey, counts: Mapping[date, landing.DayCounts], budget: float
+    asset: dg.AssetKey, counts: Mapping[date, landing.DayCounts], over: Collection[date], budget: float
 ) -> dg.AssetCheckResult:
-    over = [day for day, found in counts.items() if found.dead_letters > budget * found.records_in]
+    cases = [
+        {"day": day, "records_in": counts[day].records_in, "dead_letters": counts[day].dead_letters}
+        for day in sorted(over)[:_FILES_SHOWN]
+    ]
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name="failure_budget",
         passed=not over,
         metadata={
             "budget": budget,
+            "records_in": sum(found.records_in for found in counts.values()),
             "dead_letters": sum(found.dead_letters for found in counts.values()),
-            **({"failing_cases": _day_table(counts, over)} if over else {}),
+            **({"failing_cases": table_value(cases)} if cases else {}),
         },
     )
-
-
-def _day_table(counts: Mapping[date, landing.DayCounts], days: list[date]) -> dg.TableMetadataValue:
-    return table_value([{"day": day, **counts[day].as_dict()} for day in days[:20]])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from pipeline_assets.ingest.landing import position_of
+from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.lake import Table

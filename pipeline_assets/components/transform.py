@@ -9,6 +9,8 @@ Concept: https://docs.dagster.io/integrations/libraries/dbt
 import importlib.metadata
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -21,9 +23,10 @@ from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtC
 from packaging import version
 
 from pipeline_assets.components.checks import table_contract_check
+from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.components.lineage import column_lineage
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.lake import Table
+from pipeline_assets.lake import Lake, Table
 from pipeline_assets.lake.table import TOUCHED_DATES
 from pipeline_assets.partitions import DAILY, days_of
 from pipeline_assets.settings import load_settings, project_root
@@ -35,6 +38,10 @@ _LEAN_DBT = {
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     "DBT_VERSION_CHECK": "false",
 }
+
+
+class TransformError(Exception):
+    """The dbt project cannot be used; the message holds dbt's own words."""
 
 
 class LeanDbtCliResource(DbtCliResource):
@@ -93,23 +100,23 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
             dagster_dbt_translator=translator,
             pool="transform",
         )
-        def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+        def dbt_models(
+            context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource
+        ) -> Iterator[Any]:
             days = days_of(context.partition_keys)
             with _environment(dbt_environment(days[0], days[-1])):
                 invocation = dbt.cli(["build"], context=context)
                 for event in invocation.stream():
                     if isinstance(event, dg.Output | dg.AssetMaterialization):
                         props = models[str(event.metadata["unique_id"].value)]
-                        facts = _facts(props, manifest, invocation.target_path, translator)
+                        facts = _facts(lake.open(), props, manifest, invocation.target_path, translator)
                         event = event.with_metadata({**event.metadata, **facts})
                     yield event
 
         checks = [
-            table_contract_check(translator.get_asset_key(props), contract(props["meta"]["contract"]))
-            for props in models.values()
-            if "contract" in props.get("meta", {})
+            table_contract_check(translator.get_asset_key(props), contract(table_name(props))) for props in models.values()
         ]
-        resource = LeanDbtCliResource(project_dir=project)
+        resource = LeanDbtCliResource(project_dir=project, dbt_executable=dbt_executable())
         return dg.Definitions(assets=[dbt_models], asset_checks=checks, resources={"dbt": resource})
 
 
@@ -129,8 +136,16 @@ def prepare_if_stale(project: DbtProject) -> None:
         made = manifest.stat().st_mtime
         if all(path.stat().st_mtime <= made for path in sources):
             return
-    with _environment({**_LEAN_DBT, **lake_environment()}):
-        project.preparer.prepare(project)
+    folder = str(project.project_dir)
+    command = [dbt_executable(), "--quiet", "parse", "--project-dir", folder, "--profiles-dir", folder]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **_LEAN_DBT})  # noqa: S603
+    if done.returncode:
+        raise TransformError(f"dbt cannot parse {folder}:\n{done.stdout}{done.stderr}")
+
+
+def dbt_executable() -> str:
+    """The dbt of this environment; the PATH may hold another one, or none."""
+    return str(Path(sys.executable).parent / "dbt")
 
 
 def lake_environment() -> dict[str, str]:
@@ -148,19 +163,20 @@ def dbt_environment(first: date, last: date) -> dict[str, str]:
     }
 
 
+def table_name(props: Mapping[str, Any]) -> str:
+    """The table of a model, and the name of its contract."""
+    return f"{props['schema']}.{props['name']}"
+
+
 def _models(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {key: node for key, node in manifest["nodes"].items() if node["resource_type"] == "model"}
 
 
 def _facts(
-    props: Mapping[str, Any], manifest: Mapping[str, Any], target_path: Path, translator: LakeTranslator
+    lake: Lake, props: Mapping[str, Any], manifest: Mapping[str, Any], target_path: Path, translator: LakeTranslator
 ) -> dict[str, Any]:
     """What the table's log says of the commit just made, and the columns' lineage."""
-    settings = load_settings()
-    name = f"{props['schema']}.{props['name']}"
-    from pipeline_assets.lake import Lake
-
-    table = Table(Lake(settings.lake_uri, settings.storage_options()), name).open()
+    table = Table(lake, table_name(props)).open()
     commit = table.history(1)[0]
     facts: dict[str, Any] = {
         "delta_version": commit["version"],

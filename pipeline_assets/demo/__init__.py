@@ -1,1 +1,1 @@
-"""The demo: a shop whose real transactions are replayed into a landing folder."""
+"""The demo: a shop whose real transactions land as files. Nothing of the pipeline depends on it."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline_assets.lake.storage import load_extension, quote_text
+from pipeline_assets.lake.storage import quote_text
 
 DEMO_PARQUET = Path(__file__).parent / "data" / "online_retail_30_days.parquet"
 """The first 30 trading days, shipped with the package: 58,345 lines."""
@@ -34,9 +34,8 @@ _COPY_OPTIONS = {
     "jsonl.zst": "FORMAT json, COMPRESSION zstd",
     "json": "FORMAT json, ARRAY true",
     "parquet": "FORMAT parquet, COMPRESSION zstd",
-    "avro": "FORMAT avro",
 }
-FORMATS = tuple(_COPY_OPTIONS)
+FORMATS = (*_COPY_OPTIONS, "avro")
 """File name extensions, in the order in which the days cycle through them."""
 
 # The source's last invoice is 581587 (A563187 with its letter), so these can be told from real ones.
@@ -160,7 +159,6 @@ def land_broken_file(source_parquet: Path, landing_root: Path, day: date) -> lis
 def _shop(source_parquet: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB with the source in the table `lines`, in the source's order (`rowid`)."""
     with duckdb.connect(":memory:") as con:
-        load_extension(con, "avro")
         # One row group per file in the source: without the table each day would read all of it again.
         con.execute(f"CREATE TABLE lines AS FROM read_parquet({quote_text(str(source_parquet))})")
         yield con
@@ -178,7 +176,7 @@ def _format_of(day: date, calendar: Sequence[date], formats: Sequence[str]) -> s
             f"the shop sold nothing on {day}: trading_days() lists its days ({calendar[0]} to {calendar[-1]})"
         )
     extension = formats[calendar.index(day) % len(formats)]
-    if extension not in _COPY_OPTIONS:
+    if extension not in FORMATS:
         raise ShopError(f"unknown format {extension!r}: choose from {', '.join(FORMATS)}")
     return extension
 
@@ -215,9 +213,23 @@ def _corrected_lines(day: date, *, late_by: timedelta) -> str:
 
 def _copy(con: duckdb.DuckDBPyConnection, select: str, path: Path, *, arrived: datetime, extension: str) -> None:
     with _appearing(path, arrived=arrived) as temporary:
-        con.execute(f"COPY ({select}) TO {quote_text(str(temporary))} ({_COPY_OPTIONS[extension]})")
         if extension == "avro":
-            _fix_sync_marker(temporary)
+            _write_avro(con, select, temporary)
+        else:
+            con.execute(f"COPY ({select}) TO {quote_text(str(temporary))} ({_COPY_OPTIONS[extension]})")
+
+
+def _write_avro(con: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """Writes Avro by polars: DuckDB 1.5.5's writer lost 67 of the year's 541,909 lines without a word.
+
+    Polars has no Avro decimals, so the price is a double, and DuckDB reads no local timestamps, so the time is text;
+    both as many exporters write them.
+    """
+    frame = con.sql(
+        "SELECT * REPLACE (UnitPrice::DOUBLE AS UnitPrice, InvoiceDate::VARCHAR AS InvoiceDate) " f"FROM ({select})"
+    ).pl()
+    frame.write_avro(path, name="InvoiceLine")
+    _fix_sync_marker(path)
 
 
 def _fix_sync_marker(path: Path) -> None:

@@ -10,7 +10,8 @@ from pipeline_assets.lake.errors import (
     TableNotFoundError,
     TableUnreadableError,
 )
-from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
+from pipeline_assets.lake.files import DataFile, discard, query_schema, write_parquet
+from pipeline_assets.lake.quarantine import held_days, judge, published
 from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_text
 from pipeline_assets.lake.table import Table
 
@@ -27,8 +28,12 @@ __all__ = [
     "TableNotFoundError",
     "TableUnreadableError",
     "changes_since",
+    "discard",
+    "held_days",
+    "judge",
     "days_predicate",
     "position_name",
+    "published",
     "query_schema",
     "quote_name",
     "quote_text",

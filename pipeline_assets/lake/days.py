@@ -12,6 +12,7 @@ from itertools import pairwise
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from pipeline_assets.lake.quarantine import published
 from pipeline_assets.lake.storage import quote_name
 from pipeline_assets.lake.table import Table
 
@@ -29,12 +30,13 @@ def days_predicate(column: str, days: Iterable[date]) -> str:
     bounds = f"{name} >= DATE '{first}' AND {name} < DATE '{last + _DAY}'"
     if last - first == _DAY * (len(ordered) - 1):
         return bounds
-    return f"{bounds} AND CAST({name} AS DATE) IN ({', '.join(f"DATE '{day}'" for day in ordered)})"
+    listed = ", ".join(f"DATE '{day}'" for day in ordered)
+    return f"{bounds} AND CAST({name} AS DATE) IN ({listed})"
 
 
 def select_days(table: Table, version: int, column: str, days: Iterable[date]) -> str:
-    """Gives a query: the rows of one version of a table whose column's date is one of the days."""
-    scan, wanted = table.scan(version), frozenset(days)
+    """Gives a query: the published rows of one version of a table whose column's date is one of the days."""
+    scan, wanted, held_back = table.scan(version), frozenset(days), published(table, version)
     if not wanted:
         return f"SELECT * FROM {scan} WHERE false"
     opened = table.open(version)
@@ -43,7 +45,7 @@ def select_days(table: Table, version: int, column: str, days: Iterable[date]) -
         predicates = [days_predicate(column, group) for group in _groups(sorted(wanted))]
     else:
         predicates = _by_partition(opened, column, wanted)
-    return " UNION ALL ".join(f"SELECT * FROM {scan} WHERE {predicate}" for predicate in predicates)
+    return " UNION ALL ".join(f"SELECT * FROM {scan} WHERE {predicate} AND {held_back}" for predicate in predicates)
 
 
 def _by_partition(opened: DeltaTable, column: str, days: frozenset[date]) -> list[str]:
@@ -64,8 +66,9 @@ def _by_partition(opened: DeltaTable, column: str, days: frozenset[date]) -> lis
             hit.add(partition)
     if not hit:
         return ["false"]
+    name = quote_name(partitions[0])
     return [
-        f"{quote_name(partitions[0])} >= DATE '{group[0]}' AND {quote_name(partitions[0])} <= DATE '{group[-1]}' AND {plain}"
+        f"{name} >= DATE '{group[0]}' AND {name} <= DATE '{group[-1]}' AND {plain}"
         for group in _groups(sorted(hit), known)
     ]
 

@@ -36,7 +36,7 @@ from pipeline_assets.lake.storage import Lake, quote_name, quote_text
 
 # 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
 _ATTEMPTS = 100
-_DATE_COLUMN = "pipeline_assets.date_column"
+DATE_COLUMN = "pipeline_assets.date_column"
 TOUCHED_DATES = "touched_dates"
 
 
@@ -119,7 +119,7 @@ class Table:
             description: Shown by catalogs.
         """
         if not self.exists():
-            configuration: dict[str, str | None] = {_DATE_COLUMN: date_column} if date_column else {}
+            configuration: dict[str, str | None] = {DATE_COLUMN: date_column} if date_column else {}
             # The table may appear between the question and the answer: then `open` below decides.
             with contextlib.suppress(DeltaError):
                 DeltaTable.create(
@@ -414,7 +414,7 @@ class Table:
         return frozenset(row[0] for row in found.fetchall() if row[0] is not None)
 
     def _date_column(self, table: DeltaTable) -> str | None:
-        return table.metadata().configuration.get(_DATE_COLUMN)
+        return table.metadata().configuration.get(DATE_COLUMN)
 
     def _discard(self, files: Sequence[DataFile]) -> None:
         for file in files:

@@ -1,0 +1,24 @@
+{#- Materialization of every model: a Delta table `<lake>/<schema>/<model>`, written by pipeline_assets.lake. One commit
+    holds the rows and the upstream versions they reflect. Options, under `meta` in the model's config:
+
+    strategy: overwrite    all rows, each time
+              append       the query's rows, once per batch (`batch_id`, else the upstream versions, else the invocation)
+              replace      the touched days (`date_column`) or the touched keys (`unique_key`)
+              merge        upsert by `unique_key`; an older `sequence` never wins
+    partition_by           Delta partition column
+    date_column            the day of a row; commits list the days they touched, for the models downstream
+-#}
+{% materialization delta, adapter='duckdb', supported_languages=['sql'] %}
+    {{ run_hooks(pre_hooks) }}
+
+    {%- if config.get('contract').enforced -%}
+        {%- do get_assert_columns_equivalent(sql) -%}
+    {%- endif -%}
+    {%- set outcome = lake('write', model=_table(this), sql=sql) -%}
+    {%- call noop_statement('main', outcome['message'], 'DELTA', outcome['rows']) -%}
+        {{ sql }}
+    {%- endcall -%}
+
+    {{ run_hooks(post_hooks) }}
+    {{ return({'relations': [this.incorporate(type='view')]}) }}
+{% endmaterialization %}

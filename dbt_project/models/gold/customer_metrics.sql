@@ -1,0 +1,89 @@
+{{ config(meta={'strategy': 'replace', 'unique_key': 'customer_id'}) }}
+
+{%- set touched = touched_keys(ref('invoice_lines'), 'invoice_date', 'customer_id') %}
+
+with source as (
+
+    select
+        customer_id,
+        invoice_no,
+        invoice_date,
+        line_amount_gbp,
+    from {{ ref('invoice_lines') }}
+    where is_sale and {{ touched }}
+
+),
+
+orders as (
+
+    select
+        customer_id,
+        invoice_no,
+        sum(line_amount_gbp) as order_value_gbp,
+        min(invoice_date) as first_order_date,
+        max(invoice_date) as last_order_date,
+    from source
+    group by customer_id, invoice_no
+
+),
+
+customers as (
+
+    select
+        customer_id,
+        count(*) as total_orders,
+        cast(sum(order_value_gbp) as decimal(18, 3)) as lifetime_value_gbp,
+        min(first_order_date) as first_order_date,
+        max(last_order_date) as last_order_date,
+        cast(null as date) as stored_as_of_date,
+    from orders
+    group by customer_id
+
+    {%- if not is_rebuild() %}
+
+    union all
+
+    -- The others as they are stored: their orders have not changed, so silver is not read for them.
+    select
+        customer_id,
+        total_orders,
+        lifetime_value_gbp,
+        first_order_date,
+        last_order_date,
+        as_of_date as stored_as_of_date,
+    from {{ this }}
+    where not ({{ touched }})
+
+    {%- endif %}
+
+),
+
+dated as (
+
+    select
+        *,
+        max(last_order_date) over () as as_of_date,
+    from customers
+
+),
+
+final as (
+
+    select
+        customer_id,
+        total_orders,
+        lifetime_value_gbp,
+        cast(lifetime_value_gbp / total_orders as decimal(18, 3)) as avg_order_value_gbp,
+        first_order_date,
+        last_order_date,
+        as_of_date - last_order_date as days_since_last_order,
+        as_of_date,
+        {{ customer_segment('lifetime_value_gbp') }} as customer_segment,
+    from dated
+    -- A day with sales beyond the last one moves as_of_date, and with it every customer's days_since_last_order. So the
+    -- stored customers are written again with the new date when it moved, and left alone when it did not.
+    where stored_as_of_date is distinct from as_of_date
+
+)
+
+select * from final

@@ -1,0 +1,117 @@
+"""The command line: `pipeline demo | tables | query`. Talks to people and programs; the work is done elsewhere.
+
+Imports of Dagster are inside the commands that need it: `pipeline query` answers before Dagster would be loaded.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import duckdb
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from pipeline_assets import serving
+from pipeline_assets.lake import Lake, LakeError
+from pipeline_assets.settings import SettingsError, ensure_home, load_settings, project_root
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The medallion lakehouse on the command line.")
+_out = Console()
+_err = Console(stderr=True)
+
+_ROWS_SHOWN = 200
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table.")]
+
+
+@app.callback()
+def main() -> None:
+    """The medallion lakehouse on the command line."""
+    try:
+        ensure_home()
+        os.environ.setdefault("DAGSTER_HOME", str(project_root()))
+        load_settings()
+    except SettingsError as error:
+        _fail(str(error))
+
+
+@app.command()
+def demo(
+    all_days: Annotated[
+        Path | None,
+        typer.Option(
+            "--all", exists=True, dir_okay=False, help="The full data set as Parquet, instead of the 30 days shipped."
+        ),
+    ] = None,
+) -> None:
+    """Replays real days of a shop through the whole pipeline, with broken and corrected files among them."""
+    from pipeline_assets.demo.run import run_demo
+
+    if not run_demo(_out, all_days):
+        raise typer.Exit(1)
+
+
+@app.command()
+def tables(as_json: Json = False) -> None:
+    """Lists the lake's tables: rows, files, bytes, version, time of the last commit."""
+    try:
+        found = serving.describe(_lake())
+    except LakeError as error:
+        _fail(str(error))
+    if as_json:
+        _print_json([table.as_dict() for table in found])
+    elif not found:
+        _err.print(f"no tables in {_lake().uri} yet: try [bold]make demo[/bold]")
+    else:
+        rows = [
+            (t.name, f"{t.rows:,}", f"{t.files:,}", f"{t.size_bytes / 1e6:,.1f}", str(t.version), f"{t.committed_at:%F %T}")
+            for t in found
+        ]
+        _print_table(["table", "rows", "files", "MB", "version", "last commit (UTC)"], rows, right={1, 2, 3, 4})
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help='e.g. "select * from gold.daily_sales limit 5"')], as_json: Json = False
+) -> None:
+    """Runs SQL (DuckDB) over the lake; every table is a view `<layer>.<table>`."""
+    settings = load_settings()
+    try:
+        with serving.connect(_lake(), settings.duckdb_memory_limit, settings.duckdb_threads) as con:
+            result = con.execute(sql)
+            names = [column[0] for column in result.description or []]
+            rows = result.fetchall() if as_json else result.fetchmany(_ROWS_SHOWN + 1)
+    except (duckdb.Error, LakeError) as error:
+        _fail(str(error))
+    if as_json:
+        _print_json([dict(zip(names, row, strict=True)) for row in rows])
+        return
+    _print_table(names, [["" if value is None else str(value) for value in row] for row in rows[:_ROWS_SHOWN]])
+    if len(rows) > _ROWS_SHOWN:
+        _err.print(f"only the first {_ROWS_SHOWN} rows are shown; --json gives all")
+
+
+def _lake() -> Lake:
+    settings = load_settings()
+    return Lake(settings.lake_uri, settings.storage_options())
+
+
+def _print_json(rows: Sequence[dict[str, Any]]) -> None:
+    # Not through rich: it would wrap long lines.
+    typer.echo(json.dumps(rows, default=str, indent=None if len(rows) > _ROWS_SHOWN else 1))
+
+
+def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> None:
+    shown = RichTable(box=None, header_style="bold", pad_edge=False)
+    for at, name in enumerate(names):
+        shown.add_column(name, justify="right" if at in right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    _out.print(shown)
+
+
+def _fail(message: str) -> None:
+    _err.print(message, style="red", markup=False, highlight=False)
+    raise typer.Exit(1)

@@ -1,0 +1,258 @@
+"""What is derived from a contract: raw shape, column schema, validation in bounded memory, and a registry.
+
+Holds everything that works for any Pandera model of this package. Does not hold the models themselves (`shop`) and
+nothing of Dagster: the component turns `column_schema` and `Violations` into its own metadata.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaError, SchemaErrors
+
+Model = type[pa.DataFrameModel]
+
+MAX_CASES = 20
+"""Failing cells kept as examples; all failures are counted."""
+
+_MODULES = ("shop",)
+_DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
+    pl.String: "VARCHAR",
+    pl.Int8: "TINYINT",
+    pl.Int16: "SMALLINT",
+    pl.Int32: "INTEGER",
+    pl.Int64: "BIGINT",
+    pl.Float32: "FLOAT",
+    pl.Float64: "DOUBLE",
+    pl.Boolean: "BOOLEAN",
+    pl.Date: "DATE",
+    pl.Binary: "BLOB",
+}
+
+
+class ContractError(Exception):
+    """A contract that cannot be found or used; the message says what to write instead."""
+
+
+@dataclass(frozen=True)
+class RawColumn:
+    """A column as ingestion casts to it: DuckDB type, and whether a record without a value is a dead letter."""
+
+    name: str
+    dtype: str
+    required: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class RawShape:
+    """The columns that a source's records are cast to, in order."""
+
+    columns: tuple[RawColumn, ...]
+
+    def extended(self, columns: Iterable[RawColumn]) -> "RawShape":
+        """This shape plus columns that it lacks: those which schema evolution has added to the table."""
+        known = {column.name for column in self.columns}
+        return RawShape((*self.columns, *(column for column in columns if column.name not in known)))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as people read it."""
+
+    name: str
+    dtype: str
+    description: str
+    nullable: bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """One failing cell.
+
+    Attributes:
+        column: The column, or None for a check of the whole row or table.
+        check: What failed, as in `greater_than(0)`.
+        value: The failing value as text.
+        row: 0-based row over all chunks, None for a failure that is not of one row.
+    """
+
+    column: str | None
+    check: str
+    value: str | None
+    row: int | None
+
+
+@dataclass(frozen=True)
+class Violations:
+    """The outcome of validating a table's rows against its contract.
+
+    Attributes:
+        rows: Rows that were looked at.
+        failures: Number of failures: failing cells, plus failures of the whole table such as a missing column.
+        failing_rows: Number of rows with at least one failure.
+        cases: The first failures, at most `MAX_CASES`.
+        by_check: "column: check" to number of failures.
+    """
+
+    rows: int = 0
+    failures: int = 0
+    failing_rows: int = 0
+    cases: tuple[Case, ...] = ()
+    by_check: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """True if nothing failed."""
+        return self.failures == 0
+
+
+def raw_shape(model: Model) -> RawShape:
+    """The shape that ingestion casts a source's records to: a column that is not nullable is required."""
+    return RawShape(
+        tuple(
+            RawColumn(c.name, c.dtype, required=not c.nullable, description=c.description) for c in column_schema(model)
+        )
+    )
+
+
+def column_schema(model: Model) -> list[Column]:
+    """Name, DuckDB type, description and nullability of each column, in order.
+
+    Raises:
+        ContractError: A column's type has no DuckDB type here.
+    """
+    schema = model.to_schema()
+    return [
+        Column(
+            name, duckdb_type(column.dtype.type, f"{model.__name__}.{name}"), column.description or "", column.nullable
+        )
+        for name, column in schema.columns.items()
+    ]
+
+
+def duckdb_type(dtype: pl.DataType | type[pl.DataType], where: str = "column") -> str:
+    """The DuckDB type of a polars type.
+
+    Raises:
+        ContractError: There is none: nested and time types are not part of any contract yet.
+    """
+    if isinstance(dtype, pl.Decimal):
+        return f"DECIMAL({dtype.precision},{dtype.scale})"
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_unit != "us":
+            raise ContractError(f"{where}: use Datetime('us'), Delta stores microseconds, not {dtype.time_unit}")
+        return "TIMESTAMP" if dtype.time_zone is None else "TIMESTAMP WITH TIME ZONE"
+    kind = dtype if isinstance(dtype, type) else type(dtype)
+    try:
+        return _DUCKDB_TYPES[kind]
+    except KeyError:
+        known = ", ".join(sorted(t.__name__ for t in _DUCKDB_TYPES))
+        raise ContractError(
+            f"{where}: {dtype} has no DuckDB type here; use Decimal, Datetime or one of {known}"
+        ) from None
+
+
+def event_time(model: Model) -> str | None:
+    """The column that says when the thing happened, for freshness; None if the model's metadata names none."""
+    described = model.get_metadata() or {}
+    named = [(part["dataframe"] or {}).get("event_time") for part in described.values()]
+    return str(named[0]) if named and named[0] else None
+
+
+def validate(model: Model, frames: Iterable[pl.DataFrame]) -> Violations:
+    """Validate a table chunk by chunk; memory is bounded by the largest chunk.
+
+    What fails is counted, never raised: a wrong type, a missing column and a check that crashes are violations too.
+    Uniqueness (`Config.unique`) holds within a chunk only; give such tables as one frame.
+
+    Args:
+        model: The contract.
+        frames: Chunks of the table. Collected frames: on a LazyFrame pandera looks at the schema alone.
+
+    Returns:
+        The violations of all chunks together; without any chunk, of nothing.
+    """
+    schema = model.to_schema()
+    rows = failing_rows = 0
+    cases: list[Case] = []
+    by_check: Counter[str] = Counter()
+    for frame in frames:
+        found = list(_failures(schema, frame, rows))
+        # a wrong type or a missing column is one failure of the table, not one of each chunk
+        found = [case for case in found if case.row is not None or f"{case.column}: {case.check}" not in by_check]
+        by_check.update(f"{case.column}: {case.check}" if case.column else case.check for case in found)
+        failing_rows += len({case.row for case in found if case.row is not None})
+        cases.extend(found[: MAX_CASES - len(cases)])
+        rows += frame.height
+    return Violations(rows, sum(by_check.values()), failing_rows, tuple(cases), dict(by_check))
+
+
+def _failures(schema: pa.DataFrameSchema, frame: pl.DataFrame, first_row: int) -> Iterator[Case]:
+    try:
+        schema.validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        for row in errors.failure_cases.iter_rows(named=True):
+            index = row["index"]
+            yield Case(
+                column=_column_of(row),
+                check=str(row["check"]),
+                value=None if row["failure_case"] is None else str(row["failure_case"])[:500],
+                row=None if index is None else first_row + index,
+            )
+    except SchemaError as error:
+        yield Case(None, "schema", str(error)[:500], None)
+    except Exception as error:  # noqa: BLE001  a check that crashes must fail the table's check, not the run
+        yield Case(None, f"crash: {type(error).__name__}", str(error)[:500], None)
+
+
+def _column_of(row: Mapping[str, object]) -> str | None:
+    if row["schema_context"] == "Column":
+        return str(row["column"])
+    # of the whole table: the failing "value" of these two is the column's name
+    return str(row["failure_case"]) if row["check"] in ("column_in_dataframe", "column_in_schema") else None
+
+
+@cache
+def _registry() -> dict[str, Model]:
+    """Every name that a contract answers to; a table's name is its model's `Config.name`."""
+    found: dict[str, Model] = {}
+    for module in _MODULES:
+        for value in vars(import_module(f"pipeline_assets.contracts.{module}")).values():
+            if isinstance(value, type) and issubclass(value, pa.DataFrameModel) and value is not pa.DataFrameModel:
+                found[f"{module}.{value.__name__}"] = value
+                found[str(value.to_schema().name)] = value
+    return found
+
+
+def contract(name: str) -> Model:
+    """The model of a table (`silver.invoice_lines`) or of a name such as `shop.InvoiceLines`.
+
+    Raises:
+        ContractError: There is none of this name; the message lists what exists.
+    """
+    try:
+        return _registry()[name]
+    except KeyError:
+        raise ContractError(f"no contract {name!r}; there are: {', '.join(sorted(_registry()))}") from None
+
+
+__all__: Sequence[str] = (
+    "Case",
+    "Column",
+    "ContractError",
+    "Model",
+    "RawColumn",
+    "RawShape",
+    "Violations",
+    "column_schema",
+    "contract",
+    "duckdb_type",
+    "event_time",
+    "raw_shape",
+    "validate",
+)

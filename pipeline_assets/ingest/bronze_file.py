@@ -1,0 +1,168 @@
+"""One landed file to Parquet files of the bronze table and dead letters, in one pass over the file.
+
+Nothing is committed here. A file that fits is written once and done. Only where there are dead letters, or line
+numbers that the scan could not know, the written Parquet (not the source) is read again and split.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+import pyarrow as pa
+
+from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest.conform import conform_sql, match_fields
+from pipeline_assets.ingest.content import Content, read_content, with_head
+from pipeline_assets.ingest.deliveries import Delivery, extracted_at
+from pipeline_assets.ingest.readers import Format, Outcome, UnreadableFile, file_failure, open_records
+from pipeline_assets.lake import DataFile, Table, discard, quote_text, write_parquet
+
+LETTERS = "landing_dead_letters"
+"""Temporary table that collects the dead letters of a run; columns as `lake.dead_letters.COLUMNS`."""
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A file that was read, and where its records went; counted before the commit.
+
+    Attributes:
+        files: Parquet files with the rows that fit.
+        rows: Rows in them.
+        dead_letters: Records that did not fit.
+        records_in: Records counted while reading.
+        added: Columns that schema evolution adds.
+    """
+
+    files: list[DataFile]
+    rows: int
+    dead_letters: int
+    records_in: int
+    added: tuple[RawColumn, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """How the files of one source are read in one run.
+
+    Attributes:
+        con: Connection of the lake; holds the temporary table `LETTERS`.
+        bronze: The table to write files for.
+        root: The landing folder.
+        temp_dir: For copies of formats that cannot be streamed.
+        format: One for all files, or "auto".
+        delimiter: Of CSV files.
+        schema_evolution: Whether unknown fields become columns.
+    """
+
+    con: duckdb.DuckDBPyConnection
+    bronze: Table
+    root: Path
+    temp_dir: Path
+    format: Format | Literal["auto"]
+    delimiter: str
+    schema_evolution: bool
+
+    def read(self, delivery: Delivery, shape: RawShape) -> Landed | None:
+        """Reads one file.
+
+        Args:
+            delivery: The file.
+            shape: The contract's columns, with those that evolution has added so far.
+
+        Returns:
+            What became of it; None if the file changed meanwhile and must wait for the next run.
+        """
+        path = self.root / delivery.file.path
+        try:
+            content = with_head(delivery.content, path) if delivery.content else read_content(path)
+            if content.content_id != delivery.content_id:
+                return None
+            landed = self._read(delivery, path, content, shape)
+        except FileNotFoundError:
+            return None
+        if not self._is_as_listed(delivery, path):
+            self._discard(landed.files)
+            self.con.execute(f"DELETE FROM {LETTERS} WHERE _source.file = ?", [delivery.file.path])
+            return None
+        return landed
+
+    def _read(self, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> Landed:
+        written: list[DataFile] = []
+        try:
+            with open_records(
+                self.con, path, content, format=self.format, delimiter=self.delimiter, temp_dir=self.temp_dir
+            ) as records:
+                select = conform_sql(
+                    records,
+                    shape,
+                    file=delivery.file.path,
+                    partition_date=delivery.file.date,
+                    batch_id=delivery.content_id,
+                    extracted_at=extracted_at(delivery.file),
+                    schema_evolution=self.schema_evolution,
+                )
+                written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})")
+                rows = sum(file.rows for file in written)
+                outcome = records.finish(self.con, rows)
+                added = match_fields(records.fields, shape, schema_evolution=self.schema_evolution).added
+        except (UnreadableFile, duckdb.Error) as error:
+            reason = file_failure(error)  # raises what is no fault of the file
+            self._discard(written)
+            self._letter(delivery, None, reason, content.excerpt)
+            return Landed([], 0, 1, 1)
+        misfits = sum(file.rows - file.null_count("_reason") for file in written)
+        if misfits or outcome.rejects or outcome.line_map is not None:
+            written = self._split(delivery, written, outcome)
+        fit = sum(file.rows for file in written)
+        return Landed(written, fit, rows - fit + len(outcome.rejects), rows + len(outcome.rejects), added)
+
+    def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome) -> list[DataFile]:
+        """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
+        for reject in outcome.rejects:
+            self._letter(delivery, reject.line, reject.reason, reject.raw)
+        if not written:
+            return []
+        names = ", ".join(quote_text(f"{self.bronze.uri}/{file.path}") for file in written)
+        line, join = "_source.line", ""
+        if outcome.line_map is not None:
+            self.con.register("landing_lines", outcome.line_map)
+            line, join = "l.line", "LEFT JOIN landing_lines AS l ON l.ordinal = r._source.line"
+        source = f"read_parquet([{names}], hive_partitioning = false) AS r {join}"
+        facts = self._facts(delivery, line)
+        self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, _reason, _raw FROM {source} WHERE _reason IS NOT NULL")
+        place = f"struct_pack(file := r._source.file, line := {line})"
+        kept = self._write(
+            delivery,
+            f"SELECT r.* EXCLUDE (_reason, _raw) REPLACE ({place} AS _source) FROM {source} WHERE _reason IS NULL",
+        )
+        self.con.unregister("landing_lines")
+        self._discard(written)
+        return kept
+
+    def _write(self, delivery: Delivery, select: str) -> list[DataFile]:
+        partition = {"_partition_date": delivery.file.date.isoformat()}
+        return write_parquet(self.con, select, self.bronze.uri, partition_values=partition)
+
+    def _letter(self, delivery: Delivery, line: int | None, reason: str, raw: str) -> None:
+        self.con.execute(f"INSERT INTO {LETTERS} SELECT {self._facts(delivery, '?::BIGINT')}, ?, ?", [line, reason, raw])
+
+    @staticmethod
+    def _facts(delivery: Delivery, line: str) -> str:
+        return (
+            f"DATE '{delivery.file.date}', {quote_text(delivery.content_id)}, "
+            f"TIMESTAMPTZ '{extracted_at(delivery.file).isoformat(sep=' ')}', "
+            f"struct_pack(file := {quote_text(delivery.file.path)}, line := {line})"
+        )
+
+    def _discard(self, files: list[DataFile]) -> None:
+        for file in files:
+            discard(self.bronze.uri, file.path)
+
+    @staticmethod
+    def _is_as_listed(delivery: Delivery, path: Path) -> bool:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return True  # archived after it was read: what was read is what had been delivered
+        return (status.st_size, status.st_mtime_ns) == (delivery.file.size_bytes, delivery.file.mtime_ns)

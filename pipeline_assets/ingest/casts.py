@@ -1,0 +1,126 @@
+"""Faithful casts as SQL expressions: null where the value does not fit its type exactly.
+
+Holds expressions by source type and target type. Does not hold which field goes where, or reasons (`conform`).
+"""
+
+import re
+
+_ALIASES = {
+    "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE",
+    "INT": "INTEGER",
+    "TEXT": "VARCHAR",
+    "STRING": "VARCHAR",
+    "BOOL": "BOOLEAN",
+}
+_SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
+_WHITESPACE = r"E' \t\r\n'"
+
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6}0*)?)?"
+_ZONE = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
+_FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+# 15 significant digits survive a double, so equality of doubles proves an exact decimal
+_SHORT_EXPONENT = r"[+-]?[0-9]{1,8}(\.[0-9]{0,7})?[eE][+-]?[0-9]{1,3}"
+
+
+def normal(dtype: str) -> str:
+    """A DuckDB type as DESCRIBE spells it."""
+    upper = dtype.strip()
+    if not upper.startswith(("STRUCT", "ENUM", "MAP", "UNION")):
+        upper = upper.upper()
+    return _ALIASES.get(upper, re.sub(r"^(?:DECIMAL|NUMERIC)\((\d+)\s*,\s*(\d+)\)$", r"DECIMAL(\1,\2)", upper))
+
+
+def trimmed(text: str) -> str:
+    """The text without white space around it."""
+    return f"trim({text}, {_WHITESPACE})"
+
+
+def json_text(field: str) -> str:
+    """The text of a JSON value: of a string its characters, of others the JSON as it stands; of null, null."""
+    string = f"WHEN starts_with({field}, '\"') THEN json_extract_string({field}, '$')"
+    return f"CASE {string} WHEN {field} <> 'null' THEN {field} END"
+
+
+def from_text(text: str, target: str) -> str:
+    """Cast a trimmed text; null where it is not exactly a value of the type."""
+    tried = f"TRY_CAST({text} AS {target})"
+    if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", target):
+        return _decimal_from_text(text, tried, int(decimal[2]))
+    if target in (*_SIGNED, *_UNSIGNED):
+        return f"CASE WHEN {_is(text, '[+-]?[0-9]+([.]0*)?')} THEN {tried} END"
+    if target in ("DOUBLE", "FLOAT"):
+        number = f"WHEN {_is(text, _FLOAT)} AND isfinite({tried}) THEN {tried}"
+        return f"CASE {number} WHEN {_is(text, '(?i)nan|[+-]?inf(inity)?')} THEN {tried} END"
+    if target == "BOOLEAN":
+        true, false = (f"lower({text}) IN ({words})" for words in ("'true', 't', '1'", "'false', 'f', '0'"))
+        return f"CASE WHEN {true} THEN true WHEN {false} THEN false END"
+    if target == "DATE":
+        midnight = f"{_DAY}([ T]00:00(:00([.]0+)?)?)?"
+        return f"CASE WHEN {_is(text, midnight)} THEN TRY_CAST(left({text}, 10) AS DATE) END"
+    if target in ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
+        return _timestamp_from_text(text, target)
+    if target == "VARCHAR":
+        return text
+    return f"CASE WHEN {tried}::VARCHAR = {text} THEN {tried} END"
+
+
+def _decimal_from_text(text: str, tried: str, scale: int) -> str:
+    fraction = f"[0-9]{{0,{scale}}}0*"
+    plain = rf"[+-]?([0-9]+([.]{fraction})?|[.][0-9]{fraction})" if scale else "[+-]?[0-9]+([.]0*)?"
+    if scale:  # the first digit of ".5" counts towards the scale
+        plain = plain.replace(f"[.][0-9]{fraction}", f"[.][0-9][0-9]{{0,{scale - 1}}}0*")
+    exact = f"{tried}::DOUBLE = TRY_CAST({text} AS DOUBLE)"
+    return f"CASE WHEN {_is(text, plain)} THEN {tried} WHEN {_is(text, _SHORT_EXPONENT)} AND {exact} THEN {tried} END"
+
+
+def _timestamp_from_text(text: str, target: str) -> str:
+    """ISO 8601 to the microsecond; seconds may be left out, a zone is honoured, no zone means UTC (or local time)."""
+    instant = rf"TRY_CAST(regexp_replace({text}, '^(.{{16}})([Z+-])', '\1:00\2') AS TIMESTAMPTZ)"
+    naive = f"TRY_CAST({text} AS TIMESTAMP)"
+    if target == "TIMESTAMP":
+        instant = f"{instant} AT TIME ZONE 'UTC'"
+    else:
+        naive = f"{naive} AT TIME ZONE 'UTC'"
+    without_zone, with_zone = f"{_DAY}([ T]{_CLOCK})?", f"{_DAY}[ T]{_CLOCK}{_ZONE}"
+    return f"CASE WHEN {_is(text, without_zone)} THEN {naive} WHEN {_is(text, with_zone)} THEN {instant} END"
+
+
+def from_native(value: str, source: str, target: str) -> str:
+    """Cast a typed value; null where casting back does not give the same value."""
+    if _is_wider(source, target):
+        return f"{value}::{target}"
+    if target == "VARCHAR":
+        if source == "BLOB":
+            return f"TRY(decode({value}))"
+        nested = source.startswith(("STRUCT", "MAP", "UNION")) or source.endswith("]")
+        return f"to_json({value})::VARCHAR" if nested else f"{value}::VARCHAR"
+    cast, back = f"TRY_CAST({value} AS {target})", f"TRY_CAST(TRY_CAST({value} AS {target}) AS {source})"
+    if source.startswith("TIMESTAMP") and target.startswith("TIMESTAMP"):
+        zoned = (source == "TIMESTAMP WITH TIME ZONE", target == "TIMESTAMP WITH TIME ZONE")
+        if zoned == (True, False) or (zoned == (False, True) and source == "TIMESTAMP"):
+            return f"({value} AT TIME ZONE 'UTC')"
+        if zoned == (False, True):
+            cast, back = f"TRY_CAST({value} AS TIMESTAMP)", f"TRY_CAST(TRY_CAST({value} AS TIMESTAMP) AS {source})"
+            return f"CASE WHEN {back} = {value} THEN {cast} AT TIME ZONE 'UTC' END"
+    return f"CASE WHEN {back} = {value} THEN {cast} END"
+
+
+def _is_wider(source: str, target: str) -> bool:
+    """True if every value of the source fits the target, so that nothing needs to be proved."""
+    if source in _SIGNED and target in _SIGNED:
+        return _SIGNED.index(source) < _SIGNED.index(target)
+    if source in _UNSIGNED and target in _SIGNED:
+        return _UNSIGNED.index(source) < _SIGNED.index(target)
+    if source in _UNSIGNED and target in _UNSIGNED:
+        return _UNSIGNED.index(source) < _UNSIGNED.index(target)
+    decimals = [re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", dtype) for dtype in (source, target)]
+    if decimals[0] and decimals[1]:
+        (p1, s1), (p2, s2) = ((int(d[1]), int(d[2])) for d in decimals if d)
+        return s2 >= s1 and p2 - s2 >= p1 - s1
+    return (source, target) in (("DATE", "TIMESTAMP"), ("FLOAT", "DOUBLE"))
+
+
+def _is(text: str, pattern: str) -> str:
+    return f"regexp_full_match({text}, '{pattern}')"

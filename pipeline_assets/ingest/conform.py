@@ -1,0 +1,219 @@
+"""One SELECT that turns records into rows of a contract's raw shape, or says why they do not fit.
+
+Holds field matching and faithful casts. Does not hold reading (`readers`) or what happens to the misfits (`landing`).
+
+A cast is faithful if no information is lost: DuckDB's own casts round ('1.5' to BIGINT is 2), drop time zones and take
+'1_000' and '0x1F' for numbers. Here each of these makes the record a dead letter.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest import casts
+from pipeline_assets.ingest.records import Records, SourceField
+from pipeline_assets.ingest.sql import identifier, quoted
+
+TECHNICAL_COLUMNS: tuple[RawColumn, ...] = (
+    RawColumn("_partition_date", "DATE", True, "Landing date in the file's path; the partition."),
+    RawColumn("_batch_id", "VARCHAR", True, "Content id of the file: hash of its bytes and their number."),
+    RawColumn("_extracted_at", "TIMESTAMP WITH TIME ZONE", True, "Modification time of the file, UTC."),
+    RawColumn(
+        "_source", "STRUCT(file VARCHAR, line BIGINT)", True, "File below the landing root, line in it, 1-based."
+    ),
+    RawColumn("_rescued", "VARCHAR", False, "JSON object of the fields that the contract does not know."),
+)
+
+_SHOWN_CHARACTERS = 100  # of a value, in a reason
+
+
+def snake_case(name: str) -> str:
+    """A field's name as a contract writes it.
+
+    `InvoiceNo`, `invoice no` and `INVOICE_NO` are `invoice_no`; `CustomerID` is `customer_id`, `UnitPriceGBP` is
+    `unit_price_gbp`, `HTTPStatus` is `http_status`.
+    """
+    text = re.sub(r"[^\w]+|_+", "_", name.strip())
+    text = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", text)
+    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", text)
+    leading = "_" if text.startswith("_") else ""
+    return leading + re.sub(r"_+", "_", text).strip("_").lower()
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which field of the source feeds which column.
+
+    Attributes:
+        matched: Column name to the fields that carry it; several only where JSON keys differ in spelling.
+        added: Columns that schema evolution adds for unknown fields.
+        unknown: Fields for `_rescued`.
+        missing: Required columns that no field of the file carries.
+    """
+
+    matched: dict[str, tuple[SourceField, ...]]
+    added: tuple[RawColumn, ...]
+    unknown: tuple[SourceField, ...]
+    missing: tuple[str, ...]
+
+
+def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolution: bool = False) -> Matching:
+    """Match a source's fields with a contract's columns by their names in snake case.
+
+    Args:
+        fields: The source's fields.
+        shape: The contract's columns, with those that evolution has already added to the table.
+        schema_evolution: True to make new columns of unknown fields: text of CSV and JSON, else the native type.
+
+    Returns:
+        The matching. A second field of the same name goes to `_rescued`, except for JSON, where one object may spell
+        `customerId` and the next `customer_id`.
+    """
+    known = {column.name for column in shape.columns}
+    reserved = {column.name for column in TECHNICAL_COLUMNS} | {"_line", "_text", "_problem", "_reason", "_raw"}
+    matched: dict[str, tuple[SourceField, ...]] = {}
+    added: list[RawColumn] = []
+    unknown: list[SourceField] = []
+    for field in fields:
+        name = snake_case(field.name)
+        if schema_evolution and name and name not in known and name not in reserved:
+            dtype = "VARCHAR" if field.dtype == "JSON" else field.dtype
+            added.append(RawColumn(name, dtype, description=f"Added from the source's field {field.name!r}."))
+            known.add(name)
+        if name in known and (name not in matched or field.dtype == "JSON"):
+            matched[name] = (*matched.get(name, ()), field)
+        else:
+            unknown.append(field)
+    missing = tuple(c.name for c in shape.columns if c.required and c.name not in matched)
+    return Matching(matched, tuple(added), tuple(unknown), missing)
+
+
+def conform_sql(
+    records: Records,
+    shape: RawShape,
+    *,
+    file: str,
+    partition_date: date,
+    batch_id: str,
+    extracted_at: datetime,
+    schema_evolution: bool = False,
+) -> str:
+    """One SELECT over a file's records: contract columns, added columns, technical columns, `_reason`, `_raw`.
+
+    Args:
+        records: The opened file.
+        shape: The contract's columns, with those that evolution has already added to the table.
+        file: Path below the landing root.
+        partition_date: The date in the path.
+        batch_id: The file's content id.
+        extracted_at: The file's modification time, with its zone.
+        schema_evolution: As in `match_fields`, whose `added` names the new columns.
+
+    Returns:
+        The SELECT. `_reason` VARCHAR is null for a row that fits; else `_raw` VARCHAR has the record: its line for
+        JSON, a JSON object of its fields for other formats. Needs `SET TimeZone = 'UTC'`.
+    """
+    if extracted_at.tzinfo is None:
+        raise ValueError("extracted_at has no time zone: give the file's modification time as UTC")
+    found = match_fields(records.fields, shape, schema_evolution=schema_evolution)
+    columns = [
+        _column_cast(i, column, found.matched.get(column.name, ()))
+        for i, column in enumerate((*shape.columns, *found.added))
+    ]
+    texts = "".join(f", {cast.text} AS {cast.text_name}" for cast in columns if cast.text)
+    values = "".join(f", {cast.value} AS {cast.value_name}" for cast in columns)
+    selected = ", ".join(f"{cast.value_name} AS {identifier(cast.column.name)}" for cast in columns)
+    reason = _reason(columns, found, records)
+    raw = "_text" if records.has_problems else _json_object(records.fields, keep_null=True)
+    rescued = _json_object(found.unknown) if found.unknown else "NULL::VARCHAR"
+    return f"""SELECT {selected},
+        DATE '{partition_date.isoformat()}' AS _partition_date,
+        {quoted(batch_id)} AS _batch_id,
+        TIMESTAMPTZ '{extracted_at.isoformat(sep=" ")}' AS _extracted_at,
+        struct_pack(file := {quoted(file)}, line := _line) AS _source,
+        {rescued} AS _rescued, _reason, CASE WHEN _reason IS NOT NULL THEN {raw} END AS _raw
+        FROM (SELECT *, {reason} AS _reason FROM (SELECT *{values} FROM (SELECT *{texts} FROM ({records.sql}))))"""
+
+
+@dataclass(frozen=True)
+class _ColumnCast:
+    """SQL of one column: `text` is what is cast (empty where the value is taken as it is), `value` the outcome."""
+
+    column: RawColumn
+    text_name: str
+    value_name: str
+    text: str
+    value: str
+    doubled: str = ""
+
+
+def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...]) -> _ColumnCast:
+    text_name, value_name = f"t{index}", f"v{index}"
+    if not fields:
+        return _ColumnCast(column, text_name, value_name, "", f"NULL::{column.dtype}")
+    field, source, target = fields[0].column, casts.normal(fields[0].dtype), casts.normal(column.dtype)
+    if source == target:
+        return _ColumnCast(column, text_name, value_name, "", field)
+    doubled = ""
+    if source == "JSON":
+        text = casts.json_text(field)
+        if len(fields) > 1:
+            text = f"coalesce({', '.join(casts.json_text(f.column) for f in fields)})"
+            doubled = " + ".join(f"({casts.json_text(f.column)} IS NOT NULL)::INT" for f in fields)
+        if target == "VARCHAR":
+            return _ColumnCast(column, text_name, value_name, "", text, doubled)
+        source = "VARCHAR"
+    else:
+        text = field
+    if source == "VARCHAR":
+        return _ColumnCast(
+            column,
+            text_name,
+            value_name,
+            f"nullif({casts.trimmed(text)}, '')",
+            casts.from_text(text_name, target),
+            doubled,
+        )
+    return _ColumnCast(column, text_name, value_name, text, casts.from_native(text_name, source, target))
+
+
+def _reason(columns: list[_ColumnCast], found: Matching, records: Records) -> str:
+    """SQL of the reason: null for a record that fits, so that the common case evaluates conditions alone."""
+    if found.missing and not records.has_problems:
+        return quoted(f"header: lacks {', '.join(found.missing)}")
+    bad: list[tuple[str, str]] = []
+    for cast in columns:
+        name, dtype = cast.column.name, casts.normal(cast.column.dtype)
+        if cast.text:
+            shown = f"left({cast.text_name}::VARCHAR, {_SHOWN_CHARACTERS})"
+            message = f"{quoted(f'cast: {name}: ' + chr(39))} || {shown} || {quoted(chr(39) + f' is not {dtype}')}"
+            bad.append((f"({cast.text_name} IS NOT NULL AND {cast.value_name} IS NULL)", message))
+        if cast.doubled:
+            bad.append((f"({cast.doubled} > 1)", quoted(f"json: {name} is given twice, in two spellings")))
+        if cast.column.required:
+            missing = f"({cast.text_name if cast.text else cast.value_name} IS NULL)"
+            if dtype == "VARCHAR":
+                missing = f"({missing} OR {cast.value_name} = '')"
+            bad.append((missing, quoted(f"required: {name} is missing")))
+    misfit = "NULL::VARCHAR"
+    if bad:
+        messages = ", ".join(f"CASE WHEN {condition} THEN {message} END" for condition, message in bad)
+        misfit = f"CASE WHEN {' OR '.join(c for c, _ in bad)} THEN concat_ws('; ', {messages}) END"
+    return f"CASE WHEN _problem IS NOT NULL THEN _problem ELSE {misfit} END" if records.has_problems else misfit
+
+
+def _json_object(fields: Iterable[SourceField], *, keep_null: bool = False) -> str:
+    """SQL of a JSON object of fields; without nulls, and null if it would be empty, unless they are kept."""
+    parts = []
+    for field in fields:
+        key = json.dumps(field.name, ensure_ascii=False) + ":"
+        value = field.column if field.dtype == "JSON" else f"to_json({field.column})::VARCHAR"
+        if keep_null:
+            parts.append(f"{quoted(key)} || coalesce({value}, 'null')")
+        else:
+            parts.append(f"CASE WHEN {field.column} IS NOT NULL THEN {quoted(key)} || {value} END")
+    body = f"concat_ws(',', {', '.join(parts)})" if parts else "''"
+    return f"'{{' || {body} || '}}'" if keep_null else f"'{{' || nullif({body}, '') || '}}'"

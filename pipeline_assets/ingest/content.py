@@ -1,0 +1,237 @@
+"""One streaming pass over a landed file's bytes: its identity, its integrity and the shape of its line ends.
+
+Holds what is true of the bytes whatever the format: content id, compression (by magic bytes, never by name), whether
+a compressed stream is whole, how many line ends of each kind there are, and the head of the decompressed text. Does
+not hold formats (`readers`) or where records start (`physical_lines`).
+
+DuckDB reads a gzip file that ends in the middle of its stream without an error, so integrity is proved here, by
+Arrow's stream, before any reader sees the file.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import pyarrow as pa
+
+Compression = Literal["gzip", "zstd"]
+
+CHUNK_BYTES = 4 * 1024 * 1024
+HEAD_BYTES = 1024 * 1024
+"""Kept from the start of the decompressed bytes: a CSV header must fit."""
+
+EXCERPT_BYTES = 1_000
+
+_MAGIC: tuple[tuple[bytes, Compression], ...] = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_SKIPPABLE_ZSTD_FRAME = b"\x2a\x4d\x18"  # bytes 1..3; byte 0 is 0x50 to 0x5f (RFC 8878, 3.1.2)
+_UNSUPPORTED = (
+    (b"PK\x03\x04", "zip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+)
+_UTF16_32 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one pass over a file's bytes proved.
+
+    Attributes:
+        content_id: First 32 hex digits of the SHA-256 of the file's bytes, "-", the size in bytes.
+        size_bytes: Size of the file as it landed.
+        compression: Compression found by magic bytes; None if there is none.
+        text_bytes: Size after decompression.
+        newlines: Number of line feeds after decompression.
+        crlf: Number of line feeds that follow a carriage return.
+        carriage_returns: Number of carriage returns, those of `crlf` included.
+        ends_open: True if the last byte ends no line.
+        head: First `HEAD_BYTES` after decompression.
+        excerpt: First `EXCERPT_BYTES` of the landed bytes as text, bytes that are not UTF-8 backslash-escaped.
+        failure: Why the file cannot be read at all (a dead letter's reason), or None.
+    """
+
+    content_id: str
+    size_bytes: int
+    compression: Compression | None
+    text_bytes: int
+    newlines: int
+    crlf: int
+    carriage_returns: int
+    ends_open: bool
+    head: bytes
+    excerpt: str
+    failure: str | None
+
+    @property
+    def terminator(self) -> bytes:
+        """The byte that ends a physical line: CR in a file without any LF (old Macintosh), LF otherwise."""
+        return b"\r" if self.newlines == 0 and self.carriage_returns else b"\n"
+
+    @property
+    def physical_lines(self) -> int:
+        """Number of physical lines, a last line without its line end included."""
+        ends = self.newlines if self.terminator == b"\n" else self.carriage_returns
+        return ends + int(self.ends_open)
+
+    @property
+    def uniform_line_ends(self) -> bool:
+        """True if every line ends the same way and no carriage return stands alone."""
+        if self.terminator == b"\r":
+            return True
+        return self.carriage_returns == 0 or self.newlines == self.crlf == self.carriage_returns
+
+
+class _HashingReader:
+    """A readable file that hashes what passes; Arrow decompresses from it, so the file is read once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.sha256.update(data)
+        self.size += len(data)
+        return data
+
+    def drain(self) -> None:
+        """Hash what the decompressor left unread, so that the identity is that of the whole file."""
+        while self.read(CHUNK_BYTES):
+            pass
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def flush(self) -> None:
+        pass
+
+
+def detect_compression(first: bytes) -> Compression | None:
+    """Compression of a file by its first bytes; its name says nothing."""
+    for magic, compression in _MAGIC:
+        if first.startswith(magic):
+            return compression
+    if first[1:4] == _SKIPPABLE_ZSTD_FRAME and 0x50 <= first[0] <= 0x5F:
+        return "zstd"
+    return None
+
+
+def read_chunks(path: Path, compression: Compression | None) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file in chunks of at most `CHUNK_BYTES`.
+
+    Raises:
+        OSError: The compressed stream is truncated or corrupt.
+    """
+    with path.open("rb") as file:
+        yield from _chunks(file, compression)
+
+
+def _chunks(file: "BinaryIO | _HashingReader", compression: Compression | None) -> Iterator[bytes]:
+    if compression is None:
+        while data := file.read(CHUNK_BYTES):
+            yield data
+        return
+    with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression) as stream:
+        while data := stream.read(CHUNK_BYTES):
+            yield data
+
+
+def read_content(path: Path) -> Content:
+    """Read a file once and tell its identity, integrity and line ends; memory is bounded by the chunk size.
+
+    A file that is empty, truncated, corrupt or of an unknown compression is no exception here: `Content.failure`
+    says so, and its identity is still that of all its bytes, because its dead letter needs one.
+
+    Raises:
+        OSError: The file cannot be opened or read from its disk.
+    """
+    with path.open("rb") as file:
+        first = file.read(EXCERPT_BYTES)
+        file.seek(0)
+        reader = _HashingReader(file)
+        compression = detect_compression(first)
+        counts = _Counts()
+        failure = None
+        try:
+            for chunk in _chunks(reader, compression):
+                counts.add(chunk)
+        except OSError as error:
+            if compression is None:
+                raise
+            failure = _stream_failure(compression, error)
+        reader.drain()
+    return Content(
+        content_id=f"{reader.sha256.hexdigest()[:32]}-{reader.size}",
+        size_bytes=reader.size,
+        compression=compression,
+        text_bytes=counts.size,
+        newlines=counts.newlines,
+        crlf=counts.crlf,
+        carriage_returns=counts.carriage_returns,
+        ends_open=counts.size > 0 and counts.last not in (b"\n", b"\r"),
+        head=bytes(counts.head),
+        excerpt=first.decode("utf-8", "backslashreplace"),
+        failure=failure or _head_failure(bytes(counts.head[:8]), counts.size),
+    )
+
+
+def with_head(content: Content, path: Path) -> Content:
+    """Gives `content` its head again, which a plan of many files does not keep."""
+    if content.failure is not None:
+        return content
+    chunks = read_chunks(path, content.compression)
+    head = b""
+    while len(head) < HEAD_BYTES and (chunk := next(chunks, b"")):
+        head += chunk
+    return replace(content, head=head[:HEAD_BYTES])
+
+
+def _stream_failure(compression: str, error: OSError) -> str:
+    kind = "truncated" if "runcated" in str(error) else "corrupt"
+    return f"file: {kind} {compression} stream ({error})"
+
+
+def _head_failure(head: bytes, size: int) -> str | None:
+    if size == 0:
+        return "file: empty"
+    for magic, name in _UNSUPPORTED:
+        if head.startswith(magic):
+            return f"file: {name} archives are not read; land gzip, zstd or uncompressed files"
+    if head.startswith(_UTF16_32):
+        return "encoding: the file is UTF-16 or UTF-32, only UTF-8 is read"
+    return None
+
+
+class _Counts:
+    """Line ends, size and head of a stream that comes in chunks."""
+
+    def __init__(self) -> None:
+        self.size = self.newlines = self.crlf = self.carriage_returns = 0
+        self.head = bytearray()
+        self.last = b""
+
+    def add(self, chunk: bytes) -> None:
+        if len(self.head) < HEAD_BYTES:
+            self.head += chunk[: HEAD_BYTES - len(self.head)]
+        self.size += len(chunk)
+        self.newlines += chunk.count(b"\n")
+        if b"\r" in chunk:
+            self.carriage_returns += chunk.count(b"\r")
+            self.crlf += chunk.count(b"\r\n")
+        if self.last == b"\r" and chunk.startswith(b"\n"):
+            self.crlf += 1
+        self.last = chunk[-1:]

@@ -1,0 +1,301 @@
+"""The records of one opened file: what to select, and after the scan the account of what the reader refused.
+
+Holds rejects with their raw text, physical lines, and the proof that no record went missing. Does not hold how a
+format is opened (`readers`).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from pipeline_assets.ingest import json_records
+from pipeline_assets.ingest.content import Content
+from pipeline_assets.ingest.physical_lines import (
+    MAX_LINE_BYTES,
+    RecordStarts,
+    line_starts,
+    read_ranges,
+    record_starts,
+)
+
+Format = Literal["csv", "jsonl", "json", "parquet", "avro"]
+
+_LONG_RAW_CHARACTERS = 10_000  # DuckDB cuts csv_line here
+_OPEN_QUOTE = "OPEN QUOTE"  # ours, beside DuckDB's error types
+
+
+class UnreadableFile(Exception):  # noqa: N818  it names a state of the file, as its dead letter does
+    """A file that lands as one dead letter, none of its rows; `reason` is that dead letter's reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class SourceField:
+    """A field of the source.
+
+    Attributes:
+        name: Name in the source.
+        column: Name of its column in `Records.sql`, a plain SQL identifier.
+        dtype: DuckDB type; VARCHAR for CSV, "JSON" for JSON (a VARCHAR with the exact JSON text of the value).
+    """
+
+    name: str
+    column: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that the reader refused: physical line (None if unknown), reason, raw text."""
+
+    line: int | None
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What finishing a scan tells.
+
+    Attributes:
+        rejects: Records that the reader refused.
+        line_map: None if `_line` of the scan is right; else an Arrow table (ordinal BIGINT: `_line` as scanned, line
+            BIGINT: the physical line, null if it cannot be proved).
+    """
+
+    rejects: list[Reject]
+    line_map: pa.Table | None
+
+
+@dataclass
+class Records:
+    """One file as records. Use it as a context manager: leaving drops temporary tables and files.
+
+    Attributes:
+        format: The format that it was read as.
+        sql: A SELECT with `_line` BIGINT, one column for each of `fields`, and for JSON `_text` and `_problem`.
+        fields: The source's fields, in order.
+        has_problems: True if `sql` has `_problem` VARCHAR (why the record is none, or null) and `_text` VARCHAR.
+        path: What is read: the file, or a copy of it.
+        content: What is known of the bytes of `path`; None for binary formats.
+        delimiter: Of a CSV file.
+        rejects_id: Names the temporary table of rejects; None for formats without.
+        temporary: Copies and links to delete.
+        expected_rows: Rows that must come out, where the file declares them.
+        lines: Of JSON Lines, a relation of all lines that can be read.
+    """
+
+    format: Format
+    sql: str
+    fields: tuple[SourceField, ...]
+    has_problems: bool = False
+    path: Path = field(default_factory=Path)
+    content: Content | None = None
+    delimiter: str = ""
+    rejects_id: str | None = None
+    temporary: tuple[Path, ...] = ()
+    expected_rows: int | None = None
+    lines: str = ""
+    _starts: RecordStarts | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the temporary files of this file."""
+        for path in self.temporary:
+            path.unlink(missing_ok=True)
+
+    def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome:
+        """Account for a scan: call it after each one, with the number of rows that came out.
+
+        Raises:
+            UnreadableFile: Fewer records came out than the file holds, so some would be lost in silence.
+        """
+        if self.expected_rows is not None and n_rows != self.expected_rows:
+            raise UnreadableFile(
+                f"file: {n_rows} records could be read of {self.expected_rows} that its blocks declare"
+            )
+        if self.rejects_id is None or self.content is None:
+            return Outcome([], None)
+        header = 1 if self.format == "csv" else 0
+        rejected = self._reject_rows(con)
+        if not rejected and self.content.physical_lines == n_rows + header:
+            return Outcome([], None)  # as many lines as records: no blank line, no line end in quotes, nothing lost
+        starts = self._record_starts()
+        if starts is not None and starts.open_quote:
+            rejected = self._with_open_record(rejected, starts, n_rows)
+        if self.format == "jsonl":
+            scanned = self._scanned_lines(con, n_rows, len(rejected))
+        else:
+            scanned = n_rows
+            if starts is not None and n_rows + len(rejected) < len(starts.offsets) - header:
+                raise UnreadableFile(
+                    f"csv: quotes: {len(starts.offsets) - header} records, of which only {n_rows + len(rejected)} can be read"
+                )
+        line_map = None
+        if rejected or header:
+            ordinals = pl.int_range(header + 1, header + 1 + scanned, dtype=pl.Int64, eager=True).alias("ordinal")
+            lines = _accepted_lines(starts, rejected, scanned, header).alias("line")
+            line_map = pl.DataFrame([ordinals, lines]).to_arrow()
+        raws = self._reject_raws(rejected)
+        reported = [
+            Reject(_line_at(row.offset, starts), self._reason(row), raw)
+            for row, raw in zip(rejected, raws, strict=True)
+        ]
+        return Outcome(reported, line_map)
+
+    def _with_open_record(self, rejected: "list[_RejectRow]", starts: RecordStarts, n_rows: int) -> "list[_RejectRow]":
+        """The rejects and the last record, whose quote is never closed: DuckDB drops it without a word.
+
+        Unless it is longer than a buffer; then it comes out as a row, and the file is no file of records.
+        """
+        last = int(starts.offsets[-1])
+        if any(row.offset == last for row in rejected):
+            return rejected
+        if n_rows + len(rejected) >= len(starts.offsets) - 1:
+            raise UnreadableFile(f"csv: quote: opened in the record of line {starts.lines[-1]} and never closed")
+        return [*rejected, _RejectRow(last, _OPEN_QUOTE, "", "", None)]
+
+    def _scanned_lines(self, con: duckdb.DuckDBPyConnection, n_rows: int, n_rejects: int) -> int:
+        """Number of lines that the line reader yields, blank ones included."""
+        counts = con.execute(
+            f"SELECT count(*), count(*) FILTER ({json_records.NOT_BLANK}) FROM {self.lines}"
+        ).fetchone()
+        scanned, filled = counts or (0, 0)
+        if filled != n_rows or (self.content is not None and scanned + n_rejects < self.content.physical_lines):
+            raise UnreadableFile(f"jsonl: {n_rows} records came out of {filled} lines that can be read")
+        return int(scanned)
+
+    def _record_starts(self) -> RecordStarts | None:
+        if self._starts is None and self.content is not None:
+            if self.format == "csv":
+                single = len(self.fields) == 1
+                self._starts = record_starts(self.path, self.content, self.delimiter, keep_blank=single)
+            else:
+                self._starts = line_starts(self.path, self.content)
+        return self._starts
+
+    def _reject_rows(self, con: duckdb.DuckDBPyConnection) -> "list[_RejectRow]":
+        rows = con.execute(
+            f"""
+            SELECT line_byte_position, error_type, any_value(error_message), any_value(csv_line), any_value(column_idx)
+            FROM (SELECT DISTINCT ON (line_byte_position) * FROM {errors_table(self.rejects_id)}
+                  ORDER BY line_byte_position, error_type = 'LINE SIZE OVER MAXIMUM' DESC,
+                           error_type = 'INVALID ENCODING' DESC, byte_position)
+            GROUP BY ALL ORDER BY line_byte_position"""
+        ).fetchall()
+        return [_RejectRow.of(*row) for row in rows]
+
+    def _reject_raws(self, rows: "Sequence[_RejectRow]") -> list[str]:
+        """Raw text: what DuckDB kept, or the bytes again where it lost some (not UTF-8) or cut (long)."""
+        raws = {row.offset: row.text for row in rows}
+        again = [row for row in rows if row.offset is not None and row.is_lossy]
+        if again and self.content is not None:
+            ranges = [(row.offset or 0, self._raw_length(row)) for row in again]
+
+            def keep(start: int, data: bytes) -> None:
+                raws[start] = data.decode("utf-8", "backslashreplace").rstrip("\r\n")
+
+            read_ranges(self.path, self.content, ranges, keep)
+        return [raws[row.offset] for row in rows]
+
+    def _raw_length(self, row: "_RejectRow") -> int:
+        """Bytes to keep of a reject: all of them, or the first 10,000 of one that is too long."""
+        length = self._length(row)
+        return _LONG_RAW_CHARACTERS if length is None or length > MAX_LINE_BYTES else length
+
+    def _length(self, row: "_RejectRow") -> int | None:
+        """Bytes from a reject's start to that of the next record."""
+        starts = self._record_starts()
+        if starts is None or self.content is None or row.offset is None:
+            return None
+        at = int(starts.offsets.search_sorted(row.offset + 1))
+        end = int(starts.offsets[at]) if at < len(starts.offsets) else self.content.text_bytes
+        return end - row.offset
+
+    def _reason(self, row: "_RejectRow") -> str:
+        if row.error_type in ("MISSING COLUMNS", "TOO MANY COLUMNS") and self.format == "csv":
+            counts = re.search(r"Columns: (\d+) Found: (\d+)", row.message)
+            found = f"expected {counts[1]}, found {counts[2]}" if counts else row.message
+            return f"csv: {row.error_type.lower()}: {found}"
+        if row.error_type == "INVALID ENCODING":
+            return "encoding: not UTF-8"
+        if row.error_type == "LINE SIZE OVER MAXIMUM":
+            return f"line too long: {self._length(row) or 'unknown number of'} bytes, the limit is {MAX_LINE_BYTES}"
+        if row.error_type == _OPEN_QUOTE:
+            starts = self._record_starts()
+            swallowed = starts.physical_lines - int(starts.lines[-1]) if starts else 0
+            return f"csv: quote: opened and never closed, it swallows the {swallowed} lines below"
+        if row.error_type == "UNQUOTED VALUE":
+            return "csv: quote: a quoted value is not closed, or text follows its closing quote"
+        if row.error_type == "TOO MANY COLUMNS":
+            return "json: malformed: a control character (U+001F) in the line"
+        return f"{self.format}: {row.error_type.lower()}: {row.message}"
+
+
+def _accepted_lines(
+    starts: RecordStarts | None, rejected: "Sequence[_RejectRow]", n_rows: int, header: int
+) -> pl.Series:
+    """Lines of all records but the header and the rejects, if these are as many as the rows that came out."""
+    unknown = pl.Series([None], dtype=pl.Int64).new_from_index(0, n_rows)
+    if starts is None or any(row.offset is None for row in rejected):
+        return unknown
+    offsets = pl.Series([row.offset for row in rejected], dtype=pl.UInt64)
+    refused = starts.offsets.is_in(offsets.implode())
+    lines = starts.lines.filter(~refused)[header:].cast(pl.Int64)
+    return lines if refused.sum() == len(rejected) and len(lines) == n_rows else unknown
+
+
+def _line_at(offset: int | None, starts: RecordStarts | None) -> int | None:
+    if offset is None or starts is None:
+        return None
+    at = int(starts.offsets.search_sorted(offset))
+    return int(starts.lines[at]) if at < len(starts.offsets) and starts.offsets[at] == offset else None
+
+
+@dataclass(frozen=True)
+class _RejectRow:
+    """A row of DuckDB's reject table; `offset` is where the record's own text starts."""
+
+    offset: int | None
+    error_type: str
+    message: str
+    text: str
+    column_idx: int | None
+
+    @classmethod
+    def of(cls, position: int | None, error_type: str, message: str, text: str | None, column: int | None) -> Self:
+        text = text or ""
+        own = text.lstrip("\r\n")
+        # the position is 1-based, and may be that of a blank line before, or of the LF of the CRLF before
+        offset = None if position is None else position - 1 + len(text) - len(own)
+        return cls(offset, error_type, message, own.rstrip("\r\n"), column)
+
+    @property
+    def is_cut(self) -> bool:
+        return len(self.text) >= _LONG_RAW_CHARACTERS - 2
+
+    @property
+    def is_lossy(self) -> bool:
+        return self.is_cut or self.error_type in ("INVALID ENCODING", _OPEN_QUOTE)
+
+
+def errors_table(rejects_id: str | None) -> str:
+    """Name of the temporary table that holds a file's rejects."""
+    return f"rejects_{rejects_id}"
