@@ -5,6 +5,7 @@ Imports of Dagster are inside the commands that need it: `pipeline query` answer
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +50,8 @@ def demo(
     """Replays real days of a shop through the whole pipeline, with broken and corrected files among them."""
     from pipeline_assets.demo.run import run_demo
 
-    if not run_demo(_out, all_days):
+    # The very stream: what dbt prints is redirected meanwhile.
+    if not run_demo(Console(file=sys.stdout), all_days):
         raise typer.Exit(1)
 
 

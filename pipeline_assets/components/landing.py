@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import dagster as dg
 from pydantic import Field, field_validator
@@ -52,7 +52,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     contract: str
     """Name of the Pandera model of the entity, e.g. `shop.InvoiceLines`."""
 
-    owner: str
+    owner: Annotated[str, Field(pattern=r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$")]
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
 
     keys: list[str]
@@ -147,7 +147,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__ingest",
             specs=self._specs(),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
             pool=f"source_{self.name}",
         )
         def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult]:
@@ -162,7 +162,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                     days[0],
                     days[-1],
                     settle_seconds=settings.settle_seconds,
-                    run_id=context.run_id,
+                    run_id=context.run.run_id,
                 )
             counts = report.counts()
             for day in days:
@@ -172,8 +172,9 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                 context.add_asset_metadata(
                     {"dead_letters": found.dead_letters}, asset_key=dead_letters, partition_key=key
                 )
-            files = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
-            facts = {"delta_version": report.version, "files_unchanged": report.unchanged, "files_read": files}
+            facts: dict[str, Any] = {"delta_version": report.version, "files_unchanged": report.unchanged}
+            if report.files:
+                facts["files"] = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
             yield dg.MaterializeResult(asset_key=dead_letters)
 

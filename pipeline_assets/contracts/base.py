@@ -34,7 +34,7 @@ _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
 }
 
 
-class ContractError(Exception):
+class ContractError(ValueError):
     """A contract that cannot be found or used; the message says what to write instead."""
 
 

@@ -5,7 +5,7 @@ The same sensor and the same jobs as in production; only the daemon is left out,
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from pipeline_assets import serving
 from pipeline_assets.components.resources import lake_resource
 from pipeline_assets.demo import chart, shop
-from pipeline_assets.lake import Lake
+from pipeline_assets.lake import Lake, Table, held_days
 from pipeline_assets.settings import load_settings, project_root
 
 SAMPLE = Path(__file__).parent / "data" / "online_retail_30_days.parquet"
@@ -55,7 +55,8 @@ def run_demo(console: Console, source: Path | None) -> bool:
         f"[bold]A shop's {len(days)} trading days[/bold] land as files in {_shown(landing)} and become Delta tables in "
         f"{_shown(Path(settings.lake_uri))}.\n[dim]Data: UCI Online Retail (Chen, 2015), doi 10.24432/C5BW33[/dim]"
     )
-    pipeline = _Pipeline()
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    pipeline = _Pipeline(settings.state_dir / "demo.log")
     with _progress(console) as step:
         with step(f"{len(days)} files land: {', '.join(shop.FORMATS)}"):
             shop.land_days(source, landing)
@@ -75,12 +76,13 @@ def run_demo(console: Console, source: Path | None) -> bool:
 class _Pipeline:
     """The code location with its real instance: what a daemon would do, step by step."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
         from pipeline_assets.definitions import defs
 
         self._repository = defs().get_repository_def()
         self._instance = dg.DagsterInstance.get()
         self._cursor: str | None = None
+        self._log = log
 
     def tick(self) -> list[dg.ExecuteInProcessResult]:
         """Evaluates the landing sensor once and executes the runs that it asks for."""
@@ -96,12 +98,15 @@ class _Pipeline:
             ticked = sensor.evaluate_tick(context)
         self._cursor = ticked.cursor
         job = self._repository.get_job(sensor.job_name)
-        return [
-            job.execute_in_process(
-                instance=self._instance, tags=dict(request.tags), run_config=_QUIET, raise_on_error=False
-            )
-            for request in ticked.run_requests or []
-        ]
+        results = []
+        with self._log.open("a") as log, redirect_stdout(log):  # dbt talks
+            for request in ticked.run_requests or []:
+                results.append(
+                    job.execute_in_process(
+                        instance=self._instance, tags=dict(request.tags), run_config=_QUIET, raise_on_error=False
+                    )
+                )
+        return results
 
 
 @contextmanager
@@ -146,8 +151,11 @@ def _report(console: Console, lake: Lake, results: list[dg.ExecuteInProcessResul
         reasons = con.execute(_REASONS).fetchall()
     for part in (table, months):
         console.print(part, "")
-    console.print(f"[red]{_BRONZE} failed its failure budget on one day, on purpose[/red]: silver and gold go on without")
-    console.print("that day until it is delivered again. Why its records are dead letters:")
+    for day in sorted(held_days(Table(lake, _BRONZE))):
+        console.print(
+            f"[red]{day} is withheld[/red]: more of its records are dead letters than the failure budget allows. Silver "
+            "and gold go on without that day until it is delivered again. The dead letters:"
+        )
     for reason, count in reasons:
         console.print(f"  {count:>3}  {reason}", markup=False, highlight=False)
     console.print("\n[bold]What to type next[/bold]")

@@ -17,12 +17,14 @@ MAX_FIELDS = 2_000
 
 NOT_BLANK = r"trim(_text, E' \t\r\n') <> ''"
 
-# A private-use character before the digits of a marked number. A line that holds it already is not marked.
+# A private-use character before the digits of a marked number. A line that holds it already, as it is or as an
+# escape, is not marked, and only marked lines are unmarked: no text of the source is ever taken for a mark.
 _MARK = "\ue0f1"
+_MARK_ESCAPED = r"\ue0f1"
 _STRING = r'"(?:[^"\\]|\\.)*"'
 # Numbers whose text may not survive: a fraction that ends in 0, an exponent, a minus zero, 16 digits and more
 # with a point among them (a double keeps 15), or so small that they are printed with an exponent.
-_AT_RISK = r"\.[0-9]*0([^0-9]|$)|[0-9][eE]|-0|[0-9.]{16}|\.000"
+_AT_RISK = r"\.[0-9]*0([^0-9]|$)|[0-9][eE][-+0-9]|[:,\[]\s*-0|[0-9.]{16}|\.000"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
     """
     rows = con.execute(
         f"""SELECT keys FROM (
-            SELECT CASE WHEN json_valid(_text) THEN json_keys(_text) END AS keys, row_number() OVER () AS n FROM {source}
+            SELECT CASE WHEN json_valid(_text) THEN json_keys(_text) END AS keys, row_number() OVER () AS n
+            FROM {source}
         ) WHERE len(keys) > 0 GROUP BY keys ORDER BY min(n)"""
     ).fetchall()
     names: dict[str, None] = {}
@@ -55,9 +58,10 @@ def sql(source: str, found: Keys) -> str:
     Blank records are left out, but counted in `_line`.
     """
     paths = ", ".join(quoted("/" + name.replace("~", "~0").replace("/", "~1")) for name in found.names)
-    values = f"json_extract({_marked()}, [{paths}])" if paths else "NULL"
+    text = f"CASE WHEN _marked THEN {_with_marks()} ELSE _text END"
+    values = f"json_extract({text}, [{paths}])" if paths else "NULL"
     columns = "".join(
-        f", CASE WHEN contains(_values[{i}]::VARCHAR, '{_MARK}') "
+        f", CASE WHEN _marked AND contains(_values[{i}]::VARCHAR, '{_MARK}') "
         f"THEN regexp_replace(_values[{i}]::VARCHAR, '\"{_MARK}([^\"]*)\"', '\\1', 'g') "
         f"ELSE _values[{i}]::VARCHAR END AS f{i - 1}"
         for i in range(1, len(found.names) + 1)
@@ -68,8 +72,8 @@ def sql(source: str, found: Keys) -> str:
         else ""
     )
     return f"""SELECT _line, _text, _problem{columns} FROM (
-        SELECT _line, _text, _problem, CASE WHEN _problem IS NULL THEN {values} END AS _values FROM (
-            SELECT _line, _text, CASE
+        SELECT *, CASE WHEN _problem IS NULL THEN {values} END AS _values FROM (
+            SELECT _line, _text, {_is_at_risk()} AS _marked, CASE
                 WHEN NOT json_valid(_text) THEN 'json: malformed'
                 WHEN json_type(_text) <> 'OBJECT' THEN 'json: not an object'
                 {twice}END AS _problem
@@ -77,11 +81,18 @@ def sql(source: str, found: Keys) -> str:
             WHERE {NOT_BLANK}))"""
 
 
-def _marked() -> str:
-    """The line with its numbers marked where one of them is at risk."""
+def _is_at_risk() -> str:
+    """Whether a number of the line may change its text, and the line can be marked."""
     return (
-        f"CASE WHEN regexp_matches(_text, '{_AT_RISK}') AND NOT contains(_text, '{_MARK}') THEN array_to_string("
-        f"list_transform(regexp_extract_all(_text, '{_STRING}|[^\"]+'), "
+        f"regexp_matches(_text, '{_AT_RISK}') AND NOT contains(_text, '{_MARK}') "
+        f"AND NOT contains(lower(_text), '{_MARK_ESCAPED}')"
+    )
+
+
+def _with_marks() -> str:
+    """The line with all its numbers as marked strings."""
+    return (
+        f"array_to_string(list_transform(regexp_extract_all(_text, '{_STRING}|[^\"]+'), "
         "lambda part: CASE WHEN starts_with(part, '\"') THEN part "
-        f"ELSE regexp_replace(part, '-?[0-9][0-9.eE+-]*', '\"{_MARK}\\0\"', 'g') END), '') ELSE _text END"
+        f"ELSE regexp_replace(part, '-?[0-9][0-9.eE+-]*', '\"{_MARK}\\0\"', 'g') END), '')"
     )

@@ -108,7 +108,7 @@ class PathPattern:
     def _descend(self, root: Path, path: str, depth: int) -> Iterator[LandingDirectory]:
         if depth == len(self.parts) - 1:
             try:
-                status = os.stat(root / path)
+                status = (root / path).stat()
             except FileNotFoundError:
                 return
             if stat.S_ISDIR(status.st_mode):
@@ -206,7 +206,7 @@ class _Part:
         if found is None or self.date_format is None:
             return None
         try:
-            return datetime.strptime(found["date"], self.date_format).date()
+            return datetime.strptime(found["date"], self.date_format).date()  # noqa: DTZ007  a day has no zone
         except ValueError:
             return None
 

@@ -19,6 +19,7 @@ import csv
 import importlib.resources
 import io
 import re
+import shutil
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -29,7 +30,16 @@ import duckdb
 from pipeline_assets.ingest import avro, json_records
 from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_chunks, read_content
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, LineTooLong, header_record, write_uniform
-from pipeline_assets.ingest.records import Format, Outcome, Records, Reject, SourceField, UnreadableFile, errors_table
+from pipeline_assets.ingest.records import (
+    Format,
+    Outcome,
+    Records,
+    Reject,
+    SourceField,
+    UnreadableFile,
+    errors_table,
+    scans_table,
+)
 from pipeline_assets.ingest.sql import identifier, quoted
 
 FORMATS: tuple[Format, ...] = ("csv", "jsonl", "json", "parquet", "avro")
@@ -109,14 +119,19 @@ def open_records(
     if content.failure is not None:
         raise UnreadableFile(content.failure)
     resolved = resolve_format(path.name, format)
+    scratch = temp_dir / uuid.uuid4().hex
+    scratch.mkdir()
     try:
         if resolved == "csv":
-            return _open_csv(path, content, delimiter, temp_dir)
+            return _open_csv(con, path, content, delimiter, scratch)
         if resolved in ("jsonl", "json"):
-            return _open_json(con, path, content, resolved, temp_dir)
-        return _open_binary(con, path, content, resolved, temp_dir)
-    except duckdb.Error as error:
-        raise UnreadableFile(file_failure(error)) from error
+            return _open_json(con, path, content, resolved, scratch)
+        return _open_binary(con, path, content, resolved, scratch)
+    except BaseException as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(error, duckdb.Error):
+            raise UnreadableFile(file_failure(error)) from error
+        raise
 
 
 def file_failure(error: Exception) -> str:
@@ -144,37 +159,34 @@ def file_failure(error: Exception) -> str:
     return f"file: {first}"
 
 
-def _safe_path(path: Path, temp_dir: Path) -> tuple[Path, tuple[Path, ...]]:
+def _safe_path(path: Path, scratch: Path) -> Path:
     """The path, or a link to it where its name holds characters that DuckDB takes for a glob."""
     if not any(c in str(path) for c in "*?[]{}\\"):
-        return path, ()
-    link = temp_dir / f"link-{uuid.uuid4().hex}"
+        return path
+    link = scratch / "link"
     link.symlink_to(path.resolve())
-    return link, (link,)
+    return link
 
 
-def _uniform(path: Path, content: Content, separator: bytes, temp_dir: Path) -> tuple[Path, Content, tuple[Path, ...]]:
+def _uniform(path: Path, content: Content, separator: bytes, scratch: Path) -> tuple[Path, Content]:
     """The file itself or, where its line ends are mixed, a copy that DuckDB can read with the same physical lines."""
     if content.uniform_line_ends:
-        safe, temporary = _safe_path(path, temp_dir)
-        return safe, content, temporary
-    target = temp_dir / f"uniform-{uuid.uuid4().hex}"
+        return _safe_path(path, scratch), content
+    target = scratch / "uniform"
     try:
         write_uniform(path, content, target, separator)
     except LineTooLong as error:
-        target.unlink(missing_ok=True)
         raise UnreadableFile(f"line too long: {error}") from error
-    return target, read_content(target), (target,)
+    return target, read_content(target)
 
 
-def _open_csv(path: Path, content: Content, delimiter: str, temp_dir: Path) -> Records:
+def _open_csv(con: duckdb.DuckDBPyConnection, path: Path, content: Content, delimiter: str, scratch: Path) -> Records:
     separator = delimiter.encode()
     if len(separator) != 1 or separator in b'"\r\n':
         raise ValueError(f"delimiter {delimiter!r}: give one ASCII character that is no quote and no line end")
     names = csv_header(content, delimiter)
-    path, content, temporary = _uniform(path, content, separator, temp_dir)
-    text = content.head.removeprefix(_BOM)
-    blank = re.match(rb"[\r\n]*", text)
+    path, content = _uniform(path, content, separator, scratch)
+    blank = re.match(rb"[\r\n]*", content.head.removeprefix(_BOM))
     skip = (blank[0] if blank else b"").count(content.terminator)
     rejects_id = uuid.uuid4().hex
     fields = tuple(SourceField(name, f"f{i}", "VARCHAR") for i, name in enumerate(names))
@@ -184,18 +196,15 @@ def _open_csv(path: Path, content: Content, delimiter: str, temp_dir: Path) -> R
         f"header = true, skip = {skip}, delim = {quoted(delimiter)}, quote = '\"', escape = '\"', "
         f"columns = {{{columns}}}, {_reader_options(content, rejects_id)})"
     )
-    return Records(
-        "csv", sql, fields, path=path, content=content, delimiter=delimiter, rejects_id=rejects_id, temporary=temporary
-    )
+    return Records("csv", sql, fields, con, path, scratch, content=content, delimiter=delimiter, rejects_id=rejects_id)
 
 
 def _reader_options(content: Content, rejects_id: str | None) -> str:
     """Options of every read of text. Strict mode: without it, surplus columns vanish without a reject."""
-    rejects = (
-        f"store_rejects = true, rejects_table = '{errors_table(rejects_id)}', rejects_scan = 'scans_{rejects_id}'"
-        if rejects_id
-        else "ignore_errors = true"
-    )
+    rejects = "ignore_errors = true"
+    if rejects_id:
+        tables = f"rejects_table = '{errors_table(rejects_id)}', rejects_scan = '{scans_table(rejects_id)}'"
+        rejects = f"store_rejects = true, {tables}"
     return (
         f"compression = '{content.compression or 'none'}', strict_mode = true, null_padding = false, parallel = false, "
         f"max_line_size = {MAX_LINE_BYTES}, buffer_size = {_BUFFER_BYTES}, {rejects}"
@@ -229,36 +238,28 @@ def csv_header(content: Content, delimiter: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _open_json(con: duckdb.DuckDBPyConnection, path: Path, content: Content, format: Format, temp_dir: Path) -> Records:  # noqa: A002
+def _open_json(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kind: Format, scratch: Path) -> Records:
     if not content.head.removeprefix(_BOM).strip() and content.text_bytes <= HEAD_BYTES:
         raise UnreadableFile("file: empty")
-    rejects_id, lines = None, ""
-    if format == "jsonl":
-        path, content, temporary = _uniform(path, content, b"", temp_dir)
+    rejects_id = None
+    if kind == "jsonl":
+        path, content = _uniform(path, content, b"", scratch)
         rejects_id = uuid.uuid4().hex
-        source = _line_reader(path, content, rejects_id)
-        lines = _line_reader(path, content, None)
+        source, lines = _line_reader(path, content, rejects_id), _line_reader(path, content, None)
     else:
-        path, content, temporary = _json_document(path, content, temp_dir)
-        kind = "array" if content.head.removeprefix(_BOM).lstrip().startswith(b"[") else "unstructured"
+        path, content = _json_document(path, content, scratch)
+        layout = "array" if content.head.lstrip().startswith(b"[") else "unstructured"
         source = lines = (
-            f"(SELECT json::VARCHAR AS _text FROM read_json_objects({quoted(str(path))}, format = '{kind}', "
+            f"(SELECT json::VARCHAR AS _text FROM read_json_objects({quoted(str(path))}, format = '{layout}', "
             f"compression = '{content.compression or 'uncompressed'}', maximum_object_size = {MAX_LINE_BYTES}))"
         )
     keys = json_records.keys(con, lines)
     if len(keys.names) > json_records.MAX_FIELDS:
         raise UnreadableFile(f"json: {len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
     fields = tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(keys.names))
+    sql = json_records.sql(source, keys)
     return Records(
-        format,
-        json_records.sql(source, keys),
-        fields,
-        has_problems=True,
-        path=path,
-        content=content,
-        rejects_id=rejects_id,
-        temporary=temporary,
-        lines=lines,
+        kind, sql, fields, con, path, scratch, has_problems=True, content=content, rejects_id=rejects_id, lines=lines
     )
 
 
@@ -270,50 +271,44 @@ def _line_reader(path: Path, content: Content, rejects_id: str | None) -> str:
     )
 
 
-def _json_document(path: Path, content: Content, temp_dir: Path) -> tuple[Path, Content, tuple[Path, ...]]:
+def _json_document(path: Path, content: Content, scratch: Path) -> tuple[Path, Content]:
     """The file, or a copy without a byte order mark, which DuckDB's JSON reader refuses."""
     if not content.head.startswith(_BOM):
-        safe, temporary = _safe_path(path, temp_dir)
-        return safe, content, temporary
-    target = temp_dir / f"plain-{uuid.uuid4().hex}"
+        return _safe_path(path, scratch), content
+    target = scratch / "plain"
     with target.open("wb") as file:
         for i, chunk in enumerate(read_chunks(path, content.compression)):
             file.write(chunk.removeprefix(_BOM) if i == 0 else chunk)
-    return target, read_content(target), (target,)
+    return target, read_content(target)
 
 
-def _open_binary(
-    con: duckdb.DuckDBPyConnection, path: Path, content: Content, format: Format, temp_dir: Path
-) -> Records:  # noqa: A002
-    temporary: tuple[Path, ...] = ()
-    if content.compression is not None:
-        target = temp_dir / f"plain-{uuid.uuid4().hex}"
-        with target.open("wb") as file:
-            for chunk in read_chunks(path, content.compression):
-                file.write(chunk)
-        path, temporary = target, (target,)
+def _open_binary(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kind: Format, scratch: Path) -> Records:
+    if content.compression is None:
+        path = _safe_path(path, scratch)
     else:
-        path, temporary = _safe_path(path, temp_dir)
+        target = scratch / "plain"
+        with target.open("wb") as file:
+            file.writelines(read_chunks(path, content.compression))
+        path = target
     expected_rows = None
-    if format == "parquet":
+    if kind == "parquet":
         if not content.head.startswith(b"PAR1"):
             raise UnreadableFile("file: not a Parquet file (no magic bytes)")
-        source = f"read_parquet({quoted(str(path))}, binary_as_string = true, hive_partitioning = false, file_row_number = true)"
-        ordinal = "file_row_number + 1"
+        options = "binary_as_string = true, hive_partitioning = false, file_row_number = true"
+        source, ordinal = f"read_parquet({quoted(str(path))}, {options})", "file_row_number + 1"
     else:
         try:
             expected_rows = avro.count_records(path)
         except avro.AvroError as error:
             raise UnreadableFile(f"file: {error}") from error
         load_avro(con)
-        source = f"read_avro({quoted(str(path))})"
-        ordinal = "row_number() OVER ()"
+        source, ordinal = f"read_avro({quoted(str(path))})", "row_number() OVER ()"
     described = con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-    names = [(row[0], row[1]) for row in described if not (format == "parquet" and row[0] == "file_row_number")]
+    names = [(row[0], row[1]) for row in described if not (kind == "parquet" and row[0] == "file_row_number")]
     fields = tuple(SourceField(name, f"f{i}", dtype) for i, (name, dtype) in enumerate(names))
     selected = "".join(f", {identifier(f.name)} AS {f.column}" for f in fields)
     sql = f"SELECT {ordinal} AS _line{selected} FROM {source}"
-    return Records(format, sql, fields, path=path, temporary=temporary, expected_rows=expected_rows)
+    return Records(kind, sql, fields, con, path, scratch, expected_rows=expected_rows)
 
 
 def load_avro(con: duckdb.DuckDBPyConnection) -> None:

@@ -5,8 +5,9 @@ format is opened (`readers`).
 """
 
 import re
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -85,12 +86,13 @@ class Records:
         format: The format that it was read as.
         sql: A SELECT with `_line` BIGINT, one column for each of `fields`, and for JSON `_text` and `_problem`.
         fields: The source's fields, in order.
+        con: The connection that holds the temporary tables of rejects.
         has_problems: True if `sql` has `_problem` VARCHAR (why the record is none, or null) and `_text` VARCHAR.
         path: What is read: the file, or a copy of it.
         content: What is known of the bytes of `path`; None for binary formats.
         delimiter: Of a CSV file.
         rejects_id: Names the temporary table of rejects; None for formats without.
-        temporary: Copies and links to delete.
+        scratch: Directory for copies and links, deleted in the end.
         expected_rows: Rows that must come out, where the file declares them.
         lines: Of JSON Lines, a relation of all lines that can be read.
     """
@@ -98,12 +100,13 @@ class Records:
     format: Format
     sql: str
     fields: tuple[SourceField, ...]
+    con: duckdb.DuckDBPyConnection
+    path: Path
+    scratch: Path
     has_problems: bool = False
-    path: Path = field(default_factory=Path)
     content: Content | None = None
     delimiter: str = ""
     rejects_id: str | None = None
-    temporary: tuple[Path, ...] = ()
     expected_rows: int | None = None
     lines: str = ""
     _starts: RecordStarts | None = None
@@ -117,9 +120,11 @@ class Records:
         self.close()
 
     def close(self) -> None:
-        """Delete the temporary files of this file."""
-        for path in self.temporary:
-            path.unlink(missing_ok=True)
+        """Delete the temporary files and tables of this file."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.rejects_id is not None:
+            self.con.execute(f"DROP TABLE IF EXISTS {errors_table(self.rejects_id)}")
+            self.con.execute(f"DROP TABLE IF EXISTS {scans_table(self.rejects_id)}")
 
     def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome:
         """Account for a scan: call it after each one, with the number of rows that came out.
@@ -142,23 +147,17 @@ class Records:
             rejected = self._with_open_record(rejected, starts, n_rows)
         if self.format == "jsonl":
             scanned = self._scanned_lines(con, n_rows, len(rejected))
+            line_map = _line_map(starts, rejected, scanned, header) if rejected else None
         else:
-            scanned = n_rows
-            if starts is not None and n_rows + len(rejected) < len(starts.offsets) - header:
-                raise UnreadableFile(
-                    f"csv: quotes: {len(starts.offsets) - header} records, of which only {n_rows + len(rejected)} can be read"
-                )
-        line_map = None
-        if rejected or header:
-            ordinals = pl.int_range(header + 1, header + 1 + scanned, dtype=pl.Int64, eager=True).alias("ordinal")
-            lines = _accepted_lines(starts, rejected, scanned, header).alias("line")
-            line_map = pl.DataFrame([ordinals, lines]).to_arrow()
-        raws = self._reject_raws(rejected)
-        reported = [
-            Reject(_line_at(row.offset, starts), self._reason(row), raw)
-            for row, raw in zip(rejected, raws, strict=True)
-        ]
-        return Outcome(reported, line_map)
+            known, found = (0 if starts is None else len(starts.offsets) - header), n_rows + len(rejected)
+            if found < known:
+                raise UnreadableFile(f"csv: quotes: only {found} of {known} records can be read")
+            line_map = _line_map(starts, rejected, n_rows, header)
+        placed = _placed(rejected, starts, self.content.text_bytes)
+        raws = self._raws(placed)
+        return Outcome(
+            [Reject(row.line, self._reason(row), raw) for row, raw in zip(placed, raws, strict=True)], line_map
+        )
 
     def _with_open_record(self, rejected: "list[_RejectRow]", starts: RecordStarts, n_rows: int) -> "list[_RejectRow]":
         """The rejects and the last record, whose quote is never closed: DuckDB drops it without a word.
@@ -170,7 +169,7 @@ class Records:
             return rejected
         if n_rows + len(rejected) >= len(starts.offsets) - 1:
             raise UnreadableFile(f"csv: quote: opened in the record of line {starts.lines[-1]} and never closed")
-        return [*rejected, _RejectRow(last, _OPEN_QUOTE, "", "", None)]
+        return [*rejected, _RejectRow(last, _OPEN_QUOTE, "", "")]
 
     def _scanned_lines(self, con: duckdb.DuckDBPyConnection, n_rows: int, n_rejects: int) -> int:
         """Number of lines that the line reader yields, blank ones included."""
@@ -194,40 +193,30 @@ class Records:
     def _reject_rows(self, con: duckdb.DuckDBPyConnection) -> "list[_RejectRow]":
         rows = con.execute(
             f"""
-            SELECT line_byte_position, error_type, any_value(error_message), any_value(csv_line), any_value(column_idx)
-            FROM (SELECT DISTINCT ON (line_byte_position) * FROM {errors_table(self.rejects_id)}
-                  ORDER BY line_byte_position, error_type = 'LINE SIZE OVER MAXIMUM' DESC,
-                           error_type = 'INVALID ENCODING' DESC, byte_position)
-            GROUP BY ALL ORDER BY line_byte_position"""
+            SELECT DISTINCT ON (line_byte_position) line_byte_position, error_type, error_message, csv_line
+            FROM {errors_table(self.rejects_id)}
+            ORDER BY line_byte_position, error_type = 'LINE SIZE OVER MAXIMUM' DESC,
+                     error_type = 'INVALID ENCODING' DESC, byte_position"""
         ).fetchall()
         return [_RejectRow.of(*row) for row in rows]
 
-    def _reject_raws(self, rows: "Sequence[_RejectRow]") -> list[str]:
+    def _raws(self, rows: "Sequence[_RejectRow]") -> list[str]:
         """Raw text: what DuckDB kept, or the bytes again where it lost some (not UTF-8) or cut (long)."""
         raws = {row.offset: row.text for row in rows}
         again = [row for row in rows if row.offset is not None and row.is_lossy]
-        if again and self.content is not None:
-            ranges = [(row.offset or 0, self._raw_length(row)) for row in again]
+        ends = [*(row.offset for row in again[1:]), None]
+        ranges = []
+        for row, end in zip(again, ends, strict=False):  # without rows, one end is left over
+            start = row.offset or 0
+            length = _LONG_RAW_CHARACTERS if row.length is None or row.length > MAX_LINE_BYTES else row.length
+            ranges.append((start, length if end is None else min(length, end - start)))
 
-            def keep(start: int, data: bytes) -> None:
-                raws[start] = data.decode("utf-8", "backslashreplace").rstrip("\r\n")
+        def keep(start: int, data: bytes) -> None:
+            raws[start] = data.decode("utf-8", "backslashreplace").rstrip("\r\n")
 
+        if ranges and self.content is not None:
             read_ranges(self.path, self.content, ranges, keep)
         return [raws[row.offset] for row in rows]
-
-    def _raw_length(self, row: "_RejectRow") -> int:
-        """Bytes to keep of a reject: all of them, or the first 10,000 of one that is too long."""
-        length = self._length(row)
-        return _LONG_RAW_CHARACTERS if length is None or length > MAX_LINE_BYTES else length
-
-    def _length(self, row: "_RejectRow") -> int | None:
-        """Bytes from a reject's start to that of the next record."""
-        starts = self._record_starts()
-        if starts is None or self.content is None or row.offset is None:
-            return None
-        at = int(starts.offsets.search_sorted(row.offset + 1))
-        end = int(starts.offsets[at]) if at < len(starts.offsets) else self.content.text_bytes
-        return end - row.offset
 
     def _reason(self, row: "_RejectRow") -> str:
         if row.error_type in ("MISSING COLUMNS", "TOO MANY COLUMNS") and self.format == "csv":
@@ -237,16 +226,21 @@ class Records:
         if row.error_type == "INVALID ENCODING":
             return "encoding: not UTF-8"
         if row.error_type == "LINE SIZE OVER MAXIMUM":
-            return f"line too long: {self._length(row) or 'unknown number of'} bytes, the limit is {MAX_LINE_BYTES}"
+            return f"line too long: {row.length or 'unknown number of'} bytes, the limit is {MAX_LINE_BYTES}"
         if row.error_type == _OPEN_QUOTE:
-            starts = self._record_starts()
-            swallowed = starts.physical_lines - int(starts.lines[-1]) if starts else 0
-            return f"csv: quote: opened and never closed, it swallows the {swallowed} lines below"
+            below = (self.content.physical_lines if self.content else 0) - (row.line or 0)
+            return f"csv: quote: opened and never closed, it swallows the {below} lines below"
         if row.error_type == "UNQUOTED VALUE":
             return "csv: quote: a quoted value is not closed, or text follows its closing quote"
         if row.error_type == "TOO MANY COLUMNS":
             return "json: malformed: a control character (U+001F) in the line"
         return f"{self.format}: {row.error_type.lower()}: {row.message}"
+
+
+def _line_map(starts: RecordStarts | None, rejected: "Sequence[_RejectRow]", n_rows: int, header: int) -> pa.Table:
+    ordinals = pl.int_range(header + 1, header + 1 + n_rows, dtype=pl.Int64, eager=True).alias("ordinal")
+    lines = _accepted_lines(starts, rejected, n_rows, header).alias("line")
+    return pl.DataFrame([ordinals, lines]).to_arrow()
 
 
 def _accepted_lines(
@@ -262,30 +256,48 @@ def _accepted_lines(
     return lines if refused.sum() == len(rejected) and len(lines) == n_rows else unknown
 
 
-def _line_at(offset: int | None, starts: RecordStarts | None) -> int | None:
-    if offset is None or starts is None:
-        return None
-    at = int(starts.offsets.search_sorted(offset))
-    return int(starts.lines[at]) if at < len(starts.offsets) and starts.offsets[at] == offset else None
+def _placed(rows: "list[_RejectRow]", starts: RecordStarts | None, text_bytes: int) -> "list[_RejectRow]":
+    """The rejects with their lines and lengths; in bulk, because a file may have as many rejects as lines."""
+    if starts is None or any(row.offset is None for row in rows):
+        return rows
+    offsets = pl.Series([row.offset for row in rows], dtype=pl.UInt64)
+    at = starts.offsets.search_sorted(offsets, side="left").to_list() if rows else []
+    known, lines = len(starts.offsets), starts.lines
+    found = []
+    for row, i, own, line, end in zip(
+        rows,
+        at,
+        starts.offsets.gather([min(i, known - 1) for i in at]).to_list(),
+        lines.gather([min(i, known - 1) for i in at]).to_list(),
+        starts.offsets.gather([min(i + 1, known - 1) for i in at]).to_list(),
+        strict=True,
+    ):
+        if own != row.offset:
+            found.append(row)  # starts where no record does: a line would be a guess
+        else:
+            length = (end if i + 1 < known else text_bytes) - own
+            found.append(replace(row, line=line, length=length))
+    return found
 
 
 @dataclass(frozen=True)
 class _RejectRow:
-    """A row of DuckDB's reject table; `offset` is where the record's own text starts."""
+    """A row of DuckDB's reject table; `offset` is where the record's own text starts, `length` to the next record."""
 
     offset: int | None
     error_type: str
     message: str
     text: str
-    column_idx: int | None
+    line: int | None = None
+    length: int | None = None
 
     @classmethod
-    def of(cls, position: int | None, error_type: str, message: str, text: str | None, column: int | None) -> Self:
+    def of(cls, position: int | None, error_type: str, message: str, text: str | None) -> Self:
         text = text or ""
         own = text.lstrip("\r\n")
         # the position is 1-based, and may be that of a blank line before, or of the LF of the CRLF before
         offset = None if position is None else position - 1 + len(text) - len(own)
-        return cls(offset, error_type, message, own.rstrip("\r\n"), column)
+        return cls(offset, error_type, message, own.rstrip("\r\n"))
 
     @property
     def is_cut(self) -> bool:
@@ -294,6 +306,11 @@ class _RejectRow:
     @property
     def is_lossy(self) -> bool:
         return self.is_cut or self.error_type in ("INVALID ENCODING", _OPEN_QUOTE)
+
+
+def scans_table(rejects_id: str | None) -> str:
+    """Name of the temporary table in which DuckDB notes the scans of a file."""
+    return f"scans_{rejects_id}"
 
 
 def errors_table(rejects_id: str | None) -> str:

@@ -171,7 +171,5 @@ def test_an_unknown_contract_is_an_error_that_lists_what_exists():
 
 
 def test_a_time_of_the_wrong_unit_is_a_violation():
-    frame = lines("a").with_columns(
-        at=pl.lit(datetime(2011, 1, 1, tzinfo=UTC)).cast(pl.Datetime("ms", "UTC"))
-    )
+    frame = lines("a").with_columns(at=pl.lit(datetime(2011, 1, 1, tzinfo=UTC)).cast(pl.Datetime("ms", "UTC")))
     assert [c.column for c in validate(Line, [frame]).cases] == ["at"]

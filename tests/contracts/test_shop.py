@@ -1,4 +1,4 @@
-# ruff: noqa: DTZ001  the shop's times have no zone
+# ruff: noqa: DTZ001, E501  the shop's times have no zone; a case is a line of its table
 """The shop's contracts: rows that keep the promises pass, each broken promise is found."""
 
 from datetime import date, datetime

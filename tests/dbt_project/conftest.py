@@ -171,6 +171,11 @@ def fresh_shop(
 
 
 @pytest.fixture
+def failures() -> Callable[[dbtRunnerResult], str]:
+    return _failures
+
+
+@pytest.fixture
 def line() -> Callable[..., tuple[Any, ...]]:
     return _line
 

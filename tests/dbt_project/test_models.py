@@ -172,3 +172,22 @@ def test_unit_tests_need_no_table(runner: Any, lake: Any) -> None:
     result = runner("test", "--select", "test_type:unit")
     assert result.success
     assert sum(node.node.resource_type == "unit_test" for node in result.result.results) == 6
+
+
+def test_the_first_build_of_an_empty_lake_fails_at_its_source_only(runner: Any, lake: Any, failures: Any) -> None:
+    result = runner("build")
+    assert not result.success
+    assert "silver.invoice_lines reads bronze.shop__invoice_lines, which has never been built" in failures(result)
+    assert not runner("test", "--select", "unique_dim_products_stock_code").success
+
+
+def test_a_version_that_is_vacuumed_means_everything_is_recomputed(shop: Any, line: Any, expected: Any) -> None:
+    shop.land(2, line("1", "02", 1, price=90), line("2", "02", 2, stock="10002"))
+    shop.land(3, line("3", "03", 3))
+    shop.dbt("run")
+    shop.correct(2, line("1", "02", 1, price=90), line("4", "02", 1, price=90))
+    shop.dbt("run", "--select", "invoice_lines", "customer_metrics")
+    for name in ("silver.invoice_lines", "gold.customer_metrics"):
+        Table(shop.lake, name).open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    shop.dbt("run")
+    assert shop.state() == expected(shop)

@@ -224,7 +224,8 @@ def test_white_space_around_numbers_is_no_error_and_text_keeps_its_own(land):
 def test_all_failures_of_a_record_are_named_and_long_values_are_cut(land):
     landed = land(b"invoice_no,quantity,unit_price\n,x,%s\n" % (b"9" * 300))
     assert landed.reasons == [
-        f"required: invoice_no is missing; cast: quantity: 'x' is not BIGINT; cast: unit_price: '{'9' * 100}' is not DECIMAL(12,3)"
+        "required: invoice_no is missing; cast: quantity: 'x' is not BIGINT; "
+        f"cast: unit_price: '{'9' * 100}' is not DECIMAL(12,3)"
     ]
 
 

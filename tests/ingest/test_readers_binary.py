@@ -9,7 +9,8 @@ import pytest
 
 from pipeline_assets.ingest.readers import load_avro
 
-ROWS = "SELECT i::VARCHAR AS InvoiceNo, i AS Quantity, (i / 4)::DOUBLE AS UnitPrice, 'n' || i AS note FROM range(1, 3001) t(i)"
+ROWS = """SELECT i::VARCHAR AS InvoiceNo, i AS Quantity, (i / 4)::DOUBLE AS UnitPrice, 'n' || i AS note
+    FROM range(1, 3001) t(i)"""
 
 
 def zstd(data: bytes) -> bytes:
@@ -64,7 +65,8 @@ def test_a_damaged_file_never_lands_in_part(land, make, kind):
 
 @pytest.mark.parametrize("kind", ["parquet", "avro"])
 def test_values_that_do_not_fit_are_dead_letters_with_a_json_object(land, make, kind):
-    sql = "SELECT * FROM (VALUES ('1', 1.5::DOUBLE, 2.55::DOUBLE), (NULL, 2, 2.5555), ('3', 3, NULL)) t(invoice_no, quantity, unit_price)"
+    values = "('1', 1.5::DOUBLE, 2.55::DOUBLE), (NULL, 2, 2.5555), ('3', 3, NULL)"
+    sql = f"SELECT * FROM (VALUES {values}) t(invoice_no, quantity, unit_price)"
     landed = land(make(sql, kind), f"a.{kind}")
     assert landed.rows == [(3, "3", 3, None, None, None)]
     assert landed.reasons == [

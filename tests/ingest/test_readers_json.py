@@ -128,8 +128,16 @@ def test_numbers_keep_their_text(land, name, frame, number):
     assert landed.rows == [(1, number, f'1.50 "2.50" {number}', f'{{"c":[{number}]}}')]
 
 
+@pytest.mark.parametrize("mark", ["\ue0f1", "\\ue0f1", "\\uE0F1"])
+@pytest.mark.parametrize("number", ["1.5", "1.50"])
+def test_no_text_of_the_source_is_taken_for_a_marked_number(land, mark, number):
+    landed = land(f'{{"a": "{mark}5", "b": {{"x": "{mark}"}}, "c": {number}}}'.encode(), "a.jsonl", shape=TEXTS)
+    assert landed.rows[0][1:3] == ("\ue0f15", '{"x":"\ue0f1"}')
+
+
 def test_other_values_become_text(land):
-    data = b'{"a": true, "b": {"x": [1, "y"]}}\n{"a": null, "b": ""}\n{"a": "\\u0000\\ud83d\\ude00\\n", "b": "caf\xc3\xa9"}\n'
+    data = b'{"a": true, "b": {"x": [1, "y"]}}\n{"a": null, "b": ""}\n'
+    data += b'{"a": "\\u0000\\ud83d\\ude00\\n", "b": "caf\xc3\xa9"}\n'
     landed = land(data, "a.jsonl", shape=TEXTS)
     assert [row[1:3] for row in landed.rows] == [("true", '{"x":[1,"y"]}'), (None, ""), ("\0\U0001f600\n", "café")]
 
@@ -142,7 +150,8 @@ def test_unknown_fields_are_rescued_as_they_were(land):
 
 
 def test_a_key_may_be_spelt_differently_from_line_to_line_but_not_in_one(land):
-    lines = b'{"InvoiceNo":"1","quantity":1}\n{"invoice_no":"2","Quantity":2}\n{"InvoiceNo":"3","invoice_no":"4","quantity":3}\n'
+    lines = b'{"InvoiceNo":"1","quantity":1}\n{"invoice_no":"2","Quantity":2}\n'
+    lines += b'{"InvoiceNo":"3","invoice_no":"4","quantity":3}\n'
     landed = land(lines, "a.jsonl")
     assert [row[1:3] for row in landed.rows] == [("1", 1), ("2", 2)]
     assert landed.reasons == ["json: invoice_no is given twice, in two spellings"]

@@ -1,7 +1,6 @@
 {{ config(meta={'strategy': 'replace', 'unique_key': 'stock_code'}) }}
 
--- Not materialized: reading three columns of silver a second time takes less memory than keeping all rows.
-with source as not materialized (
+with source as (
 
     select
         stock_code,

@@ -8,28 +8,19 @@
     )
 }}
 
-{%- set source_columns -%}
+-- Whole days are recomputed from every bronze row of the day, whichever file brought it.
+{%- set bronze_lines = touched_rows(source('bronze', 'shop__invoice_lines'), 'invoice_date') %}
+{%- set columns %}
 invoice_no, stock_code, description, quantity, invoice_date, unit_price, customer_id, country
 {%- endset %}
 
--- Whole days are recomputed from every bronze row of the day, whichever file brought it.
--- Not materialized: DuckDB would keep the whole day in memory (5 million rows: 1.4 GB instead of 0.8) to read it twice.
-with source as not materialized (
+-- Grouping five million rows by all columns takes 1.6 times the seconds, 2.2 times the memory, and twice the bytes on
+-- disk (rows lose their order). So only rows whose hash is not alone are grouped; a collision costs nothing but that.
+-- The source is named three times instead of once in a CTE, which DuckDB would keep in memory as a whole.
+with repeated as materialized (
 
-    select
-        {{ source_columns }},
-        _partition_date,
-        hash({{ source_columns }}) as row_hash,
-    from {{ touched_rows(source('bronze', 'shop__invoice_lines'), 'invoice_date') }}
-
-),
-
--- Grouping five million rows by all columns takes 1.6 times the seconds and twice the bytes on disk (rows lose their
--- order). So only rows whose hash is not alone are grouped; a collision of hashes costs nothing but that.
-repeated as materialized (
-
-    select row_hash
-    from source
+    select hash({{ columns }}) as row_hash
+    from {{ bronze_lines }}
     group by row_hash
     having count(*) > 1
 
@@ -37,18 +28,20 @@ repeated as materialized (
 
 deduplicated as (
 
-    select source.* exclude (row_hash)
-    from source
-    anti join repeated using (row_hash)
+    select
+        {{ columns }},
+        _partition_date,
+    from {{ bronze_lines }}
+    anti join repeated on repeated.row_hash = hash({{ columns }})
 
     union all
 
     select
-        {{ source_columns }},
+        {{ columns }},
         min(_partition_date) as _partition_date,
-    from source
-    semi join repeated using (row_hash)
-    group by {{ source_columns }}
+    from {{ bronze_lines }}
+    semi join repeated on repeated.row_hash = hash({{ columns }})
+    group by {{ columns }}
 
 ),
 

@@ -1,0 +1,154 @@
+"""What one dbt run reads and what its models owe their upstream tables: the plugin's state, read off dbt's graph.
+
+Holds no DuckDB connection and commits nothing: that is `dbt_plugin`. A delta model's options are the `meta` of its
+config; dbt_project/macros/delta.sql lists them.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+from dbt_common.invocation import get_invocation_id
+
+from pipeline_assets.lake import Lake, LakeError, Table
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The version of a table that this run reads, and the name under which readers record it."""
+
+    table: Table
+    version: int
+    position: str
+
+
+@dataclass
+class Plan:
+    """What one model of this run recomputes, and the positions that its commit moves.
+
+    Attributes:
+        everything: All rows: no table yet, full refresh, or an upstream that cannot say what changed.
+        applied: Position name to the upstream version that the stored rows reflect; None for none.
+        seen: Position name to the upstream version that this run reads.
+        dates: Days to recompute.
+        keys: In-memory table of the keys to recompute, for models grained by key.
+        by_keys: Whether the model is grained by key, not by day.
+        narrowed: Whether SQL was already narrowed to `dates`; from then on they must not grow.
+    """
+
+    everything: bool
+    applied: dict[str, int | None] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    dates: frozenset[date] = frozenset()
+    keys: str | None = None
+    by_keys: bool = False
+    narrowed: bool = False
+
+    def widen(self, dates: frozenset[date] | None) -> None:
+        """Adds days; None is everything."""
+        if self.narrowed and not self.everything and (dates is None or not dates <= self.dates):
+            raise LakeError(
+                "the days to recompute grew after touched_rows() or touched_keys() had used them: one call per model; "
+                "call before() ahead of it and give further days by `also`"
+            )
+        if dates is None:
+            self.everything = True
+        else:
+            self.dates |= dates
+
+
+@dataclass
+class Run:
+    """State of one dbt invocation."""
+
+    lake: Lake
+    full_refresh: bool = False
+    nodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    readers: dict[str, list[str]] = field(default_factory=dict)
+    pins: dict[str, Pin] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    owed: dict[str, frozenset[date] | None] = field(default_factory=dict)
+
+
+def asked_days() -> frozenset[date]:
+    """The days that the caller asks for beyond what changed: PIPELINE_MIN_DATE to PIPELINE_MAX_DATE, both included.
+
+    From the environment when a model runs, never by --vars: other vars make dbt parse the whole project again.
+    """
+    texts = [os.environ.get(f"PIPELINE_{end}_DATE", "") for end in ("MIN", "MAX")]
+    if not any(texts):
+        return frozenset()
+    try:
+        first, last = map(date.fromisoformat, texts)
+    except ValueError as error:
+        raise LakeError(
+            f"PIPELINE_MIN_DATE={texts[0]!r}, PIPELINE_MAX_DATE={texts[1]!r}: set both to dates (2011-12-09), or none"
+        ) from error
+    return frozenset(first + timedelta(days=day) for day in range((last - first).days + 1))
+
+
+def is_table(node: Mapping[str, Any]) -> bool:
+    """Whether a node of dbt's graph is a table of the lake: a source, or a model that is materialized as `delta`."""
+    kind = node["resource_type"]
+    return bool(kind == "source" or (kind == "model" and node["config"]["materialized"] == "delta"))
+
+
+def table_name(node: Mapping[str, Any]) -> str:
+    """Gives the lake's name of a node: its schema is the layer."""
+    return f"{node['schema']}.{node.get('alias') or node['identifier']}"
+
+
+def upstreams(node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Names the tables that a node reads, looking through ephemeral models."""
+    for key in node.get("depends_on", {}).get("nodes", []):
+        if key in nodes and is_table(nodes[key]):
+            yield table_name(nodes[key])
+        elif key in nodes:
+            yield from upstreams(nodes[key], nodes)
+
+
+def model_options(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model's options: what it sets under `meta` in its config, and dbt's own."""
+    config = node.get("config", {})
+    return {**config, **config.get("meta", {})}
+
+
+def as_list(value: str | Sequence[str] | None) -> list[str]:
+    """Reads an option that may be one name or several."""
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def batch_id(plan: Plan, options: Mapping[str, Any]) -> str:
+    """Names an appended batch: as the model says, else by the upstream versions it reads, else by the invocation."""
+    versions = ",".join(f"{name}={version}" for name, version in sorted(plan.seen.items()))
+    return f"batch:{options.get('batch_id') or versions or get_invocation_id()}"
+
+
+def check_options(name: str, options: Mapping[str, Any], plan: Plan) -> None:
+    """Refuses a model whose options do not say how to write it."""
+    strategy = options.get("strategy")
+    problem = None
+    if strategy not in ("overwrite", "append", "replace", "merge"):
+        problem = f"strategy is {strategy!r}; use overwrite, append, replace or merge"
+    elif strategy == "append" and plan.narrowed:
+        problem = "strategy append would add the old rows of touched days once more; use replace, or before()"
+    elif strategy == "merge" and not (options.get("unique_key") and options.get("sequence")):
+        problem = "strategy merge needs unique_key and sequence"
+    elif strategy == "replace" and not plan.seen:
+        problem = "strategy replace needs touched_rows() or touched_keys() in the model"
+    elif strategy == "replace" and not options.get("unique_key" if plan.by_keys else "date_column"):
+        problem = f"strategy replace needs {'unique_key' if plan.by_keys else 'date_column'}"
+    if problem:
+        raise LakeError(f"{name}: {problem}")
+
+
+def check_partitioning(table: Table, options: Mapping[str, Any]) -> None:
+    """Refuses a model that says another partitioning than its table has."""
+    found, wanted = table.open().metadata().partition_columns, as_list(options.get("partition_by"))
+    if found != wanted:
+        raise LakeError(
+            f"{table.name} is partitioned by {found}, the model says {wanted}: a table keeps its partitioning. Undo "
+            f"the change, or remove {table.uri} and build the model again"
+        )

@@ -1,0 +1,20 @@
+"""A pipeline of its own for each test: state, landing folder and lake in a temporary folder, settings read anew."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline_assets.settings import Settings, load_settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    monkeypatch.setenv("PIPELINE_STATE_DIR", str(tmp_path / "state"))
+    for name in ("LAKE_URI", "LANDING_URI", "ALERT_SLACK_WEBHOOK_URL", "ALERT_WEBHOOK_URL", "MIN_DATE", "MAX_DATE"):
+        monkeypatch.delenv(f"PIPELINE_{name}", raising=False)
+    load_settings.cache_clear()
+    found = load_settings()
+    Path(found.landing_uri).mkdir(parents=True)
+    yield found
+    load_settings.cache_clear()
