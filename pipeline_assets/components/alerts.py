@@ -7,6 +7,7 @@ Concept: https://docs.dagster.io/guides/automate/sensors/run-status-sensors
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -68,7 +69,7 @@ def _failed_checks(context: dg.RunStatusSensorContext) -> Iterator[alerts.Alert]
 
 def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
     steps = [event.event_specific_data.error for event in context.get_step_failure_events()]  # type: ignore[union-attr]
-    errors = [error.to_string().splitlines()[0] for error in steps if error]
+    errors = [_own_words(error) for error in steps if error]
     run = context.dagster_run
     return alerts.Alert(
         title=f"run of {run.job_name} failed",
@@ -78,6 +79,13 @@ def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
         details=errors or [context.failure_event.message or "no step failed: the run process was lost"],
         run_id=run.run_id,
     )
+
+
+def _own_words(error: Any) -> str:
+    """The first line of the error that our code raised; Dagster's around it only say that a step failed."""
+    while error.cause and error.cls_name.startswith(("Dagster", "RetryRequested")):
+        error = error.cause
+    return str(error.message.strip().splitlines()[0])
 
 
 def _partition(run: dg.DagsterRun) -> str:

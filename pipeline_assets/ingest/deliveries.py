@@ -162,7 +162,7 @@ def plan(
     for content_id in result.replaced.values():
         if content_id not in live:
             result.positions[f"content:{content_id}"] = _REPLACED
-    prints, _ = fingerprints(settled, settle_seconds=0)
+    prints, _, _ = fingerprints(settled, settle_seconds=0)
     for day in days:
         result.expect[position_of(day)] = log.transaction_version(position_of(day))
         if day in prints:

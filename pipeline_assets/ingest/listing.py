@@ -9,6 +9,7 @@ import json
 import time
 import zlib
 from base64 import b64decode, b64encode
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from pathlib import Path
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
 
 # A folder whose own mtime did not change gained and lost no file; a file rewritten in place is all that can hide in
-# it. Each listing looks again into one folder of this many, so that such a file is seen within as many listings.
-_SWEEP = 20
+# it. Each listing looks again into unchanged folders for this many files (0.1 s), in turn: a small landing folder is
+# seen whole each time, one of 100,000 files within five listings.
+_SWEPT_FILES = 20_000
 _FINGERPRINT_BITS = 63  # a Delta application transaction holds a signed 64-bit number
 
 
@@ -30,11 +32,13 @@ class Folder:
     Attributes:
         mtime_ns: The folder's own modification time.
         days: Day to fingerprint of its settled files.
-        waiting: Files that were still being written.
+        files: Number of settled files.
+        waiting: Number of files that were still being written.
     """
 
     mtime_ns: int
     days: Mapping[date, int]
+    files: int = 0
     waiting: int = 0
 
 
@@ -44,11 +48,11 @@ class Listing:
 
     Attributes:
         folders: Folder path to what was in it.
-        tick: Number of listings so far.
+        swept_to: The last unchanged folder that was looked into again; the next listing goes on behind it.
     """
 
     folders: Mapping[str, Folder] = field(default_factory=dict)
-    tick: int = 0
+    swept_to: str = ""
 
     @property
     def days(self) -> dict[date, int]:
@@ -67,10 +71,10 @@ class Listing:
     def to_text(self) -> str:
         """Packs the listing for a cursor: about 25 bytes a folder and day."""
         folders = {
-            name: [folder.mtime_ns, folder.waiting, {day.isoformat(): value for day, value in folder.days.items()}]
+            name: [folder.mtime_ns, {day.isoformat(): value for day, value in folder.days.items()}, folder.files, folder.waiting]
             for name, folder in self.folders.items()
         }
-        return b64encode(zlib.compress(json.dumps([self.tick, folders]).encode())).decode()
+        return b64encode(zlib.compress(json.dumps([self.swept_to, folders]).encode())).decode()
 
     @classmethod
     def from_text(cls, text: str | None) -> "Listing":
@@ -78,13 +82,13 @@ class Listing:
         if not text:
             return cls()
         try:
-            tick, folders = json.loads(zlib.decompress(b64decode(text)))
+            swept_to, folders = json.loads(zlib.decompress(b64decode(text)))
             return cls(
                 {
-                    name: Folder(mtime, {date.fromisoformat(day): value for day, value in days.items()}, waiting)
-                    for name, (mtime, waiting, days) in folders.items()
+                    name: Folder(mtime, {date.fromisoformat(day): value for day, value in days.items()}, files, waiting)
+                    for name, (mtime, days, files, waiting) in folders.items()
                 },
-                tick,
+                swept_to,
             )
         except (ValueError, TypeError, AttributeError, zlib.error):
             return cls()
@@ -107,30 +111,47 @@ def look(root: Path, pattern: PathPattern, *, last: Listing, settle_seconds: flo
     Returns:
         The new listing.
     """
-    folders: dict[str, Folder] = {}
-    for directory in pattern.directories(root):
-        known = last.folders.get(directory.path)
-        swept = zlib.crc32(directory.path.encode()) % _SWEEP == last.tick % _SWEEP
-        if known and known.mtime_ns == directory.mtime_ns and not known.waiting and not swept:
-            folders[directory.path] = known
-            continue
-        days, waiting = fingerprints(pattern.files(root, directory), settle_seconds=settle_seconds)
-        folders[directory.path] = Folder(directory.mtime_ns, days, waiting)
-    return Listing(folders, last.tick + 1)
+    directories = {directory.path: directory for directory in pattern.directories(root)}
+    unchanged = [
+        path
+        for path, directory in directories.items()
+        if (known := last.folders.get(path)) and known.mtime_ns == directory.mtime_ns and not known.waiting
+    ]
+    swept = _sweep(unchanged, last)
+    folders = {path: last.folders[path] for path in unchanged if path not in swept}
+    for path, directory in directories.items():
+        if path not in folders:
+            days, files, waiting = fingerprints(pattern.files(root, directory), settle_seconds=settle_seconds)
+            folders[path] = Folder(directory.mtime_ns, days, files, waiting)
+    return Listing(folders, swept[-1] if swept else last.swept_to)
 
 
-def fingerprints(files: Iterable[LandedFile], *, settle_seconds: float) -> tuple[dict[date, int], int]:
-    """Sums up files as a fingerprint per day; also counts those that are still being written."""
-    now, waiting = time.time(), 0
+def _sweep(unchanged: list[str], last: Listing) -> list[str]:
+    """Chooses unchanged folders to look into again: in turn, for about `_SWEPT_FILES` files, at least one."""
+    start = bisect_right(unchanged, last.swept_to)
+    swept: list[str] = []
+    files = 0
+    for path in unchanged[start:] + unchanged[:start]:
+        files += last.folders[path].files
+        if swept and files > _SWEPT_FILES:
+            break
+        swept.append(path)
+    return swept
+
+
+def fingerprints(files: Iterable[LandedFile], *, settle_seconds: float) -> tuple[dict[date, int], int, int]:
+    """Sums up files as a fingerprint per day; counts those that are settled, and those still being written."""
+    now, settled, waiting = time.time(), 0, 0
     days: dict[date, int] = defaultdict(int)
     for file in files:
-        if is_settled(file, now=now, settle_seconds=settle_seconds):
-            facts = f"{file.path}|{file.size_bytes}|{file.mtime_ns}".encode()
-            digest = int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest())
-            days[file.date] = (days[file.date] + digest) % 2**_FINGERPRINT_BITS
-        else:
+        if not is_settled(file, now=now, settle_seconds=settle_seconds):
             waiting += 1
-    return dict(days), waiting
+            continue
+        settled += 1
+        facts = f"{file.path}|{file.size_bytes}|{file.mtime_ns}".encode()
+        digest = int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest())
+        days[file.date] = (days[file.date] + digest) % 2**_FINGERPRINT_BITS
+    return dict(days), settled, waiting
 
 
 def ranges(dirty: Collection[date], listed: Collection[date]) -> list[tuple[date, date]]:

@@ -4,7 +4,9 @@ What a table does lives in `table`; how its files are written in `files`.
 """
 
 import importlib
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +63,8 @@ class Lake:
         """
         con = duckdb.connect(":memory:")
         con.execute("SET memory_limit = ?", [memory_limit])
+        # The default is .tmp in the working directory, which may be read-only or a checkout.
+        con.execute("SET temp_directory = ?", [str(Path(tempfile.gettempdir(), f"pipeline_assets-{os.getpid()}"))])
         if threads:
             con.execute("SET threads = ?", [threads])
         self.prepare(con)

@@ -10,6 +10,7 @@ from landing_source import BRONZE, LETTERS, Source
 from pydantic import ValidationError
 
 from pipeline_assets.components import LandingFiles
+from pipeline_assets.components.resources import lake_resource
 from pipeline_assets.lake import held_days
 from pipeline_assets.settings import Settings
 
@@ -38,9 +39,9 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
     assert result.success
     assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True}
     found = {
-        event.partition: {key: value.value for key, value in event.materialization.metadata.items()}
-        for event in (e.event_specific_data for e in result.get_asset_materialization_events())
-        if event.materialization.asset_key == BRONZE  # type: ignore[union-attr]
+        event.materialization.partition: {key: value.value for key, value in event.materialization.metadata.items()}
+        for event in (e.step_materialization_data for e in result.get_asset_materialization_events())
+        if event.materialization.asset_key == BRONZE
     }
     assert {day: (facts["records_in"], facts["rows"], facts["dead_letters"]) for day, facts in found.items()} == {
         "2011-01-04": (2, 2, 0), "2011-01-05": (1, 1, 0), "2011-01-06": (0, 0, 0),
@@ -102,7 +103,7 @@ def test_a_failed_blocking_check_stops_what_lies_downstream(source: Source) -> N
 
     defs = dg.Definitions.merge(source.defs, dg.Definitions(assets=[after]))
     source.land("2011-01-04/a.csv", source.line(1, quantity="x"))
-    job = defs.get_implicit_global_asset_job_def()
+    job = defs.resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=source.instance, partition_key="2011-01-04", raise_on_error=False)
     assert not result.success
     assert {event.asset_key for event in result.get_asset_materialization_events()} == {BRONZE, LETTERS}
@@ -151,6 +152,7 @@ def test_a_yaml_declaration_is_all_it_takes(settings: Settings) -> None:
         )
         with sandbox.load_component_and_build_defs(defs_path=path) as (component, defs):
             assert isinstance(component, LandingFiles)
+            defs = dg.Definitions.merge(defs, dg.Definitions(resources={"lake": lake_resource()}))
             keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
             assert keys == {"bronze/crm__accounts", "dead_letters/crm__accounts"}
     assert Path(settings.landing_uri).is_dir()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_assets.ingest import listing as listing_module
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import LandingDirectory, PathPattern
 
@@ -58,13 +59,18 @@ def test_an_unchanged_folder_is_not_listed_again(tmp_path: Path, monkeypatch: py
         return real(self, root, directory)
 
     monkeypatch.setattr(PathPattern, "files", files)
+    monkeypatch.setattr(listing_module, "_SWEPT_FILES", 3)
     again = see(tmp_path, listing)
     assert "shop/2011-01-05" in listed
-    assert len(listed) <= 6  # the changed one, and a twentieth or so for the sweep
+    assert len(listed) == 4  # the changed one, and three of the others in turn
     assert {day for day in again.days if again.days[day] != listing.days[day]} == {SECOND}
 
 
-def test_a_file_rewritten_in_place_is_seen_within_twenty_listings(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("swept_files", "listings"), [(20_000, 1), (7, 4)])
+def test_a_file_rewritten_in_place_is_seen_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swept_files: int, listings: int
+) -> None:
+    monkeypatch.setattr(listing_module, "_SWEPT_FILES", swept_files)
     for day in range(1, 29):
         land(tmp_path, f"2011-01-{day:02}/a.csv")
     listing = see(tmp_path)
@@ -73,7 +79,7 @@ def test_a_file_rewritten_in_place_is_seen_within_twenty_listings(tmp_path: Path
     with path.open("r+") as file:
         file.write("other")
     os.utime(path, (1e9, 1e9))
-    for _ in range(20):
+    for _ in range(listings):
         listing = see(tmp_path, listing)
     assert {day for day in before if listing.days[day] != before[day]} == {SECOND}
 
