@@ -61,7 +61,10 @@ def send(alert: Alert, settings: Settings, log: logging.Logger) -> None:
 def _post(url: str, body: dict[str, object]) -> None:
     try:
         answer = requests.post(
-            url, data=json.dumps(body, default=str), headers={"Content-Type": "application/json"}, timeout=_TIMEOUT_SECONDS
+            url,
+            data=json.dumps(body, default=str),
+            headers={"Content-Type": "application/json"},
+            timeout=_TIMEOUT_SECONDS,
         )
         answer.raise_for_status()
     except requests.RequestException as error:

@@ -68,7 +68,14 @@ def tables(as_json: Json = False) -> None:
         _err.print(f"no tables in {_lake().uri} yet: try [bold]make demo[/bold]")
     else:
         rows = [
-            (t.name, f"{t.rows:,}", f"{t.files:,}", f"{t.size_bytes / 1e6:,.1f}", str(t.version), f"{t.committed_at:%F %T}")
+            (
+                t.name,
+                f"{t.rows:,}",
+                f"{t.files:,}",
+                f"{t.size_bytes / 1e6:,.1f}",
+                str(t.version),
+                f"{t.committed_at:%F %T}",
+            )
             for t in found
         ]
         _print_table(["table", "rows", "files", "MB", "version", "last commit (UTC)"], rows, right={1, 2, 3, 4})
@@ -105,7 +112,9 @@ def _print_json(rows: Sequence[dict[str, Any]]) -> None:
     typer.echo(json.dumps(rows, default=str, indent=None if len(rows) > _ROWS_SHOWN else 1))
 
 
-def _print_table(names: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()) -> None:
+def _print_table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()
+) -> None:
     shown = RichTable(box=None, header_style="bold", pad_edge=False)
     for at, name in enumerate(names):
         shown.add_column(name, justify="right" if at in right else "left", overflow="fold")

@@ -3,7 +3,7 @@
 Concept: https://docs.dagster.io/guides/build/partitions-and-backfills/partitioning-assets
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 
 import dagster as dg
@@ -25,7 +25,7 @@ def range_tags(first: date, last: date) -> dict[str, str]:
     return {RANGE_START_TAG: first.isoformat(), RANGE_END_TAG: last.isoformat()}
 
 
-def range_of_tags(tags: dict[str, str]) -> tuple[date, date] | None:
+def range_of_tags(tags: Mapping[str, str]) -> tuple[date, date] | None:
     """Gives the first and last day that a run with these tags covers; None for a run without partitions."""
     if RANGE_START_TAG in tags:
         return date.fromisoformat(tags[RANGE_START_TAG]), date.fromisoformat(tags[RANGE_END_TAG])

@@ -1,5 +1,7 @@
-"""Dagster components: the declarations that a team writes in `defs/<name>/defs.yaml`. The one place where Dagster
-meets the domain code. `dg list components` shows them, `dg scaffold defs <type> <name>` writes a new declaration.
+"""Dagster components: the one place where Dagster meets the domain code.
+
+A team writes declarations of them in `defs/<name>/defs.yaml`. `dg list components` shows them, `dg scaffold defs <type>
+<name>` writes a new declaration.
 """
 
 from pipeline_assets.components.alerts import Alerts

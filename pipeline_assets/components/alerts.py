@@ -1,4 +1,4 @@
-"""The `Alerts` component: failed checks and failed runs reach people, once each. Targets are in `pipeline_assets.alerts`.
+"""The `Alerts` component: failed checks and failed runs reach people, once each. Targets are in `alerts`.
 
 Run status sensors, because a cross-run query for check events is refused by SQLite's sharded event log; a status
 sensor sees each finished run exactly once.
@@ -81,7 +81,7 @@ def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
     )
 
 
-def _own_words(error: Any) -> str:
+def _own_words(error: Any) -> str:  # noqa: ANN401 - Dagster's class for it is private
     """The first line of the error that our code raised; Dagster's around it only say that a step failed."""
     while error.cause and error.cls_name.startswith(("Dagster", "RetryRequested")):
         error = error.cause

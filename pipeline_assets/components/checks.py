@@ -61,7 +61,9 @@ def contract_by_day(
     found = validate(model, frames(con, table, where))
     if found.passed:
         return found, []
-    return found, [day for day in days if not validate(model, frames(con, table, f"_partition_date = DATE '{day}'")).passed]
+    return found, [
+        day for day in days if not validate(model, frames(con, table, f"_partition_date = DATE '{day}'")).passed
+    ]
 
 
 def contract_result(found: Violations, where: str) -> dg.AssetCheckResult:

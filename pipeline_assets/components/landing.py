@@ -38,7 +38,7 @@ _SENSOR_SECONDS = 30
 class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """Files that land in a folder become a daily-partitioned bronze table.
 
-    A day that fails a blocking check is withheld from silver and gold until it passes, in later runs too (`lake.judge`).
+    A day that fails a blocking check is withheld from silver and gold until it passes, in later runs too: `lake.judge`.
     Silver and gold follow in the same run, not by automation conditions: a run costs 5 CPU seconds to start and the
     days that changed are known right there, while an automation sensor costs a daemon tick and a second run.
     """
@@ -150,7 +150,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
             pool=f"source_{self.name}",
         )
-        def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult]:
+        def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
             settings = load_settings()
             days = days_of(context.partition_keys)
             with lake.connect() as con:
@@ -243,9 +243,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         return sensor
 
 
-def _reconciliation(
-    asset: dg.AssetKey, total: landing.DayCounts, wrong: list[landing.Mismatch]
-) -> dg.AssetCheckResult:
+def _reconciliation(asset: dg.AssetKey, total: landing.DayCounts, wrong: list[landing.Mismatch]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name="reconciliation",

@@ -1,5 +1,7 @@
-"""Column lineage of dbt models from their compiled SQL, by sqlglot. dagster-dbt's own way asks a database for the
-columns of every relation after the run, which an in-memory DuckDB can no longer answer.
+"""Column lineage of dbt models from their compiled SQL, by sqlglot.
+
+dagster-dbt's own way asks a database for the columns of every relation after the run, which an in-memory DuckDB can no
+longer answer.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,14 +3,14 @@
 Concept: https://docs.dagster.io/guides/build/external-resources
 """
 
-import duckdb
 import dagster as dg
+import duckdb
 
 from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings
 
 
-class LakeResource(dg.ConfigurableResource):
+class LakeResource(dg.ConfigurableResource[Lake]):
     """The lake that assets and checks read and write.
 
     Attributes:

@@ -23,8 +23,8 @@ from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtC
 from packaging import version
 
 from pipeline_assets.components.checks import table_contract_check
-from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.components.lineage import column_lineage
+from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.lake.table import TOUCHED_DATES
@@ -48,8 +48,10 @@ class TransformError(Exception):
 
 
 class LeanDbtCliResource(DbtCliResource):
-    """dagster-dbt's resource without two start-up costs: a `dbt --version` child that asks the package index, and a
-    second adapter in Dagster's process that only fetches row counts (ours come from the Delta log).
+    """dagster-dbt's resource without two start-up costs.
+
+    These are a `dbt --version` child that asks the package index, and a second adapter in Dagster's process that only
+    fetches row counts (ours come from the Delta log).
 
     Overrides two private members of dagster-dbt 0.29; tests/components/test_transform.py fails if they vanish.
     """
@@ -58,7 +60,7 @@ class LeanDbtCliResource(DbtCliResource):
     def _cli_version(self) -> version.Version:
         return version.parse(importlib.metadata.version("dbt-core"))
 
-    def _initialize_dbt_core_adapter(self, args: object) -> Any:
+    def _initialize_dbt_core_adapter(self, args: object) -> Any:  # noqa: ANN401 - as in the base class
         return None
 
 
@@ -103,9 +105,7 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
             dagster_dbt_translator=translator,
             pool="transform",
         )
-        def dbt_models(
-            context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource
-        ) -> Iterator[Any]:
+        def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
             days = days_of(context.partition_keys)
             with _environment(dbt_environment(days[0], days[-1])):
                 invocation = dbt.cli(_BUILD, context=context)
@@ -113,13 +113,15 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
                     if isinstance(event, dg.Output | dg.AssetMaterialization):
                         props = models[str(event.metadata["unique_id"].value)]
                         facts = _facts(lake.open(), props, manifest, invocation.target_path, translator)
-                        event = event.with_metadata({**event.metadata, **facts})
-                    yield event
+                        yield event.with_metadata({**event.metadata, **facts})
+                    else:
+                        yield event
 
         checks = [
-            table_contract_check(translator.get_asset_key(props), contract(table_name(props))) for props in models.values()
+            table_contract_check(translator.get_asset_key(props), contract(table_name(props)))
+            for props in models.values()
         ]
-        resource = LeanDbtCliResource(project_dir=project, dbt_executable=dbt_executable())
+        resource = LeanDbtCliResource(project_dir=str(project.project_dir), dbt_executable=dbt_executable())
         return dg.Definitions(assets=[dbt_models], asset_checks=checks, resources={"dbt": resource})
 
 
@@ -141,7 +143,7 @@ def prepare_if_stale(project: DbtProject) -> None:
             return
     folder = str(project.project_dir)
     command = [dbt_executable(), "--quiet", "parse", "--project-dir", folder, "--profiles-dir", folder]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **_LEAN_DBT})  # noqa: S603
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **_LEAN_DBT})  # noqa: S603
     if done.returncode:
         raise TransformError(f"dbt cannot parse {folder}:\n{done.stdout}{done.stderr}")
 

@@ -6,7 +6,7 @@ The same sensor and the same jobs as in production; only the daemon is left out,
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -97,16 +97,14 @@ class _Pipeline:
         with context:
             ticked = sensor.evaluate_tick(context)
         self._cursor = ticked.cursor
-        job = self._repository.get_job(sensor.job_name)
-        results = []
+        job = self._repository.get_job(str(sensor.job_name))
         with self._log.open("a") as log, redirect_stdout(log):  # dbt talks
-            for request in ticked.run_requests or []:
-                results.append(
-                    job.execute_in_process(
-                        instance=self._instance, tags=dict(request.tags), run_config=_QUIET, raise_on_error=False
-                    )
+            return [
+                job.execute_in_process(
+                    instance=self._instance, tags=dict(request.tags), run_config=_QUIET, raise_on_error=False
                 )
-        return results
+                for request in ticked.run_requests or []
+            ]
 
 
 @contextmanager
@@ -153,8 +151,8 @@ def _report(console: Console, lake: Lake, results: list[dg.ExecuteInProcessResul
         console.print(part, "")
     for day in sorted(held_days(Table(lake, _BRONZE))):
         console.print(
-            f"[red]{day} is withheld[/red]: more of its records are dead letters than the failure budget allows. Silver "
-            "and gold go on without that day until it is delivered again. The dead letters:"
+            f"[red]{day} is withheld[/red]: more of its records are dead letters than the failure budget allows. "
+            "Silver and gold go on without that day until it is delivered again. The dead letters:"
         )
     for reason, count in reasons:
         console.print(f"  {count:>3}  {reason}", markup=False, highlight=False)

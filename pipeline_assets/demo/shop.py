@@ -226,7 +226,7 @@ def _write_avro(con: duckdb.DuckDBPyConnection, select: str, path: Path) -> None
     both as many exporters write them.
     """
     frame = con.sql(
-        "SELECT * REPLACE (UnitPrice::DOUBLE AS UnitPrice, InvoiceDate::VARCHAR AS InvoiceDate) " f"FROM ({select})"
+        f"SELECT * REPLACE (UnitPrice::DOUBLE AS UnitPrice, InvoiceDate::VARCHAR AS InvoiceDate) FROM ({select})"
     ).pl()
     frame.write_avro(path, name="InvoiceLine")
     _fix_sync_marker(path)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import duckdb
-import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest.conform import conform_sql, match_fields
@@ -145,7 +144,9 @@ class FileReader:
         return write_parquet(self.con, select, self.bronze.uri, partition_values=partition)
 
     def _letter(self, delivery: Delivery, line: int | None, reason: str, raw: str) -> None:
-        self.con.execute(f"INSERT INTO {LETTERS} SELECT {self._facts(delivery, '?::BIGINT')}, ?, ?", [line, reason, raw])
+        self.con.execute(
+            f"INSERT INTO {LETTERS} SELECT {self._facts(delivery, '?::BIGINT')}, ?, ?", [line, reason, raw]
+        )
 
     @staticmethod
     def _facts(delivery: Delivery, line: str) -> str:

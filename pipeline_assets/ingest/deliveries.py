@@ -1,9 +1,13 @@
 """What is to be done with the files of some days: read, leave, replace, or wait. Decided by content, not by name.
 
 Holds the plan, made from the landing folder and the tables. Reading the files and committing them is in `landing`.
+
+The rule: each content is in the table once, in the name of the first file (by day, then by path) that holds it now. So
+the outcome depends on what lies in the folder, not on the order in which it came or was read. Rows of a file that is
+no longer there (archived) stay.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,8 +20,22 @@ from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
 from pipeline_assets.lake import Table
 
-_LIVE, _REPLACED = 1, 0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A content of a path as rows or dead letters of the tables show it.
+
+    Attributes:
+        day: The partition that it lies in.
+        content_id: What the file's bytes were.
+        delivered_at: Its modification time.
+    """
+
+    day: date
+    content_id: str
+    delivered_at: datetime
 
 
 @dataclass(frozen=True)
@@ -40,9 +58,10 @@ class Plan:
     """What the files of some days ask for.
 
     Attributes:
-        read: Files whose content is not in the table.
-        replaced: Path to content id of rows that a newer content of the same path replaces.
-        copies: Files whose content is in the table already, from another path, and that content's id.
+        read: Files whose content is to come into the table.
+        gone: Contents that leave the table, with the day that they lie in.
+        corrected: Paths whose former content is among `gone`.
+        copies: Files whose content is in the table in the name of another file.
         waiting: Files still being written.
         unchanged: Number of files that are in the table as they are.
         expect: Positions in the log that the plan was made on.
@@ -50,7 +69,8 @@ class Plan:
     """
 
     read: list[Delivery] = field(default_factory=list)
-    replaced: dict[str, str] = field(default_factory=dict)
+    gone: set[tuple[date, str]] = field(default_factory=set)
+    corrected: set[str] = field(default_factory=set)
     copies: list[tuple[LandedFile, str]] = field(default_factory=list)
     waiting: list[LandedFile] = field(default_factory=list)
     unchanged: int = 0
@@ -63,8 +83,13 @@ def position_of(day: date) -> str:
     return f"landing:{day.isoformat()}"
 
 
+def owner_of(content_id: str) -> str:
+    """Names the position that holds the day (as an ordinal) in which a content lies; 0 when it left the table."""
+    return f"content:{content_id}"
+
+
 def copy_of(content_id: str) -> str:
-    """Names the position that holds the day (as an ordinal) on which a content was last passed over as a copy."""
+    """Names the position that holds the first day (as an ordinal) on which a content was passed over as a copy."""
     return f"copy:{content_id}"
 
 
@@ -73,121 +98,145 @@ def extracted_at(file: LandedFile) -> datetime:
     return _EPOCH + timedelta(microseconds=file.mtime_ns // 1000)
 
 
-def files_of(root: Path, pattern: PathPattern, days: Iterable[date]) -> list[LandedFile]:
-    """Lists the files of some days, in order of their paths."""
-    wanted = set(days)
-    return sorted(
+def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> list[LandedFile]:
+    """Lists the files of some days, in order of day and path."""
+    found = (
         file
         for directory in pattern.directories(root)
-        if pattern.day_of(directory) in wanted or pattern.day_of(directory) is None
+        if (day := pattern.day_of(directory)) is None or day in days
         for file in pattern.files(root, directory)
-        if file.date in wanted
+        if file.date in days
     )
+    return sorted(found, key=lambda file: (file.date, file.path))
 
 
-def in_tables(con: duckdb.DuckDBPyConnection, tables: Iterable[Table], days: Iterable[date]) -> dict[str, set[tuple[str, datetime]]]:
-    """Finds which contents of which paths lie in the partitions of some days: path -> (content id, delivered at)."""
+def in_tables(con: duckdb.DuckDBPyConnection, tables: Iterable[Table], days: Iterable[date]) -> dict[str, set[Stored]]:
+    """Finds which contents of which paths lie in the partitions of some days."""
     listed = ", ".join(f"DATE '{day}'" for day in sorted(days))
-    found: dict[str, set[tuple[str, datetime]]] = {}
+    found: dict[str, set[Stored]] = {}
     for table in tables:
         if not table.exists():
             continue
         rows = con.execute(
-            f"SELECT DISTINCT _source.file, _batch_id, _extracted_at FROM {table.scan()} WHERE _partition_date IN ({listed})"
+            f"SELECT DISTINCT _source.file, _partition_date, _batch_id, _extracted_at FROM {table.scan()} "
+            f"WHERE _partition_date IN ({listed})"
         )
-        for path, content_id, at in rows.fetchall():
-            found.setdefault(path, set()).add((content_id, at.astimezone(UTC)))
+        for path, day, content_id, at in rows.fetchall():
+            found.setdefault(path, set()).add(Stored(day, content_id, at.astimezone(UTC)))
     return found
 
 
 def plan(
     log: DeltaTable,
-    known: Mapping[str, set[tuple[str, datetime]]],
+    known: Mapping[str, set[Stored]],
     root: Path,
     files: Iterable[LandedFile],
     *,
-    days: Iterable[date],
+    days: Collection[date],
     settle_seconds: float,
+    held_up: Collection[str] = (),
 ) -> Plan:
     """Decides what to do with the files of some days.
-
-    The outcome depends on what lies in the folder and what is in the table, not on the order of deliveries: each
-    content that a path of these days has now is in the table once; a content that no path has any more stays if its
-    path is gone (archived), and goes if its path has another content now.
 
     Args:
         log: The bronze table as it is now.
         known: What `in_tables` found for these days.
         root: The landing folder.
-        files: The files of these days.
+        files: The files of these days, in order of day and path.
         days: The days.
         settle_seconds: Younger files wait.
+        held_up: Paths of files that changed while they were read; they wait too.
     """
     result = Plan()
     now = datetime.now(UTC).timestamp()
     settled = []
     for file in files:
-        if is_settled(file, now=now, settle_seconds=settle_seconds):
+        if file.path not in held_up and is_settled(file, now=now, settle_seconds=settle_seconds):
             settled.append(file)
         else:
             result.waiting.append(file)
+    contents = {file.path: _identify(root, file, known.get(file.path, ())) for file in settled}
+    current = {path: content_id for path, (content_id, _) in contents.items()}
     stored, unfinished = _stored(log, known)
-    contents: dict[str, Content] = {}
-    current: dict[str, str] = {}
+    changed = {path for path in stored if path in current and current[path] != stored[path].content_id}
+    for path in changed | (unfinished & stored.keys() & current.keys()):
+        result.gone.add((stored[path].day, stored[path].content_id))
+        result.corrected.add(path)
+    claims: dict[str, list[LandedFile]] = {}
     for file in settled:
-        same = [content_id for content_id, at in known.get(file.path, ()) if _looks_same(file, content_id, at)]
-        if not same:
-            contents[file.path] = replace(read_content(root / file.path), head=b"")  # a megabyte each otherwise
-        current[file.path] = same[0] if same else contents[file.path].content_id
-    for path, content_id in stored.items():
-        if path in current and (current[path] != content_id or path in unfinished):
-            result.replaced[path] = content_id
-    goes = set(result.replaced.values())
-    live = {content_id for path, content_id in stored.items() if path not in result.replaced}
-    for file in settled:
-        content_id = current[file.path]
-        if stored.get(file.path) == content_id and file.path not in result.replaced:
-            result.unchanged += 1
-            continue
-        name = f"content:{content_id}"
-        before = log.transaction_version(name)
-        if content_id in live or (before == _LIVE and content_id not in goes):
-            result.copies.append((file, content_id))
-            result.positions[copy_of(content_id)] = file.date.toordinal()
-            continue
-        live.add(content_id)
-        result.expect[name] = before
-        result.positions[name] = _LIVE
-        result.read.append(Delivery(file, content_id, contents.get(file.path)))
-    for content_id in result.replaced.values():
-        if content_id not in live:
-            result.positions[f"content:{content_id}"] = _REPLACED
+        claims.setdefault(current[file.path], []).append(file)
+    for content_id, claimants in claims.items():
+        _settle_claim(result, log, content_id, claimants, stored, contents)
+    read = {delivery.content_id for delivery in result.read}
+    result.positions.update({owner_of(content_id): 0 for _, content_id in result.gone if content_id not in read})
+    result.expect.update({position_of(day): log.transaction_version(position_of(day)) for day in days})
     prints, _, _ = fingerprints(settled, settle_seconds=0)
-    for day in days:
-        result.expect[position_of(day)] = log.transaction_version(position_of(day))
-        if day in prints:
-            result.positions[position_of(day)] = prints[day]
+    held_days = {file.date for file in result.waiting if file.path in held_up}
+    result.positions.update({position_of(day): value for day, value in prints.items() if day not in held_days})
     return result
 
 
-def _stored(
-    log: DeltaTable, known: Mapping[str, set[tuple[str, datetime]]]
-) -> tuple[dict[str, str], set[str]]:
+def _settle_claim(
+    result: Plan,
+    log: DeltaTable,
+    content_id: str,
+    claimants: list[LandedFile],
+    stored: Mapping[str, Stored],
+    contents: Mapping[str, tuple[str, Content | None]],
+) -> None:
+    """Decides in whose name a content is in the table: of the first file by day and path that holds it."""
+    first, name = claimants[0], owner_of(content_id)
+    before = log.transaction_version(name)
+    owner_day = date.fromordinal(before) if before else None
+    owner_path = next((path for path, entry in stored.items() if entry.content_id == content_id), None)
+    if owner_day and (owner_day, content_id) in result.gone:
+        owner_day = None
+    if owner_day and owner_path == first.path:
+        result.unchanged += 1
+    elif owner_day and (
+        owner_day < first.date or (owner_day == first.date and not _moves(owner_path, first, contents))
+    ):
+        result.copies.append((first, content_id))
+    else:
+        if owner_day:
+            result.gone.add((owner_day, content_id))
+        result.expect[name] = before
+        result.positions[name] = first.date.toordinal()
+        result.read.append(Delivery(first, content_id, contents[first.path][1]))
+    for file in claimants[1:]:
+        result.copies.append((file, content_id))
+    others = [file.date for file, copied in result.copies if copied == content_id]
+    if others:
+        seen = log.transaction_version(copy_of(content_id))
+        result.positions[copy_of(content_id)] = min([day.toordinal() for day in others] + ([seen] if seen else []))
+
+
+def _moves(owner_path: str | None, first: LandedFile, contents: Mapping[str, object]) -> bool:
+    """Whether a content moves to another file of its day: only from one that is still there, never from an archived."""
+    return owner_path is not None and owner_path in contents and first.path < owner_path
+
+
+def _identify(root: Path, file: LandedFile, known: Iterable[Stored]) -> tuple[str, Content | None]:
+    """Tells what a file's bytes are; reads them only if size and time do not say that they were read before."""
+    at = extracted_at(file)
+    for entry in known:
+        if entry.content_id.endswith(f"-{file.size_bytes}") and entry.delivered_at == at:
+            return entry.content_id, None
+    content = replace(read_content(root / file.path), head=b"")  # a megabyte each otherwise
+    return content.content_id, content
+
+
+def _stored(log: DeltaTable, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[str]]:
     """Tells which contents the log says are in the table, and paths whose last reading was killed before its commit.
 
     Dead letters are committed before rows: letters of a content that the log does not know are such a trace.
     """
-    stored: dict[str, str] = {}
+    stored: dict[str, Stored] = {}
     unfinished = set()
     for path, entries in known.items():
-        for content_id, _ in entries:
-            if log.transaction_version(f"content:{content_id}") == _LIVE:
-                stored[path] = content_id
+        for entry in entries:
+            if log.transaction_version(owner_of(entry.content_id)) == entry.day.toordinal():
+                stored[path] = entry
             else:
                 unfinished.add(path)
     return stored, unfinished
-
-
-def _looks_same(file: LandedFile, content_id: str, at: datetime) -> bool:
-    """Whether size and time say that a file was not rewritten since it was read (as rsync decides it)."""
-    return content_id.endswith(f"-{file.size_bytes}") and at == extracted_at(file)

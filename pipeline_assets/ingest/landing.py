@@ -9,7 +9,7 @@ in `lake`.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -22,14 +22,23 @@ from deltalake import Schema
 from pipeline_assets.contracts.base import Model, RawColumn, RawShape, event_time, raw_shape
 from pipeline_assets.ingest.bronze_file import LETTERS, FileReader
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
-from pipeline_assets.ingest.deliveries import Plan, copy_of, files_of, in_tables, plan, position_of
+from pipeline_assets.ingest.deliveries import Plan, copy_of, files_of, in_tables, plan
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.ingest.readers import Format
-from pipeline_assets.lake import CommitConflictError, DataFile, Lake, PositionMovedError, Table, discard, query_schema, quote_name
+from pipeline_assets.lake import (
+    CommitConflictError,
+    DataFile,
+    Lake,
+    PositionMovedError,
+    Table,
+    discard,
+    query_schema,
+    quote_name,
+)
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 
-_ATTEMPTS = 5
+_ATTEMPTS = 8
 _COMMITS_LOOKED_AT = 20
 
 Outcome = Literal["new", "corrected", "copy", "waiting"]
@@ -135,6 +144,14 @@ class Mismatch:
     dead_letters: int
 
 
+class _FileChangedError(Exception):
+    """A file changed while it was read: the plan is made again without it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
 def ingest(
     lake: Lake,
     con: duckdb.DuckDBPyConnection,
@@ -159,25 +176,28 @@ def ingest(
         run_id: Of the run, for the commit's metadata.
 
     Raises:
-        PositionMovedError: Other runs of the same source kept committing in between.
+        CommitConflictError: Other runs of the same source, or writers of its files, were faster each time.
     """
     days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
     bronze = source.table(lake)
     shape = _prepare(con, bronze, source)
-    for attempt in range(1, _ATTEMPTS + 1):
+    held_up: set[str] = set()
+    for _ in range(_ATTEMPTS):
         log = bronze.open()
         known = in_tables(con, [bronze, dead_letter_table(lake, bronze.name)], days)
-        todo = plan(log, known, root, files_of(root, source.pattern, days), days=days, settle_seconds=settle_seconds)
+        files = files_of(root, source.pattern, days)
+        todo = plan(log, known, root, files, days=days, settle_seconds=settle_seconds, held_up=held_up)
         # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
-        copied = (log.transaction_version(copy_of(content_id)) for content_id in todo.replaced.values())
+        copied = (log.transaction_version(copy_of(content_id)) for _, content_id in todo.gone)
         if more := {date.fromordinal(ordinal) for ordinal in copied if ordinal} - days:
             days |= more
             continue
         try:
             return _carry_out(con, bronze, source, shape, root, todo, run_id)
+        except _FileChangedError as error:
+            held_up.add(error.path)
         except PositionMovedError:
-            if attempt == _ATTEMPTS:
-                raise
+            continue
     raise CommitConflictError(bronze.name, _ATTEMPTS)
 
 
@@ -193,7 +213,9 @@ def day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, where: str) -> dic
     parts = [f"SELECT _partition_date AS day, 1 AS row_, 0 AS letter FROM {bronze.scan()} WHERE {where}"]
     if letters.exists():
         parts.append(f"SELECT _partition_date, 0, 1 FROM {letters.scan()} WHERE {where}")
-    rows = con.execute(f"SELECT day, sum(row_)::BIGINT, sum(letter)::BIGINT FROM ({' UNION ALL '.join(parts)}) GROUP BY day")
+    rows = con.execute(
+        f"SELECT day, sum(row_)::BIGINT, sum(letter)::BIGINT FROM ({' UNION ALL '.join(parts)}) GROUP BY day"
+    )
     return {day: DayCounts(0, good + bad, good, bad) for day, good, bad in rows.fetchall()}
 
 
@@ -212,14 +234,17 @@ def reconcile(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[DayCounts,
     for at, table in enumerate([bronze, letters]):
         if table.exists():
             rows = con.execute(
-                f"SELECT _source.file, _batch_id, count(*) FROM {table.scan()} WHERE _partition_date IN ({days}) GROUP BY ALL"
+                f"SELECT _source.file, _batch_id, count(*) FROM {table.scan()} WHERE _partition_date IN ({days}) "
+                "GROUP BY ALL"
             )
             for file, content_id, count in rows.fetchall():
                 found[file, content_id][at] = count
     total, wrong = DayCounts(), []
     for entry in read:
         rows_, dead = found[entry["file"], entry["content_id"]]
-        total = DayCounts(total.files + 1, total.records_in + entry["records_in"], total.rows + rows_, total.dead_letters + dead)
+        total = DayCounts(
+            total.files + 1, total.records_in + entry["records_in"], total.rows + rows_, total.dead_letters + dead
+        )
         if entry["records_in"] != rows_ + dead:
             day = date.fromisoformat(entry["day"])
             wrong.append(Mismatch(entry["file"], day, entry["records_in"], rows_, dead))
@@ -255,32 +280,27 @@ def _carry_out(
 ) -> Report:
     """Reads what the plan says and commits it. Raises PositionMovedError when another run was faster."""
     con.execute(f"CREATE OR REPLACE TEMP TABLE {LETTERS} ({', '.join(f'{n} {t}' for n, t in LETTER_COLUMNS.items())})")
-    positions = dict(todo.positions)
     reports = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
     reports += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
     files: list[DataFile] = []
     added: dict[str, RawColumn] = {}
-    with TemporaryDirectory() as folder:
-        reader = FileReader(con, bronze, root, Path(folder), source.format, source.delimiter, source.schema_evolution)
-        for delivery in todo.read:
-            path, day, content_id = delivery.file.path, delivery.file.date, delivery.content_id
-            landed = reader.read(delivery, shape.extended(added.values()))
-            if landed is None:
-                positions.pop(f"content:{content_id}")
-                positions.pop(position_of(day), None)
-                reports.append(FileReport(path, day, "", "waiting"))
-                continue
-            files += landed.files
-            added |= {column.name: column for column in landed.added}
-            outcome: Outcome = "corrected" if path in todo.replaced else "new"
-            reports.append(
-                FileReport(path, day, content_id, outcome, landed.records_in, landed.rows, landed.dead_letters)
-            )
-    read = [report for report in reports if report.outcome in ("new", "corrected")]
-    gone = {path: content_id for path, content_id in todo.replaced.items() if path in {report.file for report in read}}
     try:
-        version = _commit(con, bronze, files, read, gone, added.values(), todo.expect, positions, run_id)
-    except PositionMovedError:
+        with TemporaryDirectory() as folder:
+            reader = FileReader(
+                con, bronze, root, Path(folder), source.format, source.delimiter, source.schema_evolution
+            )
+            for delivery in todo.read:
+                path = delivery.file.path
+                landed = reader.read(delivery, shape.extended(added.values()))
+                if landed is None:
+                    raise _FileChangedError(path)
+                files += landed.files
+                added |= {column.name: column for column in landed.added}
+                outcome: Outcome = "corrected" if path in todo.corrected else "new"
+                counts = landed.records_in, landed.rows, landed.dead_letters
+                reports.append(FileReport(path, delivery.file.date, delivery.content_id, outcome, *counts))
+        version = _commit(con, bronze, files, reports, added.values(), todo, run_id)
+    except (_FileChangedError, PositionMovedError):
         for file in files:
             discard(bronze.uri, file.path)
         raise
@@ -291,40 +311,37 @@ def _commit(
     con: duckdb.DuckDBPyConnection,
     bronze: Table,
     files: list[DataFile],
-    read: list[FileReport],
-    gone: Iterable[str],
+    reports: list[FileReport],
     added: Iterable[RawColumn],
-    expect: Mapping[str, int | None],
-    positions: Mapping[str, int],
+    todo: Plan,
     run_id: str,
 ) -> int:
     """The two commits: the dead letters of the files read, then their rows and positions."""
-    con.execute("CREATE OR REPLACE TEMP TABLE landing_read (file VARCHAR, gone BOOLEAN)")
-    paths = {report.file: report.file in set(gone) for report in read}
-    if paths:
-        con.executemany("INSERT INTO landing_read VALUES (?, ?)", list(paths.items()))
-    days = ", ".join(sorted({f"DATE '{report.day}'" for report in read}))
+    con.execute("CREATE OR REPLACE TEMP TABLE landing_read (file VARCHAR)")
+    con.execute("CREATE OR REPLACE TEMP TABLE landing_gone (day DATE, content_id VARCHAR)")
+    if todo.read:
+        con.executemany("INSERT INTO landing_read VALUES (?)", [[delivery.file.path] for delivery in todo.read])
+    if todo.gone:
+        con.executemany("INSERT INTO landing_gone VALUES (?, ?)", sorted(todo.gone))
+    days = {delivery.file.date for delivery in todo.read} | {day for day, _ in todo.gone}
+    listed = ", ".join(f"DATE '{day}'" for day in sorted(days))
+    in_days = f"_partition_date IN ({listed})"
+    gone = f"{in_days} AND (_partition_date, _batch_id) IN (SELECT (day, content_id) FROM landing_gone)"
     facts = {"run_id": run_id} if run_id else {}
-    if read:
-        record(
-            con,
-            dead_letter_table(bronze.lake, bronze.name),
-            f"SELECT * FROM {LETTERS}",
-            where=f"_partition_date IN ({days}) AND _source.file IN (SELECT file FROM landing_read)",
-            metadata=facts,
-        )
-        total = _total(read)
-        facts |= {name: str(value) for name, value in asdict(total).items()}
-        facts["read"] = json.dumps([report.as_dict() for report in read])
+    if days:
+        obsolete = f"{in_days} AND _source.file IN (SELECT file FROM landing_read) OR {gone}"
+        letters = dead_letter_table(bronze.lake, bronze.name)
+        record(con, letters, f"SELECT * FROM {LETTERS}", where=obsolete, metadata=facts)
+        facts |= {name: str(value) for name, value in asdict(_total(reports)).items()}
+        facts["read"] = json.dumps([report.as_dict() for report in _read(reports)])
     if added := list(added):
         bronze.create(_schema(con, added))
-    replaced = f"_partition_date IN ({days}) AND _source.file IN (SELECT file FROM landing_read WHERE gone)"
     return bronze.commit(
         con,
         files,
-        where=replaced if any(paths.values()) else None,
-        expect=expect,
-        positions=positions,
+        where=gone if todo.gone else None,
+        expect=todo.expect,
+        positions=todo.positions,
         metadata=facts,
     )
 
@@ -337,8 +354,12 @@ def _last_ingest(bronze: Table) -> list[dict[str, Any]]:
     return []
 
 
+def _read(files: Iterable[FileReport]) -> list[FileReport]:
+    return [file for file in files if file.outcome in ("new", "corrected")]
+
+
 def _total(files: Iterable[FileReport]) -> DayCounts:
-    read = [file for file in files if file.outcome in ("new", "corrected")]
+    read = _read(files)
     return DayCounts(
         len(read),
         sum(file.records_in for file in read),

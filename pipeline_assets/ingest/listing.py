@@ -71,7 +71,12 @@ class Listing:
     def to_text(self) -> str:
         """Packs the listing for a cursor: about 25 bytes a folder and day."""
         folders = {
-            name: [folder.mtime_ns, {day.isoformat(): value for day, value in folder.days.items()}, folder.files, folder.waiting]
+            name: [
+                folder.mtime_ns,
+                {day.isoformat(): value for day, value in folder.days.items()},
+                folder.files,
+                folder.waiting,
+            ]
             for name, folder in self.folders.items()
         }
         return b64encode(zlib.compress(json.dumps([self.swept_to, folders]).encode())).decode()

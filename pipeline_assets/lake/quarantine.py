@@ -1,4 +1,4 @@
-"""Days of a bronze table that failed a blocking check and are withheld from what lies downstream (write, audit, publish).
+"""Days of a bronze table that failed a blocking check and are withheld from downstream (write, audit, publish).
 
 Stopping the run that wrote a bad day is not enough: the next run would carry the day's rows along. So the list of
 held days is a property of the table, changed in its log, and the view that dbt reads leaves those days out. Whether a

@@ -51,7 +51,9 @@ class Lake:
             LakeError: The name is not `<layer>.<snake_case>`.
         """
         if not _NAME.fullmatch(name):
-            raise LakeError(f"{name!r} is no table name: use <layer>.<snake_case> with layer one of {', '.join(LAYERS)}")
+            raise LakeError(
+                f"{name!r} is no table name: use <layer>.<snake_case> with layer one of {', '.join(LAYERS)}"
+            )
         return f"{self.uri.rstrip('/')}/{name.replace('.', '/')}"
 
     def connect(self, *, memory_limit: str = "1GB", threads: int | None = None) -> duckdb.DuckDBPyConnection:

@@ -20,7 +20,8 @@ from urllib.parse import unquote
 import duckdb
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError as DeltaTableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
 from deltalake.transaction import RemoveAction
 
 from pipeline_assets.lake import files as data_files
@@ -275,9 +276,7 @@ class Table:
             files = self._write(con, "SELECT * FROM merge_newer")
             if not files:
                 return _Plan([])
-            return _Plan(
-                files, self._removal(con, table, f"({key_list}) IN (SELECT ({key_list}) FROM merge_newer)")
-            )
+            return _Plan(files, self._removal(con, table, f"({key_list}) IN (SELECT ({key_list}) FROM merge_newer)"))
 
         return self._commit(con, plan, positions=positions, metadata=metadata, own_files=True)
 

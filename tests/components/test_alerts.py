@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import dagster as dg
@@ -91,7 +92,9 @@ def test_a_target_that_refuses_is_an_error_without_the_secret(
 
 
 @pytest.fixture
-def alerting(settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance) -> Source:
+def alerting(
+    settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> Source:
     return Source(configured(monkeypatch, ALERT_WEBHOOK_URL=receiver.url), instance)
 
 
@@ -129,9 +132,7 @@ def test_a_failed_run_without_a_failed_check_is_an_alert(alerting: Source, recei
     alerting.land("2011-01-04/a.csv", alerting.line(1))
     (request,) = alerting.tick().run_requests
     alerting.execute(request)
-    log = alerting.bronze.uri + "/_delta_log/00000000000000000001.json"
-    with open(log, "w") as file:
-        file.write("garbage")
+    Path(alerting.bronze.uri, "_delta_log/00000000000000000001.json").write_text("garbage")
     evaluate(alerting, "alert_on_failure", alerting.execute(request))
     ((_, alert),) = receiver.posts
     assert "could not be opened" in str(alert["details"])

@@ -87,9 +87,7 @@ def test_a_lost_row_fails_the_reconciliation(source: Source) -> None:
     source.land("2011-01-04/a.csv", source.line(1), source.line(2))
     assert run(source).success
     with source.lake.connect() as con:
-        source.bronze.replace(
-            con, f"SELECT * FROM {source.bronze.scan()} WHERE FALSE", where="invoice_no = '536002'"
-        )
+        source.bronze.replace(con, f"SELECT * FROM {source.bronze.scan()} WHERE FALSE", where="invoice_no = '536002'")
     result = run(source)
     assert checks(result) == {"contract": True, "reconciliation": False, "failure_budget": True}
     (case,) = metadata(result, "reconciliation")["failing_cases"].records  # type: ignore[attr-defined]

@@ -69,9 +69,7 @@ def test_run_keys_and_tags_name_the_content(source: Source) -> None:
     assert other.run_key != once.run_key
 
 
-def test_a_failed_run_is_asked_for_again_a_few_times_and_later(
-    source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_run_is_asked_for_again_a_few_times_and_later(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     source.land("2011-01-04/a.csv", source.line(1))
     monkeypatch.setenv("PIPELINE_DUCKDB_MEMORY_LIMIT", "1GB")
     job = source.repository.get_job(source.repository.get_sensor_def("shop__lines__landing").job_name)
@@ -91,9 +89,7 @@ def test_a_failed_run_is_asked_for_again_a_few_times_and_later(
     assert len(source.tick().run_requests) == 1
 
 
-def test_a_run_that_failed_after_its_commit_is_asked_for_again(
-    source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_failed_after_its_commit_is_asked_for_again(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows are in bronze, but silver and gold may not have followed."""
     monkeypatch.setattr(landing_sensor, "_FIRST_RETRY_SECONDS", 0)
     source.land("2011-01-04/a.csv", source.line(1))

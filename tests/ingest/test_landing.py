@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.landing import LandingSource, Report
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Lake, PositionMovedError, Table
+from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError, Table
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 DAY = date(2011, 1, 4)
@@ -30,7 +29,10 @@ class Shop:
     def __init__(self, folder: Path, **options: object) -> None:
         self.root, self.lake = folder / "landing", Lake(str(folder / "lake"))
         self.source = LandingSource(
-            "shop__lines", PathPattern.parse("lines/{date}/*"), contract("shop.InvoiceLines"), **options  # type: ignore[arg-type]
+            "shop__lines",
+            PathPattern.parse("lines/{date}/*"),
+            contract("shop.InvoiceLines"),
+            **options,  # type: ignore[arg-type]
         )
         self.con = self.lake.connect()
         self.bronze = Table(self.lake, "bronze.shop__lines")
@@ -141,6 +143,16 @@ def test_a_copy_is_read_when_its_original_is_corrected(shop: Shop, copy: str) ->
         ("536001", f"lines/{copy}"),
         ("536002", "lines/2011-01-04/a.csv"),
     ]
+
+
+@pytest.mark.parametrize("order", [("2011-01-04/b.csv", "2011-01-05/a.csv"), ("2011-01-05/a.csv", "2011-01-04/b.csv")])
+def test_the_first_day_and_name_owns_a_content_in_whatever_order_it_came(shop: Shop, order: tuple[str, str]) -> None:
+    for name in order:
+        shop.land(name, HEADER + line(1) + line(2, quantity="x"))
+        day = date.fromisoformat(name[:10])
+        shop.ingest(day, day)
+    assert shop.rows("_source.file, _partition_date") == [("lines/2011-01-04/b.csv", DAY)]
+    assert shop.dead("_source.file, _partition_date") == [("lines/2011-01-04/b.csv", DAY)]
 
 
 def test_an_archived_file_keeps_its_rows(shop: Shop) -> None:
@@ -259,7 +271,7 @@ def test_a_run_that_is_always_overtaken_says_so(shop: Shop, monkeypatch: pytest.
 
     shop.land("2011-01-04/a.csv", HEADER + line(1))
     monkeypatch.setattr(landing, "_commit", moved)
-    with pytest.raises(PositionMovedError):
+    with pytest.raises(CommitConflictError):
         shop.ingest()
 
 

@@ -59,7 +59,8 @@ def test_bounds_that_could_mislead_are_left_out(
 
 def test_readers_find_every_row_through_the_statistics(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     table = Table(lake, "silver.t")
-    day = """SELECT i AS id, (i * 1.001)::DECIMAL(12,3) AS price, TIMESTAMP '2020-01-01' + to_days(i::INTEGER) AS happened,
+    day = """SELECT i AS id, (i * 1.001)::DECIMAL(12,3) AS price,
+        TIMESTAMP '2020-01-01' + to_days(i::INTEGER) AS happened,
         TIMESTAMPTZ '2020-01-01' + to_days(i::INTEGER) AS happened_utc, 'k' || i AS name, i % 2 = 0 AS even
         FROM range({0}, {0} + 10) AS t(i)"""
     table.create(query_schema(con, day.format(0)))
@@ -74,13 +75,17 @@ def test_readers_find_every_row_through_the_statistics(con: duckdb.DuckDBPyConne
         "happened >= TIMESTAMP '2020-02-07' AND happened < TIMESTAMP '2020-02-08'",
     ):
         assert con.sql(f"SELECT id FROM {table.scan()} WHERE {where}").fetchall() == [(37,)], where
-    plan = con.sql(f"EXPLAIN ANALYZE SELECT id FROM {table.scan()} WHERE happened = TIMESTAMP '2020-02-07'").fetchall()[0][1]
+    plan = con.sql(f"EXPLAIN ANALYZE SELECT id FROM {table.scan()} WHERE happened = TIMESTAMP '2020-02-07'").fetchall()[
+        0
+    ][1]
     assert "Total Files Read: 1" in " ".join(plan.split())
 
 
 def test_an_empty_result_leaves_no_file(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     assert write_parquet(con, "SELECT 1 AS id WHERE FALSE", lake.table_uri("silver.t")) == []
-    assert write_parquet(con, "SELECT 1 AS id, 2 AS p WHERE FALSE", lake.table_uri("silver.t"), partition_by=["p"]) == []
+    assert (
+        write_parquet(con, "SELECT 1 AS id, 2 AS p WHERE FALSE", lake.table_uri("silver.t"), partition_by=["p"]) == []
+    )
 
 
 def test_column_names_of_any_kind_keep_their_statistics(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:

@@ -12,7 +12,9 @@ def test_a_table_name_is_a_place(lake: Lake) -> None:
     assert lake.table_uri("bronze.shop__invoice_lines") == f"{lake.uri}/bronze/shop__invoice_lines"
 
 
-@pytest.mark.parametrize("name", ["invoice_lines", "bronze.", "bronze.../x", "copper.x", "bronze.X", "bronze.a.b", "bronze.a/b"])
+@pytest.mark.parametrize(
+    "name", ["invoice_lines", "bronze.", "bronze.../x", "copper.x", "bronze.X", "bronze.a.b", "bronze.a/b"]
+)
 def test_other_names_are_refused(lake: Lake, name: str) -> None:
     with pytest.raises(LakeError, match="no table name"):
         lake.table_uri(name)
@@ -42,5 +44,7 @@ def test_an_s3_lake_becomes_a_duckdb_secret() -> None:
 
 def test_connections_are_in_utc_and_bounded(lake: Lake) -> None:
     with lake.connect(memory_limit="100MB", threads=1) as con:
-        found = con.sql("SELECT current_setting('TimeZone'), current_setting('memory_limit'), current_setting('threads')")
+        found = con.sql(
+            "SELECT current_setting('TimeZone'), current_setting('memory_limit'), current_setting('threads')"
+        )
         assert found.fetchone() == ("UTC", "95.3 MiB", 1)

@@ -84,7 +84,11 @@ def test_a_predicate_that_is_null_for_a_row_keeps_the_row(con: duckdb.DuckDBPyCo
 
 
 def test_a_merge_never_lets_an_older_row_win(con: duckdb.DuckDBPyConnection, table: Table) -> None:
-    changes = "SELECT * REPLACE ({0}::BIGINT AS seq, {1}::DECIMAL(12, 3) AS price) FROM (" + ROWS.format(10) + ") WHERE id = 4"
+    changes = (
+        "SELECT * REPLACE ({0}::BIGINT AS seq, {1}::DECIMAL(12, 3) AS price) FROM ("
+        + ROWS.format(10)
+        + ") WHERE id = 4"
+    )
     table.merge(con, changes.format(9, 50), keys=["id"], sequence=["seq"])
     version = table.merge(con, changes.format(8, 60), keys=["id"], sequence=["seq"])
     assert con.sql(f"SELECT seq, price::INTEGER FROM {table.scan()} WHERE id = 4").fetchall() == [(9, 50)]

@@ -1,0 +1,1 @@
+"""Programs that are timed: each is run as a fresh process and imports no more than it needs."""
