@@ -128,17 +128,20 @@ def _compare(lake: Lake, out: Path) -> None:
     """Both ways must end with the same rows, or the figures compare different work."""
     with lake.connect(memory_limit=MEMORY_LIMIT) as con:
         for model in MODELS:
-            ours, peer = f"delta_scan('{lake.table_uri(model)}')", f"read_parquet('{out}/{model.replace('.', '/')}.parquet')"
+            ours, peer = (
+                f"delta_scan('{lake.table_uri(model)}')",
+                f"read_parquet('{out}/{model.replace('.', '/')}.parquet')",
+            )
             counts = "count(*), sum(hash(COLUMNS(*)::VARCHAR)::HUGEINT % 1000000007)"
             names = ", ".join(row[0] for row in con.execute(f"DESCRIBE FROM {peer}").fetchall())
-            first, second = (con.execute(f"SELECT {counts} FROM (SELECT {names} FROM {t})").fetchone() for t in (ours, peer))
+            first, second = (
+                con.execute(f"SELECT {counts} FROM (SELECT {names} FROM {t})").fetchone() for t in (ours, peer)
+            )
             if first != second:
                 raise measure.ContenderError(f"{model}: the contenders' rows differ: {first} and {second}")
 
 
-def _result(
-    found: dict[str, list[measure.Usage]], phases: dict[str, list[dict[str, dict[str, float]]]]
-) -> Result:
+def _result(found: dict[str, list[measure.Usage]], phases: dict[str, list[dict[str, dict[str, float]]]]) -> Result:
     middle = {name: measure.middle(usages) for name, usages in found.items()}
     peer = middle[_PEER]
     rows = [
@@ -156,15 +159,23 @@ def _result(
         phase: {figure: median(one[phase][figure] for one in phases[_RUN]) for figure in phases[_RUN][0][phase]}
         for phase in phases[_RUN][0]
     }
-    shown = ", ".join(f"{name} {part['wall_seconds']:.1f} s ({part['cpu_seconds']:.1f} CPU s)" for name, part in parts.items())
+    shown = ", ".join(
+        f"{name} {part['wall_seconds']:.1f} s ({part['cpu_seconds']:.1f} CPU s)" for name, part in parts.items()
+    )
     return Result(
         "day_to_gold",
         f"{_FILES * _ROWS:,} rows of one day from {_FILES} landing files to gold",
         ["", "wall s", "times", "CPU s", "times", "peak MB"],
         rows,
         [
-            Target("wall seconds of ingest + dbt run, times DuckDB alone", middle[_RUN].wall_seconds / peer.wall_seconds, 1.5),
-            Target("CPU seconds of ingest + dbt run, times DuckDB alone", middle[_RUN].cpu_seconds / peer.cpu_seconds, 1.5),
+            Target(
+                "wall seconds of ingest + dbt run, times DuckDB alone",
+                middle[_RUN].wall_seconds / peer.wall_seconds,
+                1.5,
+            ),
+            Target(
+                "CPU seconds of ingest + dbt run, times DuckDB alone", middle[_RUN].cpu_seconds / peer.cpu_seconds, 1.5
+            ),
             Target("peak memory of all processes, MB", middle[_BUILD].peak_rss_mb, 1500),
         ],
         [f"Medians of {_ROUNDS} alternating runs. {_RUN}: {shown}.", "Same SQL, same rows at the end (compared)."],

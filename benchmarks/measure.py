@@ -1,15 +1,17 @@
 """Runs contenders as fresh processes, in turn, and takes wall seconds, CPU seconds and memory of each. Linux only.
 
 CPU seconds are of the process and all that it waited for (dbt, say). Memory is the largest sum of resident bytes of
-the process and its descendants, looked at every 20 ms; shared pages count once per process, so it is an upper bound.
+the process and its descendants, looked at every 20 ms; shared pages count once per process, so it is an upper bound. A
+descendant counts from the second look on: between fork and exec it seems to hold all that its parent holds.
 """
 
 import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -86,12 +88,14 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> Usage:
         process = subprocess.Popen(
             command, env={**os.environ, **env}, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
-        peak = 0
+        peak, known = 0, {process.pid}
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            peak = max(peak, _resident_bytes(process.pid))
+            tree = dict(_resident_bytes(process.pid))
+            peak = max(peak, sum(size for pid, size in tree.items() if pid in known))
+            known |= tree.keys()
             time.sleep(_SAMPLE_SECONDS)
         wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -103,17 +107,12 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> Usage:
     return Usage(wall, usage.ru_utime + usage.ru_stime, peak / 2**20)
 
 
-def _resident_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants; what has ended meanwhile counts nothing."""
+def _resident_bytes(pid: int) -> Iterator[tuple[int, int]]:
+    """Process id and resident memory of a process and its descendants; without those that have ended meanwhile."""
     try:
-        total = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        yield pid, int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+        children = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     except (OSError, IndexError):
-        return 0
-    for thread in threads:
-        try:
-            children = (thread / "children").read_text().split()
-        except OSError:
-            continue
-        total += sum(_resident_bytes(int(child)) for child in children)
-    return total
+        return
+    for child in chain.from_iterable(children):
+        yield from _resident_bytes(int(child))

@@ -39,7 +39,9 @@ def test_the_assets_are_these(loaded: dg.Definitions) -> None:
 def test_every_table_but_dead_letters_has_a_blocking_contract_check(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
-        blocking = {check.name for check in graph.asset_check_keys if check.asset_key == key and graph.get(check).blocking}
+        blocking = {
+            check.name for check in graph.asset_check_keys if check.asset_key == key and graph.get(check).blocking
+        }
         if key.path[0] != "dead_letters":
             assert "contract" in blocking, key
     bronze = dg.AssetKey(["bronze", "shop__invoice_lines"])

@@ -8,8 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
-from sqlglot import exp, lineage
+from sqlglot import exp, lineage, parse_one
 from sqlglot.errors import SqlglotError
+
+# Helper relations of a run (pipeline_assets.dbt_plugin): `<model> <- <upstream>` are rows of the upstream, all others
+# only say which rows are wanted.
+_WORK, _ROWS_OF = "work", " <- "
 
 
 def column_lineage(
@@ -26,27 +30,39 @@ def column_lineage(
     Returns:
         The lineage, None if the SQL is beyond sqlglot.
     """
-    parents = {
-        props["relation_name"].replace('"', "").lower(): props
-        for unique_id in node["depends_on"]["nodes"]
-        if (props := (manifest["sources"] if unique_id.startswith("source.") else manifest["nodes"]).get(unique_id))
-        and props.get("relation_name")
-    }
-    schema: dict[str, Any] = {}
-    for name, props in parents.items():
-        level = schema
-        *path, table = name.split(".")
-        for part in path:
-            level = level.setdefault(part, {})
-        level[table] = {column: str(facts.get("data_type")) for column, facts in props["columns"].items()}
-    found: dict[str, list[dg.TableColumnDep]] = {}
-    for column in node["columns"]:
-        try:
-            root = lineage.lineage(column, compiled_sql, schema=schema, dialect="duckdb")
-        except (SqlglotError, ValueError):
-            return None
-        found[column] = _sources(root, parents, asset_key)
-    return dg.TableColumnLineage(deps_by_column=found)
+    upstream = {**manifest["sources"], **manifest["nodes"]}
+    parents = {_name(upstream[key]): upstream[key] for key in node["depends_on"]["nodes"] if key in upstream}
+    schema: dict[str, dict[str, dict[str, str]]] = {}
+    for props in (*parents.values(), node):
+        columns = {column: str(facts.get("data_type")) for column, facts in props["columns"].items()}
+        schema.setdefault(props["schema"], {})[props["name"]] = columns
+    try:
+        sql = _plain(compiled_sql)
+        found = {column: lineage.lineage(column, sql, schema=schema, dialect="duckdb") for column in node["columns"]}
+    except (SqlglotError, ValueError):
+        return None
+    return dg.TableColumnLineage(
+        deps_by_column={column: _sources(root, parents, asset_key) for column, root in found.items()}
+    )
+
+
+def _name(props: Mapping[str, Any]) -> str:
+    return f"{props['schema']}.{props['name']}"
+
+
+def _plain(compiled_sql: str) -> str:
+    """The SQL with upstream tables for the helper relations of the run."""
+    tree = parse_one(compiled_sql, dialect="duckdb")
+    for wanted in list(tree.find_all(exp.In)):
+        if any(table.db == _WORK for table in wanted.find_all(exp.Table)):
+            wanted.replace(exp.true())
+    for table in tree.find_all(exp.Table):
+        if table.db == _WORK and _ROWS_OF in table.name:
+            layer, name = table.name.split(_ROWS_OF)[1].split(".")
+            table.set("db", exp.to_identifier(layer))
+            table.set("this", exp.to_identifier(name))
+        table.set("catalog", None)
+    return tree.sql("duckdb")
 
 
 def _sources(
@@ -57,8 +73,7 @@ def _sources(
         table = leaf.source
         if leaf.downstream or not isinstance(table, exp.Table):
             continue
-        name = ".".join(part.name for part in table.parts).lower()
-        if props := parents.get(name):
+        if props := parents.get(f"{table.db}.{table.name}"):
             key, column = asset_key(props["unique_id"]), leaf.name.split(".")[-1].strip('"')
             deps[key, column] = dg.TableColumnDep(asset_key=key, column_name=column)
     return list(deps.values())

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -107,8 +108,9 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
         )
         def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
             days = days_of(context.partition_keys)
-            with _environment(dbt_environment(days[0], days[-1])):
-                invocation = dbt.cli(_BUILD, context=context)
+            # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
+            with TemporaryDirectory() as target, _environment(dbt_environment(days[0], days[-1])):
+                invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
                 for event in invocation.stream():
                     if isinstance(event, dg.Output | dg.AssetMaterialization):
                         props = models[str(event.metadata["unique_id"].value)]

@@ -1,0 +1,26 @@
+"""Dead letters of a reading replace those of the reading before."""
+
+import duckdb
+
+from pipeline_assets.lake import Lake
+from pipeline_assets.lake.dead_letters import dead_letter_table, record
+
+LETTER = """
+    SELECT DATE '2011-01-04' AS _partition_date, '{0}' AS _batch_id, TIMESTAMPTZ '2011-01-05' AS _extracted_at,
+        struct_pack(file := '{1}', line := 2) AS _source, 'cast: x' AS reason, 'raw' AS raw
+"""
+
+
+def test_reading_a_file_again_replaces_its_letters_only(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    table = dead_letter_table(lake, "bronze.shop__lines")
+    assert table.name == "dead_letters.shop__lines"
+    for content, file in (("c1", "a.csv"), ("c2", "b.csv"), ("c3", "a.csv")):
+        record(con, table, LETTER.format(content, file), where=f"_source.file = '{file}'")
+    found = con.execute(f"SELECT _source.file, _batch_id FROM {table.scan()} ORDER BY 1").fetchall()
+    assert found == [("a.csv", "c3"), ("b.csv", "c2")]
+
+
+def test_no_letters_before_and_after_is_no_commit(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    table = dead_letter_table(lake, "bronze.shop__lines")
+    record(con, table, f"{LETTER.format('c', 'f')} WHERE FALSE", where="TRUE")
+    assert table.open().version() == 0

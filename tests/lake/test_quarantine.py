@@ -1,0 +1,58 @@
+"""Days that failed a check are left out of what downstream reads, and come back once they pass."""
+
+from datetime import date
+
+import duckdb
+import pytest
+
+from pipeline_assets.lake import Lake, Table, changes_since, held_days, judge, published, query_schema
+
+FIRST, SECOND = date(2011, 1, 4), date(2011, 1, 5)
+ROWS = """
+    SELECT unnest([1, 2, 3]) AS id,
+        unnest([DATE '2011-01-04', DATE '2011-01-05', DATE '2011-01-05']) AS _partition_date,
+        unnest([TIMESTAMP '2011-01-04', TIMESTAMP '2011-01-05', TIMESTAMP '2011-01-02']) AS invoice_date
+"""
+
+
+@pytest.fixture
+def bronze(lake: Lake, con: duckdb.DuckDBPyConnection) -> Table:
+    table = Table(lake, "bronze.shop__lines")
+    table.create(query_schema(con, ROWS), partition_by=["_partition_date"], date_column="invoice_date")
+    table.append(con, ROWS, batch_id="a")
+    return table
+
+
+def ids(con: duckdb.DuckDBPyConnection, table: Table) -> list[int]:
+    found = con.execute(f"SELECT id FROM {table.scan()} WHERE {published(table)} ORDER BY id").fetchall()
+    return [row[0] for row in found]
+
+
+def test_a_bad_day_is_left_out_until_it_is_good(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
+    judge(con, bronze, good=[FIRST], bad=[SECOND])
+    assert (ids(con, bronze), held_days(bronze)) == ([1], {SECOND})
+    judge(con, bronze, good=[FIRST], bad=[])
+    assert ids(con, bronze) == [1]  # only its own check releases a day
+    judge(con, bronze, good=[SECOND], bad=[])
+    assert (ids(con, bronze), held_days(bronze)) == ([1, 2, 3], frozenset())
+
+
+def test_downstream_learns_which_event_days_are_concerned(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
+    for good, bad in (([], [SECOND]), ([SECOND], [])):
+        before = bronze.open().version()
+        judge(con, bronze, good=good, bad=bad)
+        assert changes_since(bronze, before).dates == {date(2011, 1, 2), SECOND}
+
+
+def test_the_same_judgement_is_no_commit(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
+    judge(con, bronze, good=[], bad=[SECOND])
+    version = bronze.open().version()
+    judge(con, bronze, good=[FIRST], bad=[SECOND])
+    assert bronze.open().version() == version
+
+
+def test_an_older_version_is_read_as_it_was_judged_then(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
+    before = bronze.open().version()
+    judge(con, bronze, good=[], bad=[SECOND])
+    assert published(bronze, before) == "TRUE"
+    assert "2011-01-05" in published(bronze)
