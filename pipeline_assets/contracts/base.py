@@ -9,17 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pkgutil import iter_modules
 
 import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaError, SchemaErrors
+
+from pipeline_assets import contracts
 
 Model = type[pa.DataFrameModel]
 
 MAX_CASES = 20
 """Failing cells kept as examples; all failures are counted."""
 
-_MODULES = ("shop",)
 _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
     pl.String: "VARCHAR",
     pl.Int8: "TINYINT",
@@ -221,7 +223,8 @@ def _column_of(row: Mapping[str, object]) -> str | None:
 def _registry() -> dict[str, Model]:
     """Every name that a contract answers to; a table's name is its model's `Config.name`."""
     found: dict[str, Model] = {}
-    for module in _MODULES:
+    modules = (module.name for module in iter_modules(contracts.__path__) if module.name != "base")
+    for module in modules:
         for value in vars(import_module(f"pipeline_assets.contracts.{module}")).values():
             if isinstance(value, type) and issubclass(value, pa.DataFrameModel) and value is not pa.DataFrameModel:
                 found[f"{module}.{value.__name__}"] = value
