@@ -12,17 +12,14 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from urllib.parse import unquote
 
 import duckdb
-import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
-from deltalake.transaction import RemoveAction
 
 from pipeline_assets.lake import files as data_files
 from pipeline_assets.lake.errors import (
@@ -33,6 +30,7 @@ from pipeline_assets.lake.errors import (
     TableUnreadableError,
 )
 from pipeline_assets.lake.files import DataFile
+from pipeline_assets.lake.removal import Removal, plan_removal
 from pipeline_assets.lake.storage import Lake, quote_name, quote_text
 
 # 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
@@ -42,21 +40,11 @@ TOUCHED_DATES = "touched_dates"
 
 
 @dataclass(frozen=True)
-class _Removal:
-    """What a replace takes out of one version: whole files, and the rows that stay of files hit in part."""
-
-    actions: Sequence[RemoveAction] = ()
-    survivors: Sequence[DataFile] = ()
-    rows: int = 0
-    dates: frozenset[date] = frozenset()
-
-
-@dataclass(frozen=True)
 class _Plan:
     """One attempt's commit against one version."""
 
     files: Sequence[DataFile]
-    removal: _Removal = field(default_factory=_Removal)
+    removal: Removal = field(default_factory=Removal)
 
 
 @dataclass(frozen=True)
@@ -312,7 +300,7 @@ class Table:
             found = {name: table.transaction_version(name) for name in expect or {}}
             if found != dict(expect or {}):
                 raise PositionMovedError(self.name, found)
-            return _Plan(files, self._removal(con, table, where) if where else _Removal())
+            return _Plan(files, self._removal(con, table, where) if where else Removal())
 
         return self._commit(con, plan, positions=positions, metadata=metadata, own_files=False)
 
@@ -368,31 +356,8 @@ class Table:
             con, f"SELECT {_names(list(wanted))} FROM ({rows})", self.uri, partition_by=partition_by
         )
 
-    def _removal(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, where: str) -> _Removal:
-        """Finds the files that hold selected rows in one version, and rewrites what stays of them."""
-        scan = self.scan(table.version())
-        actions = _active_files(table)
-        if not actions:
-            return _Removal()
-        # filename is delta_scan's; files that statistics or partitions rule out are not opened
-        hits = dict(con.execute(f"SELECT filename, count(*) FROM {scan} WHERE {where} GROUP BY 1").fetchall())
-        hit = {name.removeprefix(self.uri).lstrip("/"): count for name, count in hits.items()}
-        partly = [f"{self.uri}/{path}" for path, count in hit.items() if actions[path][1] != count]
-        survivors: list[DataFile] = []
-        if partly:
-            columns = _names([column.name for column in table.schema().fields])
-            names = ", ".join(quote_text(name) for name in partly)
-            survivors = data_files.write_parquet(
-                con,
-                f"SELECT {columns} FROM {scan} WHERE filename IN ({names}) AND ({where}) IS NOT TRUE",
-                self.uri,
-                partition_by=table.metadata().partition_columns,
-            )
-        dates: frozenset[date] = frozenset()
-        if hit and (column := self._date_column(table)):
-            selected = f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {scan} WHERE {where}"
-            dates = frozenset(row[0] for row in con.execute(selected).fetchall() if row[0] is not None)
-        return _Removal([actions[path][0] for path in hit], survivors, sum(hit.values()), dates)
+    def _removal(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, where: str) -> Removal:
+        return plan_removal(con, table, self.uri, self.scan(table.version()), where, self._date_column(table))
 
     def _facts(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, plan: _Plan) -> dict[str, str]:
         """What every commit says of itself: rows added and removed, and the dates of both."""
@@ -418,33 +383,6 @@ class Table:
     def _discard(self, files: Sequence[DataFile]) -> None:
         for file in files:
             data_files.discard(self.uri, file.path)
-
-
-def _active_files(table: DeltaTable) -> dict[str, tuple[RemoveAction, int | None]]:
-    """Gives path on disk -> (the action that would remove the file, its number of rows if known)."""
-    listing = pa.table(table.get_add_actions(flatten=True))
-    partitions = table.metadata().partition_columns
-    now = int(time.time() * 1000)
-
-    def removals() -> Iterator[tuple[str, tuple[RemoveAction, int | None]]]:
-        for row in listing.to_pylist():
-            # The listing gives the path as the log encodes it; the action wants it as it is on disk.
-            path = unquote(row["path"])
-            values = {name: _partition_text(row[f"partition.{name}"]) for name in partitions}
-            action = RemoveAction(
-                path=path,
-                size=row["size_bytes"],
-                partition_values=values,
-                deletion_timestamp=now,
-                data_change=True,
-            )
-            yield path, (action, row.get("num_records"))
-
-    return dict(removals())
-
-
-def _partition_text(value: object) -> str | None:
-    return None if value is None else value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _properties(

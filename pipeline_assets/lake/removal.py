@@ -1,0 +1,97 @@
+"""What a replace takes out of one version of a table: whole files, and rewritten survivors of files hit in part.
+
+Nothing is committed here; `table` does that, together with the new rows.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date
+from urllib.parse import unquote
+
+import duckdb
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.transaction import RemoveAction
+
+from pipeline_assets.lake.files import DataFile, write_parquet
+from pipeline_assets.lake.storage import quote_name, quote_text
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Rows to take out.
+
+    Attributes:
+        actions: Files that leave the table.
+        survivors: New files with the rows of those that stay.
+        rows: Number of rows taken out.
+        dates: Their dates in the table's date column.
+    """
+
+    actions: Sequence[RemoveAction] = ()
+    survivors: Sequence[DataFile] = ()
+    rows: int = 0
+    dates: frozenset[date] = frozenset()
+
+
+def plan_removal(
+    con: duckdb.DuckDBPyConnection, table: DeltaTable, uri: str, scan: str, where: str, date_column: str | None
+) -> Removal:
+    """Finds the files that hold selected rows, and rewrites what stays of those hit in part.
+
+    Files that partitions or statistics rule out are not opened; files whose rows all go are not read.
+
+    Args:
+        con: A connection of the lake.
+        table: The version to remove from.
+        uri: The table's root.
+        scan: SQL that reads this version.
+        where: Predicate on the rows to remove.
+        date_column: The table's date column, if it has one.
+    """
+    found = con.execute(f"SELECT filename, count(*) FROM {scan} WHERE {where} GROUP BY 1").fetchall()
+    hits = {name.removeprefix(uri).lstrip("/"): count for name, count in found}
+    if not hits:
+        return Removal()
+    actions, rows = _actions(table, hits.keys())
+    partly = [f"{uri}/{path}" for path, count in hits.items() if rows[path] != count]
+    survivors: list[DataFile] = []
+    if partly:
+        columns = ", ".join(quote_name(column.name) for column in table.schema().fields)
+        names = ", ".join(map(quote_text, partly))
+        survivors = write_parquet(
+            con,
+            f"SELECT {columns} FROM {scan} WHERE filename IN ({names}) AND ({where}) IS NOT TRUE",
+            uri,
+            partition_by=table.metadata().partition_columns,
+        )
+    dates: frozenset[date] = frozenset()
+    if date_column:
+        selected = f"SELECT DISTINCT CAST({quote_name(date_column)} AS DATE) FROM {scan} WHERE {where}"
+        dates = frozenset(day for (day,) in con.execute(selected).fetchall() if day is not None)
+    return Removal(actions, survivors, sum(hits.values()), dates)
+
+
+def _actions(table: DeltaTable, paths: Collection[str]) -> tuple[list[RemoveAction], dict[str, int | None]]:
+    """Gives the actions that remove some files, and each file's number of rows if the log knows it."""
+    listing = pa.table(table.get_add_actions(flatten=True))
+    # The listing gives paths as the log encodes them; an action wants them as they are on disk.
+    on_disk = [unquote(path) for path in listing["path"].to_pylist()]
+    rows = listing.take([at for at, path in enumerate(on_disk) if path in paths]).to_pylist()
+    partitions, now = table.metadata().partition_columns, int(time.time() * 1000)
+    actions = [
+        RemoveAction(
+            path=unquote(row["path"]),
+            size=row["size_bytes"],
+            partition_values={name: _partition_text(row[f"partition.{name}"]) for name in partitions},
+            deletion_timestamp=now,
+            data_change=True,
+        )
+        for row in rows
+    ]
+    return actions, {unquote(row["path"]): row.get("num_records") for row in rows}
+
+
+def _partition_text(value: object) -> str | None:
+    return None if value is None else value.isoformat() if isinstance(value, date) else str(value)
