@@ -67,7 +67,7 @@ class LandingToGold:
 
     @property
     def target(self) -> Path:
-        """dbt's artefacts of the last run, compiled SQL among them."""
+        """Dbt's artefacts of the last run, compiled SQL among them."""
         return self.folder / "target"
 
     @property

@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import requests
+from pydantic import SecretStr
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from pipeline_assets.settings import Settings
 
 _TIMEOUT_SECONDS = 10
+_RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -44,32 +48,37 @@ class Alert:
 
 
 def send(alert: Alert, settings: Settings, log: logging.Logger) -> None:
-    """Sends an alert to every configured target; to the log if there is none.
+    """Sends an alert to every configured target, and writes it to the log if there is none or one does not take it.
 
-    Raises:
-        requests.RequestException: A target did not take it; the caller's retry sends it again.
+    Dagster calls a run status sensor once per run, whatever becomes of the call: so nothing is raised here.
     """
-    slack, webhook = settings.alert_slack_webhook_url, settings.alert_webhook_url
-    if slack is not None:
-        _post(slack.get_secret_value(), {"text": alert.text()})
-    if webhook is not None:
-        _post(webhook.get_secret_value(), asdict(alert))
-    if slack is None and webhook is None:
+    bodies: list[tuple[SecretStr | None, dict[str, object]]] = [
+        (settings.alert_slack_webhook_url, {"text": alert.text()}),
+        (settings.alert_webhook_url, asdict(alert)),
+    ]
+    targets = [(url.get_secret_value(), body) for url, body in bodies if url is not None]
+    problems = [problem for url, body in targets if (problem := _post(url, body))]
+    for problem in problems:
+        log.error("an alert target did not take an alert (%s): check PIPELINE_ALERT_*", problem)
+    if problems or not targets:
         log.error("ALERT %s", alert.text())
 
 
-def _post(url: str, body: dict[str, object]) -> None:
-    try:
-        answer = requests.post(
-            url,
-            data=json.dumps(body, default=str),
-            headers={"Content-Type": "application/json"},
-            timeout=_TIMEOUT_SECONDS,
-        )
-        answer.raise_for_status()
-    except requests.RequestException as error:
-        # The error's own text holds the URL, which is a secret.
-        status = getattr(error.response, "status_code", None)
-        raise requests.RequestException(
-            f"alert target did not take the alert ({type(error).__name__}, status {status}): check PIPELINE_ALERT_*"
-        ) from None
+def _post(url: str, body: dict[str, object]) -> str | None:
+    """Posts JSON, with a few retries; gives what went wrong, without the URL, which is a secret."""
+    retries = Retry(
+        total=_RETRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None
+    )
+    with requests.Session() as session:
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retries))
+        try:
+            answer = session.post(
+                url,
+                data=json.dumps(body, default=str),
+                headers={"Content-Type": "application/json"},
+                timeout=_TIMEOUT_SECONDS,
+            )
+        except requests.RequestException as error:
+            return type(error).__name__
+    return None if answer.ok else f"status {answer.status_code}"

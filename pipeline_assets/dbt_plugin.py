@@ -48,6 +48,7 @@ from pipeline_assets.lake import (
     Table,
     TableNotFoundError,
     TableUnreadableError,
+    audited_version,
     changes_since,
     days_predicate,
     position_name,
@@ -327,7 +328,9 @@ class Plugin(BasePlugin):
             if name not in run.pins:
                 table = Table(run.lake, name)
                 try:
-                    version = table.open().version()
+                    # Rows of bronze that no check has judged yet are not there for silver.
+                    audited = audited_version(table)
+                    version = table.open().version() if audited is None else audited
                 except TableNotFoundError as error:
                     if reader is None:
                         raise

@@ -28,7 +28,9 @@ class Alerts(dg.Component, dg.Model, dg.Resolvable):
             name="alert_on_failure", default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15
         )
         def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
-            _send_all(context, [*_failed_checks(context)] or [_failed_run(context)])
+            blocking = [*_failed_checks(context)]
+            is_told = any("ERROR" in alert.title for alert in blocking)
+            _send_all(context, blocking if is_told else [*blocking, _failed_run(context)])
 
         @dg.run_status_sensor(
             run_status=dg.DagsterRunStatus.SUCCESS,
@@ -75,7 +77,7 @@ def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
         title=f"run of {run.job_name} failed",
         asset=", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())),
         partition=_partition(run),
-        owners=[],
+        owners=sorted({owner for key in run.asset_selection or () for owner in _owners(context, key)}),
         details=errors or [context.failure_event.message or "no step failed: the run process was lost"],
         run_id=run.run_id,
     )

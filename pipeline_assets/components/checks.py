@@ -1,69 +1,41 @@
-"""Asset checks made from contracts, and what all checks share: which days a run wrote, failing cases as a table.
+"""Asset checks made from contracts, and how all checks show failing cases.
 
 The rules themselves live in `contracts`. Checks are not partitioned: one run may cover a year, and one evaluation
-that names the failing days is what people read; the days come from the run (or, run alone, it is the whole table).
+that names the failing days is what people read.
 
 Concept: https://docs.dagster.io/guides/test/asset-checks
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 import dagster as dg
-import duckdb
 import pandera.polars as pa
-import polars as pl
 
 from pipeline_assets.components.resources import LakeResource
-from pipeline_assets.contracts.base import Violations, column_schema, validate
-from pipeline_assets.lake import Table, quote_name
-from pipeline_assets.lake.table import TOUCHED_DATES
-from pipeline_assets.partitions import range_of_tags
-
-_ROWS_PER_CHUNK = 250_000
+from pipeline_assets.contracts.base import Violations, column_schema
+from pipeline_assets.contracts.validation import validate_rows
+from pipeline_assets.lake import Table, changes_since, days_predicate, position_name
+from pipeline_assets.lake.table import DATE_COLUMN, TOUCHED_DATES
 
 
-def days_where(context: dg.AssetCheckExecutionContext, column: str) -> str:
-    """Gives the predicate for the days that this run writes; every day when the check is run by itself."""
-    days = range_of_tags(context.run.tags)
-    return f"{quote_name(column)} BETWEEN DATE '{days[0]}' AND DATE '{days[1]}'" if days else "TRUE"
+def unaccepted_where(table: Table, readers: Sequence[Table]) -> str:
+    """Gives the predicate on rows that a check of a silver or gold table has to look at.
 
-
-def last_written_where(table: Table) -> str:
-    """Gives the predicate for the dates that the table's last commit touched; all rows if it lists none."""
+    These are the dates that the last commit touched, and those that a table downstream has not applied yet: a day that
+    failed, or whose check a kill prevented, is looked at until downstream has it.
+    """
     opened = table.open()
-    commit = opened.history(1)[0]
-    partitions = opened.metadata().partition_columns
-    if TOUCHED_DATES not in commit or not partitions:
+    column = opened.metadata().configuration.get(DATE_COLUMN)
+    last = opened.history(1)[0].get(TOUCHED_DATES)
+    position = position_name(table)
+    owed = [changes_since(table, reader.position(position)).dates for reader in readers]
+    if not column or last is None or None in owed:
         return "TRUE"
-    days = [date.fromisoformat(day) for day in json.loads(commit[TOUCHED_DATES])]
-    if not days:
-        return "FALSE"
-    listed = ", ".join(f"DATE '{day}'" for day in days)
-    return f"{quote_name(partitions[0])} IN ({listed})"
-
-
-def frames(con: duckdb.DuckDBPyConnection, table: Table, where: str) -> Iterator[pl.DataFrame]:
-    """Reads rows as polars frames of bounded size."""
-    reader = con.sql(f"SELECT * FROM {table.scan()} WHERE {where}").to_arrow_reader(_ROWS_PER_CHUNK)
-    for batch in reader:
-        frame = pl.from_arrow(batch)
-        if isinstance(frame, pl.DataFrame):
-            yield frame
-
-
-def contract_by_day(
-    con: duckdb.DuckDBPyConnection, table: Table, model: type[pa.DataFrameModel], where: str, days: Iterable[date]
-) -> tuple[Violations, list[date]]:
-    """Validates rows of a table, and tells which landing days fail; day by day only if there is a failure at all."""
-    found = validate(model, frames(con, table, where))
-    if found.passed:
-        return found, []
-    return found, [
-        day for day in days if not validate(model, frames(con, table, f"_partition_date = DATE '{day}'")).passed
-    ]
+    dates = set(map(date.fromisoformat, json.loads(last))).union(*(found for found in owed if found))
+    return days_predicate(column, dates)
 
 
 def contract_result(found: Violations, where: str) -> dg.AssetCheckResult:
@@ -107,14 +79,23 @@ def column_metadata(model: type[pa.DataFrameModel]) -> dg.TableSchema:
     )
 
 
-def table_contract_check(asset: dg.AssetKey, model: type[pa.DataFrameModel]) -> dg.AssetChecksDefinition:
-    """Makes the blocking check "the rows last written fit the contract" of a silver or gold table."""
+def table_contract_check(
+    asset: dg.AssetKey, model: type[pa.DataFrameModel], readers: Sequence[str]
+) -> dg.AssetChecksDefinition:
+    """Makes the blocking check of a silver or gold table: rows that downstream has not accepted fit the contract.
 
-    @dg.asset_check(asset=asset, name="contract", blocking=True, description=f"Rows last written fit {model.__name__}.")
+    Args:
+        asset: The table's asset.
+        model: Its contract.
+        readers: Tables that read it.
+    """
+
+    @dg.asset_check(asset=asset, name="contract", blocking=True, description=f"New rows fit {model.__name__}.")
     def check(lake: LakeResource) -> dg.AssetCheckResult:
         table = Table(lake.open(), ".".join(asset.path))
-        where = last_written_where(table)
+        where = unaccepted_where(table, [Table(lake.open(), name) for name in readers])
         with lake.connect() as con:
-            return contract_result(validate(model, frames(con, table, where)), where)
+            found = validate_rows(con, f"SELECT * FROM {table.scan()} WHERE {where}", model)
+        return contract_result(found, where)
 
     return check

@@ -5,9 +5,9 @@ How files become rows is in `ingest.landing`; which days need a run in `landing_
 Concept: https://docs.dagster.io/guides/build/components
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,17 +17,16 @@ from pydantic import Field, field_validator
 from pipeline_assets.components import landing_sensor
 from pipeline_assets.components.checks import (
     column_metadata,
-    contract_by_day,
     contract_result,
-    days_where,
     table_value,
 )
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
+from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Table, judge
-from pipeline_assets.partitions import DAILY, days_of
+from pipeline_assets.lake import Table
+from pipeline_assets.partitions import DAILY, days_of, range_of_tags
 from pipeline_assets.settings import load_settings
 
 _FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
@@ -203,18 +202,13 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             ],
         )
         def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
-            where = days_where(context, "_partition_date")
             table = Table(lake.open(), f"bronze.{name}")
             with lake.connect() as con:
-                counts = landing.day_counts(con, table, where)
-                total, mismatches = landing.reconcile(con, table)
-                contract_, failing_days = contract_by_day(con, table, model, where, counts)
-                over = {day for day, found in counts.items() if found.dead_letters > budget * found.records_in}
-                bad = {*failing_days, *over, *(file.day for file in mismatches)}
-                judge(con, table, good=counts.keys() - bad, bad=bad)
-            yield contract_result(contract_, where)._replace(asset_key=bronze, check_name="contract")
-            yield _reconciliation(bronze, total, mismatches)
-            yield _failure_budget(bronze, counts, over, budget)
+                days = range_of_tags(context.run.tags)
+                findings = audit(con, table, model, failure_budget=budget, days=days)
+            yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
+            yield _reconciliation(bronze, findings)
+            yield _failure_budget(bronze, findings, budget)
 
         return checks
 
@@ -243,24 +237,22 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         return sensor
 
 
-def _reconciliation(asset: dg.AssetKey, total: landing.DayCounts, wrong: list[landing.Mismatch]) -> dg.AssetCheckResult:
+def _reconciliation(asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
+    wrong = [asdict(file) for file in findings.mismatches[:_FILES_SHOWN]]
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name="reconciliation",
         passed=not wrong,
-        metadata={
-            **asdict(total),
-            **({"failing_cases": table_value([asdict(file) for file in wrong[:_FILES_SHOWN]])} if wrong else {}),
-        },
+        metadata={**asdict(findings.total), **({"failing_cases": table_value(wrong)} if wrong else {})},
     )
 
 
-def _failure_budget(
-    asset: dg.AssetKey, counts: Mapping[date, landing.DayCounts], over: Collection[date], budget: float
-) -> dg.AssetCheckResult:
-    cases = [
-        {"day": day, "records_in": counts[day].records_in, "dead_letters": counts[day].dead_letters}
-        for day in sorted(over)[:_FILES_SHOWN]
+def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg.AssetCheckResult:
+    total = sum(findings.counts.values(), start=landing.DayCounts())
+    over = [
+        {"day": day, "records_in": counts.records_in, "dead_letters": counts.dead_letters}
+        for day in sorted(findings.over)[:_FILES_SHOWN]
+        if (counts := findings.counts[day])
     ]
     return dg.AssetCheckResult(
         asset_key=asset,
@@ -268,8 +260,8 @@ def _failure_budget(
         passed=not over,
         metadata={
             "budget": budget,
-            "records_in": sum(found.records_in for found in counts.values()),
-            "dead_letters": sum(found.dead_letters for found in counts.values()),
-            **({"failing_cases": table_value(cases)} if cases else {}),
+            "records_in": total.records_in,
+            "dead_letters": total.dead_letters,
+            **({"failing_cases": table_value(over)} if over else {}),
         },
     )

@@ -19,7 +19,7 @@ import dagster as dg
 from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Table
+from pipeline_assets.lake import Table, held_days, position_name
 from pipeline_assets.partitions import DAILY, days_of, range_of_tags, range_tags
 
 SOURCE_TAG = "pipeline_assets/source"
@@ -27,21 +27,32 @@ BATCH_TAG = "pipeline_assets/batch"
 
 _MAX_ATTEMPTS = 3
 _FIRST_RETRY_SECONDS = 30
-# Enough to see every run of the last hours; an older failure is found again by its run key.
+# Enough to see every run of the last hours. Older failures are not tried again by themselves.
 _RUNS_LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """The cache between ticks: the last listing, and the days known to be in the table as they lie in the folder."""
+    """The cache between ticks: the last listing, and the days known to be in the table as they lie in the folder.
+
+    Attributes:
+        listing: The last listing.
+        done: Day to fingerprint.
+        table: The table that `done` speaks of, and its version: a table that was dropped or restored makes it void.
+    """
 
     listing: Listing
     done: Mapping[date, int]
+    table: tuple[str, int] = ("", 0)
 
     def to_text(self) -> str:
         """Packs the cursor."""
         return json.dumps(
-            {"listing": self.listing.to_text(), "done": {day.isoformat(): value for day, value in self.done.items()}}
+            {
+                "listing": self.listing.to_text(),
+                "done": {day.isoformat(): value for day, value in self.done.items()},
+                "table": self.table,
+            }
         )
 
     @classmethod
@@ -50,7 +61,8 @@ class Cursor:
         try:
             found = json.loads(text or "{}")
             done = {date.fromisoformat(day): int(value) for day, value in found.get("done", {}).items()}
-            return cls(Listing.from_text(found.get("listing")), done)
+            name, version = found.get("table", ("", 0))
+            return cls(Listing.from_text(found.get("listing")), done, (str(name), int(version)))
         except (ValueError, TypeError, AttributeError):
             return cls(Listing(), {})
 
@@ -61,7 +73,6 @@ class History:
 
     busy: frozenset[date]
     failed: frozenset[date]
-    batches: Mapping[str, Sequence[dg.RunRecord]]
 
 
 def tick(
@@ -82,17 +93,22 @@ def tick(
     cursor = Cursor.from_text(context.cursor)
     listing = look(root, pattern, last=cursor.listing, settle_seconds=settle)
     days = _known_days(context, listing.days)
-    done = _done(table, days, cursor.done)
+    seen = (position_name(table), table.open().version()) if table.exists() else ("", 0)
+    is_same = seen[0] == cursor.table[0] and seen[1] >= cursor.table[1]
+    done = _done(table, days, cursor.done if is_same else {})
     history = _history(context.instance, name)
-    dirty = ({day for day in days if day not in done} | (history.failed & days.keys())) - history.busy
+    # A withheld day is in the table and was reported: only another delivery, or a person, can mend it.
+    withheld = held_days(table) if table.exists() else frozenset()
+    failed = (history.failed & days.keys()) - (withheld & done.keys())
+    dirty = ({day for day in days if day not in done} | failed) - history.busy
     requests, held = [], []
     for first, last in ranges(dirty, days):
-        request, reason = _request(context, name, first, last, days, history)
+        request, reason = _request(context, name, first, last, days)
         if request:
             requests.append(request)
         elif reason:
             held.append(reason)
-    context.update_cursor(Cursor(listing, done).to_text())
+    context.update_cursor(Cursor(listing, done, seen).to_text())
     if requests:
         return dg.SensorResult(run_requests=requests)
     facts = f"{len(days)} days listed, {listing.waiting} files still being written, {len(history.busy)} days under way"
@@ -129,10 +145,8 @@ def _history(instance: dg.DagsterInstance, name: str) -> History:
     """The newest run that covers a day decides of it."""
     records = instance.get_run_records(dg.RunsFilter(tags={SOURCE_TAG: name}), limit=_RUNS_LOOKED_AT)
     newest: dict[date, dg.RunRecord] = {}
-    batches: dict[str, list[dg.RunRecord]] = {}
     for record in records:
         run = record.dagster_run
-        batches.setdefault(run.tags.get(BATCH_TAG, ""), []).append(record)
         if days := range_of_tags(run.tags):
             for ordinal in range(days[0].toordinal(), days[1].toordinal() + 1):
                 newest.setdefault(date.fromordinal(ordinal), record)
@@ -140,7 +154,7 @@ def _history(instance: dg.DagsterInstance, name: str) -> History:
     failed = frozenset(
         day for day, record in newest.items() if record.dagster_run.status == dg.DagsterRunStatus.FAILURE
     )
-    return History(busy, failed, batches)
+    return History(busy, failed)
 
 
 def _request(
@@ -149,12 +163,11 @@ def _request(
     first: date,
     last: date,
     days: Mapping[date, int],
-    history: History,
 ) -> tuple[dg.RunRequest | None, str | None]:
     """Asks for a run of a range, or says why not: the same content is tried again only if that can help."""
     content = [f"{day}={days[day]}" for day in sorted(days) if first <= day <= last]
     batch = hashlib.blake2b("|".join([name, *content]).encode(), digest_size=12).hexdigest()
-    attempts = history.batches.get(batch, [])
+    attempts = context.instance.get_run_records(dg.RunsFilter(tags={BATCH_TAG: batch}), limit=_MAX_ATTEMPTS)
     if attempts:
         reason = _hold(context.instance, attempts)
         if reason:
@@ -175,7 +188,9 @@ def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str
     if run.status == dg.DagsterRunStatus.FAILURE and _check_failed(instance, run.run_id):
         return f"a blocking check failed in run {run.run_id}: mend the delivery or the contract, then re-execute"
     if len(attempts) >= _MAX_ATTEMPTS:
-        return f"given up after {len(attempts)} failed runs, the last is {run.run_id}"
+        return f"given up after {len(attempts)} runs, the last is {run.run_id}"
+    if run.status == dg.DagsterRunStatus.SUCCESS:
+        return None  # and yet not in the table: it was dropped or restored since
     wait = _FIRST_RETRY_SECONDS * 2 ** (len(attempts) - 1)
     if newest.end_time and time.time() - newest.end_time < wait:
         return f"attempt {len(attempts)} failed; the next follows {wait} s after it"
@@ -185,4 +200,5 @@ def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str
 def _check_failed(instance: dg.DagsterInstance, run_id: str) -> bool:
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     checks = [event.asset_check_evaluation_data for r in records if (event := r.event_log_entry.dagster_event)]
-    return any(check.blocking and not check.passed for check in checks)
+    # A bad day of bronze is withheld; the good days of its run are worth another.
+    return any(check.blocking and not check.passed and check.asset_key.path[0] != "bronze" for check in checks)

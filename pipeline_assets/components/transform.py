@@ -1,7 +1,7 @@
 """The `DbtModels` component: the dbt project's models as assets, its tests and the Pandera contracts as checks.
 
-One dbt call per run, over the run's whole range of days. Which dates a model recomputes is decided by the positions
-in the Delta logs (`lake.changes`, dbt_project/macros); the run's range only adds the days that a backfill asks for.
+One dbt call per run and layer, over the run's whole range of days. Which dates a model recomputes is decided by the
+positions in the Delta logs (`lake.changes`, dbt_project/macros); a run by hand adds the days that it asks for.
 
 Concept: https://docs.dagster.io/integrations/libraries/dbt
 """
@@ -24,10 +24,11 @@ from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtC
 from packaging import version
 
 from pipeline_assets.components.checks import table_contract_check
+from pipeline_assets.components.landing_sensor import SOURCE_TAG
 from pipeline_assets.components.lineage import column_lineage
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake import LAYERS, Lake, Table
 from pipeline_assets.lake.table import TOUCHED_DATES
 from pipeline_assets.partitions import DAILY, days_of
 from pipeline_assets.settings import load_settings, project_root
@@ -38,6 +39,8 @@ _LEAN_DBT = {
     "DBT_CACHE_SELECTED_ONLY": "true",
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     "DBT_VERSION_CHECK": "false",
+    # A test that reads silver and gold belongs to gold: its other parents are there by then.
+    "DBT_INDIRECT_SELECTION": "buildable",
 }
 
 # Unit tests test the SQL, not the data: `make test` runs them, not each night's run.
@@ -84,7 +87,7 @@ class LakeTranslator(DagsterDbtTranslator):
 
 
 class DbtModels(dg.Component, dg.Model, dg.Resolvable):
-    """The models of a dbt project as one step: silver and gold for the days of the run and all that they owe."""
+    """The models of a dbt project, a step for each layer: the days that changed, and those that a backfill asks for."""
 
     project: str = "dbt_project"
     """Folder of the dbt project, relative to the root."""
@@ -96,35 +99,61 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
         translator = LakeTranslator(DagsterDbtTranslatorSettings(enable_code_references=False))
         manifest = json.loads(project.manifest_path.read_text())
         models = _models(manifest)
-
-        @dbt_assets(
-            manifest=manifest,
-            project=project,
-            name="dbt_models",
-            partitions_def=DAILY,
-            backfill_policy=dg.BackfillPolicy.single_run(),
-            dagster_dbt_translator=translator,
-            pool="transform",
-        )
-        def dbt_models(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
-            days = days_of(context.partition_keys)
-            # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
-            with TemporaryDirectory() as target, _environment(dbt_environment(days[0], days[-1])):
-                invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
-                for event in invocation.stream():
-                    if isinstance(event, dg.Output | dg.AssetMaterialization):
-                        props = models[str(event.metadata["unique_id"].value)]
-                        facts = _facts(lake.open(), props, manifest, invocation.target_path, translator)
-                        yield event.with_metadata({**event.metadata, **facts})
-                    else:
-                        yield event
-
-        checks = [
-            table_contract_check(translator.get_asset_key(props), contract(table_name(props)))
-            for props in models.values()
-        ]
+        layers = list(dict.fromkeys(props["schema"] for props in sorted(models.values(), key=_layer_order)))
         resource = LeanDbtCliResource(project_dir=str(project.project_dir), dbt_executable=dbt_executable())
-        return dg.Definitions(assets=[dbt_models], asset_checks=checks, resources={"dbt": resource})
+        return dg.Definitions(
+            assets=[_layer(layer, project, manifest, translator) for layer in layers],
+            asset_checks=[
+                table_contract_check(
+                    translator.get_asset_key(props), contract(table_name(props)), _readers(unique_id, models)
+                )
+                for unique_id, props in models.items()
+            ],
+            resources={"dbt": resource},
+        )
+
+
+def _layer(
+    layer: str, project: DbtProject, manifest: Mapping[str, Any], translator: LakeTranslator
+) -> dg.AssetsDefinition:
+    """The models of one layer as one step. One step a layer, so that silver's checks stand between it and gold."""
+    models = _models(manifest)
+
+    @dbt_assets(
+        manifest=manifest,
+        project=project,
+        select=f"config.schema:{layer}",
+        name=f"dbt_{layer}",
+        partitions_def=DAILY,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        dagster_dbt_translator=translator,
+        pool="transform",
+    )
+    def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
+        days = days_of(context.partition_keys)
+        # A sensor asks for what is new, and the logs know what that touches. Who asks by hand wants those days rebuilt.
+        asked = {} if SOURCE_TAG in context.run.tags else asked_days(days[0], days[-1])
+        # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
+        with TemporaryDirectory() as target, _environment({**_LEAN_DBT, **lake_environment(), **asked}):
+            invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
+            for event in invocation.stream():
+                if isinstance(event, dg.Output | dg.AssetMaterialization):
+                    props = models[str(event.metadata["unique_id"].value)]
+                    facts = _facts(lake.open(), props, manifest, invocation.target_path, translator)
+                    yield event.with_metadata({**event.metadata, **facts})
+                else:
+                    yield event
+
+    return build
+
+
+def _layer_order(props: Mapping[str, Any]) -> int:
+    return LAYERS.index(props["schema"])
+
+
+def _readers(unique_id: str, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The tables that read a model's table."""
+    return [table_name(props) for props in models.values() if unique_id in props["depends_on"]["nodes"]]
 
 
 def prepare_if_stale(project: DbtProject) -> None:
@@ -160,14 +189,9 @@ def lake_environment() -> dict[str, str]:
     return {"PIPELINE_LAKE_URI": load_settings().lake_uri}
 
 
-def dbt_environment(first: date, last: date) -> dict[str, str]:
+def asked_days(first: date, last: date) -> dict[str, str]:
     """Gives dbt the days to rebuild by environment: a changed `--vars` would make it parse the project again."""
-    return {
-        **_LEAN_DBT,
-        **lake_environment(),
-        "PIPELINE_MIN_DATE": first.isoformat(),
-        "PIPELINE_MAX_DATE": last.isoformat(),
-    }
+    return {"PIPELINE_MIN_DATE": first.isoformat(), "PIPELINE_MAX_DATE": last.isoformat()}
 
 
 def table_name(props: Mapping[str, Any]) -> str:

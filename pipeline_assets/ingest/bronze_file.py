@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import duckdb
+import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest.conform import conform_sql, match_fields
@@ -118,8 +119,18 @@ class FileReader:
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
-        for reject in outcome.rejects:
-            self._letter(delivery, reject.line, reject.reason, reject.raw)
+        if outcome.rejects:
+            rejects = pa.table(
+                {
+                    "line": pa.array([reject.line for reject in outcome.rejects], pa.int64()),
+                    "reason": [reject.reason for reject in outcome.rejects],
+                    "raw": [reject.raw for reject in outcome.rejects],
+                }
+            )
+            self.con.register("landing_rejects", rejects)
+            facts = self._facts(delivery, "line")
+            self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, reason, raw FROM landing_rejects")
+            self.con.unregister("landing_rejects")
         if not written:
             return []
         names = ", ".join(quote_text(f"{self.bronze.uri}/{file.path}") for file in written)

@@ -29,6 +29,19 @@ TECHNICAL_COLUMNS: tuple[RawColumn, ...] = (
 
 _SHOWN_CHARACTERS = 100  # of a value, in a reason
 
+# By the field's type. Delta knows no unsigned integers, and its nanoseconds are read by few; nested values, times and
+# intervals stay in `_rescued`.
+_COLUMN_TYPES = {
+    **{kind: kind for kind in ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR")},
+    **{kind: kind for kind in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")},
+    **dict.fromkeys(("TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"), "TIMESTAMP"),
+    "JSON": "VARCHAR",
+    "UTINYINT": "SMALLINT",
+    "USMALLINT": "INTEGER",
+    "UINTEGER": "BIGINT",
+    "UBIGINT": "DECIMAL(20,0)",
+}
+
 
 def snake_case(name: str) -> str:
     """A field's name as a contract writes it.
@@ -79,8 +92,8 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
     unknown: list[SourceField] = []
     for field in fields:
         name = snake_case(field.name)
-        if schema_evolution and name and name not in known and name not in reserved:
-            dtype = "VARCHAR" if field.dtype == "JSON" else field.dtype
+        dtype = _column_type(field.dtype)
+        if schema_evolution and dtype and name and name not in known and name not in reserved:
             added.append(RawColumn(name, dtype, description=f"Added from the source's field {field.name!r}."))
             known.add(name)
         if name in known and (name not in matched or field.dtype == "JSON"):
@@ -89,6 +102,13 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
             unknown.append(field)
     missing = tuple(c.name for c in shape.columns if c.required and c.name not in matched)
     return Matching(matched, tuple(added), tuple(unknown), missing)
+
+
+def _column_type(dtype: str) -> str | None:
+    """The type of a column that evolution adds for a field; None for types that no Delta column holds faithfully."""
+    if dtype.startswith("DECIMAL("):
+        return dtype
+    return _COLUMN_TYPES.get(dtype)
 
 
 def conform_sql(

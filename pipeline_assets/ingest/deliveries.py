@@ -7,6 +7,7 @@ the outcome depends on what lies in the folder, not on the order in which it cam
 no longer there (archived) stay.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -18,8 +19,9 @@ from deltalake import DeltaTable
 from pipeline_assets.ingest.content import Content, read_content
 from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
-from pipeline_assets.lake import Table
+from pipeline_assets.lake import Table, days_predicate
 
+_log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -60,6 +62,7 @@ class Plan:
     Attributes:
         read: Files whose content is to come into the table.
         gone: Contents that leave the table, with the day that they lie in.
+        stale: Dead letters (day, content id) of readings that were killed before or after their commit.
         corrected: Paths whose former content is among `gone`.
         copies: Files whose content is in the table in the name of another file.
         waiting: Files still being written.
@@ -70,12 +73,18 @@ class Plan:
 
     read: list[Delivery] = field(default_factory=list)
     gone: set[tuple[date, str]] = field(default_factory=set)
+    stale: set[tuple[date, str]] = field(default_factory=set)
     corrected: set[str] = field(default_factory=set)
     copies: list[tuple[LandedFile, str]] = field(default_factory=list)
     waiting: list[LandedFile] = field(default_factory=list)
     unchanged: int = 0
     expect: dict[str, int | None] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def orphaned(self) -> set[str]:
+        """Contents that leave the table and come back in no other name."""
+        return {content_id for _, content_id in self.gone} - {delivery.content_id for delivery in self.read}
 
 
 def position_of(day: date) -> str:
@@ -86,11 +95,6 @@ def position_of(day: date) -> str:
 def owner_of(content_id: str) -> str:
     """Names the position that holds the day (as an ordinal) in which a content lies; 0 when it left the table."""
     return f"content:{content_id}"
-
-
-def copy_of(content_id: str) -> str:
-    """Names the position that holds the first day (as an ordinal) on which a content was passed over as a copy."""
-    return f"copy:{content_id}"
 
 
 def extracted_at(file: LandedFile) -> datetime:
@@ -110,16 +114,30 @@ def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> list[L
     return sorted(found, key=lambda file: (file.date, file.path))
 
 
+def holders(root: Path, pattern: PathPattern, content_ids: Collection[str], days: Collection[date]) -> set[date]:
+    """Finds other days whose files hold one of some contents: asked only when a content leaves the table.
+
+    A content id ends with the file's size, so that of all files only those of equal size are read.
+    """
+    sizes = {int(content_id.rpartition("-")[2]) for content_id in content_ids}
+    return {
+        file.date
+        for file in (pattern.walk(root) if content_ids else ())
+        if file.date not in days
+        and file.size_bytes in sizes
+        and read_content(root / file.path).content_id in content_ids
+    }
+
+
 def in_tables(con: duckdb.DuckDBPyConnection, tables: Iterable[Table], days: Iterable[date]) -> dict[str, set[Stored]]:
     """Finds which contents of which paths lie in the partitions of some days."""
-    listed = ", ".join(f"DATE '{day}'" for day in sorted(days))
+    where = days_predicate("_partition_date", days)
     found: dict[str, set[Stored]] = {}
     for table in tables:
         if not table.exists():
             continue
         rows = con.execute(
-            f"SELECT DISTINCT _source.file, _partition_date, _batch_id, _extracted_at FROM {table.scan()} "
-            f"WHERE _partition_date IN ({listed})"
+            f"SELECT DISTINCT _source.file, _partition_date, _batch_id, _extracted_at FROM {table.scan()} WHERE {where}"
         )
         for path, day, content_id, at in rows.fetchall():
             found.setdefault(path, set()).add(Stored(day, content_id, at.astimezone(UTC)))
@@ -155,20 +173,28 @@ def plan(
             settled.append(file)
         else:
             result.waiting.append(file)
-    contents = {file.path: _identify(root, file, known.get(file.path, ())) for file in settled}
+    contents: dict[str, tuple[str, Content | None]] = {}
+    for file in list(settled):
+        try:
+            contents[file.path] = _identify(root, file, known.get(file.path, ()))
+        except OSError as error:  # vanished, or not ours to read: it waits, the others do not
+            _log.warning("%s waits: %s", file.path, error.strerror)
+            settled.remove(file)
+            result.waiting.append(file)
     current = {path: content_id for path, (content_id, _) in contents.items()}
-    stored, unfinished = _stored(log, known)
-    changed = {path for path in stored if path in current and current[path] != stored[path].content_id}
-    for path in changed | (unfinished & stored.keys() & current.keys()):
-        result.gone.add((stored[path].day, stored[path].content_id))
-        result.corrected.add(path)
+    stored, letters = _stored(log, known)
+    for path in stored.keys() & current.keys():
+        if current[path] != stored[path].content_id:
+            result.gone.add((stored[path].day, stored[path].content_id))
+            result.corrected.add(path)
     claims: dict[str, list[LandedFile]] = {}
     for file in settled:
         claims.setdefault(current[file.path], []).append(file)
     for content_id, claimants in claims.items():
         _settle_claim(result, log, content_id, claimants, stored, contents)
-    read = {delivery.content_id for delivery in result.read}
-    result.positions.update({owner_of(content_id): 0 for _, content_id in result.gone if content_id not in read})
+    result.stale = letters - {(delivery.file.date, delivery.content_id) for delivery in result.read}
+    result.expect.update({owner_of(content_id): day.toordinal() for day, content_id in result.gone})
+    result.positions.update({owner_of(content_id): 0 for content_id in result.orphaned})
     result.expect.update({position_of(day): log.transaction_version(position_of(day)) for day in days})
     prints, _, _ = fingerprints(settled, settle_seconds=0)
     held_days = {file.date for file in result.waiting if file.path in held_up}
@@ -189,6 +215,7 @@ def _settle_claim(
     before = log.transaction_version(name)
     owner_day = date.fromordinal(before) if before else None
     owner_path = next((path for path, entry in stored.items() if entry.content_id == content_id), None)
+    result.expect[name] = before
     if owner_day and (owner_day, content_id) in result.gone:
         owner_day = None
     if owner_day and owner_path == first.path:
@@ -200,15 +227,9 @@ def _settle_claim(
     else:
         if owner_day:
             result.gone.add((owner_day, content_id))
-        result.expect[name] = before
         result.positions[name] = first.date.toordinal()
         result.read.append(Delivery(first, content_id, contents[first.path][1]))
-    for file in claimants[1:]:
-        result.copies.append((file, content_id))
-    others = [file.date for file, copied in result.copies if copied == content_id]
-    if others:
-        seen = log.transaction_version(copy_of(content_id))
-        result.positions[copy_of(content_id)] = min([day.toordinal() for day in others] + ([seen] if seen else []))
+    result.copies.extend((file, content_id) for file in claimants[1:])
 
 
 def _moves(owner_path: str | None, first: LandedFile, contents: Mapping[str, object]) -> bool:
@@ -226,17 +247,17 @@ def _identify(root: Path, file: LandedFile, known: Iterable[Stored]) -> tuple[st
     return content.content_id, content
 
 
-def _stored(log: DeltaTable, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[str]]:
-    """Tells which contents the log says are in the table, and paths whose last reading was killed before its commit.
+def _stored(log: DeltaTable, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[tuple[date, str]]]:
+    """Tells which contents the log says are in the table, and dead letters of contents that it says are not.
 
-    Dead letters are committed before rows: letters of a content that the log does not know are such a trace.
+    Dead letters come before the rows' commit and go after it, so a kill can leave some of neither.
     """
     stored: dict[str, Stored] = {}
-    unfinished = set()
+    letters = set()
     for path, entries in known.items():
         for entry in entries:
             if log.transaction_version(owner_of(entry.content_id)) == entry.day.toordinal():
                 stored[path] = entry
             else:
-                unfinished.add(path)
-    return stored, unfinished
+                letters.add((entry.day, entry.content_id))
+    return stored, letters

@@ -1,7 +1,8 @@
-"""Landing files into bronze: the whole way of the files of some days, in at most two commits.
+"""Landing files into bronze: the whole way of the files of some days, in at most three commits.
 
-First the dead letters (idempotent by file), then the rows with their positions, in place of the rows of corrected
-files: only that second commit makes a file "ingested". A run killed between the two is repaired by the next.
+First the dead letters of what is read, then the rows with their positions in place of the rows of corrected files: only
+that second commit makes a file "ingested". Last, dead letters that are no longer true. The next run repairs a kill in
+between.
 
 What is to be read is decided in `deliveries`, how one file becomes rows in `bronze_file`, how rows become a commit
 in `lake`.
@@ -9,7 +10,7 @@ in `lake`.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -22,7 +23,7 @@ from deltalake import Schema
 from pipeline_assets.contracts.base import Model, RawColumn, RawShape, event_time, raw_shape
 from pipeline_assets.ingest.bronze_file import LETTERS, FileReader
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
-from pipeline_assets.ingest.deliveries import Plan, copy_of, files_of, in_tables, plan
+from pipeline_assets.ingest.deliveries import Plan, files_of, holders, in_tables, plan
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.ingest.readers import Format
 from pipeline_assets.lake import (
@@ -30,7 +31,9 @@ from pipeline_assets.lake import (
     DataFile,
     Lake,
     PositionMovedError,
+    SchemaMismatchError,
     Table,
+    days_predicate,
     discard,
     query_schema,
     quote_name,
@@ -39,7 +42,6 @@ from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 
 _ATTEMPTS = 8
-_COMMITS_LOOKED_AT = 20
 
 Outcome = Literal["new", "corrected", "copy", "waiting"]
 
@@ -77,6 +79,15 @@ class DayCounts:
     records_in: int = 0
     rows: int = 0
     dead_letters: int = 0
+
+    def __add__(self, other: "DayCounts") -> "DayCounts":
+        """Sums up."""
+        return DayCounts(
+            self.files + other.files,
+            self.records_in + other.records_in,
+            self.rows + other.rows,
+            self.dead_letters + other.dead_letters,
+        )
 
 
 @dataclass(frozen=True)
@@ -133,17 +144,6 @@ class Report:
         return _total(self.files)
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """A file whose counts in the tables are not those of its reading."""
-
-    file: str
-    day: date
-    records_in: int
-    rows: int
-    dead_letters: int
-
-
 class _FileChangedError(Exception):
     """A file changed while it was read: the plan is made again without it."""
 
@@ -188,8 +188,7 @@ def ingest(
         files = files_of(root, source.pattern, days)
         todo = plan(log, known, root, files, days=days, settle_seconds=settle_seconds, held_up=held_up)
         # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
-        copied = (log.transaction_version(copy_of(content_id)) for _, content_id in todo.gone)
-        if more := {date.fromordinal(ordinal) for ordinal in copied if ordinal} - days:
+        if more := holders(root, source.pattern, todo.orphaned, days):
             days |= more
             continue
         try:
@@ -199,56 +198,6 @@ def ingest(
         except PositionMovedError:
             continue
     raise CommitConflictError(bronze.name, _ATTEMPTS)
-
-
-def day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, where: str) -> dict[date, DayCounts]:
-    """Counts rows and dead letters by day in the tables.
-
-    Args:
-        con: A connection of the lake.
-        bronze: The bronze table.
-        where: Predicate on `_partition_date`.
-    """
-    letters = dead_letter_table(bronze.lake, bronze.name)
-    parts = [f"SELECT _partition_date AS day, 1 AS row_, 0 AS letter FROM {bronze.scan()} WHERE {where}"]
-    if letters.exists():
-        parts.append(f"SELECT _partition_date, 0, 1 FROM {letters.scan()} WHERE {where}")
-    rows = con.execute(
-        f"SELECT day, sum(row_)::BIGINT, sum(letter)::BIGINT FROM ({' UNION ALL '.join(parts)}) GROUP BY day"
-    )
-    return {day: DayCounts(0, good + bad, good, bad) for day, good, bad in rows.fetchall()}
-
-
-def reconcile(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[DayCounts, list[Mismatch]]:
-    """Compares the counts that the last ingest took while reading with what lies in the tables now, file by file.
-
-    Returns:
-        The total of the last ingest as the tables hold it, and the files that do not add up.
-    """
-    read = _last_ingest(bronze)
-    if not read:
-        return DayCounts(), []
-    letters = dead_letter_table(bronze.lake, bronze.name)
-    days = ", ".join(sorted({f"DATE '{entry['day']}'" for entry in read}))
-    found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for at, table in enumerate([bronze, letters]):
-        if table.exists():
-            rows = con.execute(
-                f"SELECT _source.file, _batch_id, count(*) FROM {table.scan()} WHERE _partition_date IN ({days}) "
-                "GROUP BY ALL"
-            )
-            for file, content_id, count in rows.fetchall():
-                found[file, content_id][at] = count
-    total, wrong = DayCounts(), []
-    for entry in read:
-        rows_, dead = found[entry["file"], entry["content_id"]]
-        total = DayCounts(
-            total.files + 1, total.records_in + entry["records_in"], total.rows + rows_, total.dead_letters + dead
-        )
-        if entry["records_in"] != rows_ + dead:
-            day = date.fromisoformat(entry["day"])
-            wrong.append(Mismatch(entry["file"], day, entry["records_in"], rows_, dead))
-    return total, wrong
 
 
 def _prepare(con: duckdb.DuckDBPyConnection, bronze: Table, source: LandingSource) -> RawShape:
@@ -262,6 +211,14 @@ def _prepare(con: duckdb.DuckDBPyConnection, bronze: Table, source: LandingSourc
     )
     technical = {column.name for column in TECHNICAL_COLUMNS}
     stored = con.execute(f"DESCRIBE SELECT * FROM {bronze.scan()}").fetchall()
+    kinds = {name: kind for name, kind, *_ in stored}
+    wrong = [
+        f"column {column.name} is {column.dtype} in the contract, {kinds[column.name]} in the table"
+        for column in shape.columns
+        if duckdb.sqltype(kinds[column.name]) != duckdb.sqltype(column.dtype)
+    ]
+    if wrong:
+        raise SchemaMismatchError(bronze.name, wrong)
     return shape.extended(RawColumn(name, kind) for name, kind, *_ in stored if name not in technical)
 
 
@@ -316,42 +273,43 @@ def _commit(
     todo: Plan,
     run_id: str,
 ) -> int:
-    """The two commits: the dead letters of the files read, then their rows and positions."""
-    con.execute("CREATE OR REPLACE TEMP TABLE landing_read (file VARCHAR)")
-    con.execute("CREATE OR REPLACE TEMP TABLE landing_gone (day DATE, content_id VARCHAR)")
-    if todo.read:
-        con.executemany("INSERT INTO landing_read VALUES (?)", [[delivery.file.path] for delivery in todo.read])
-    if todo.gone:
-        con.executemany("INSERT INTO landing_gone VALUES (?, ?)", sorted(todo.gone))
-    days = {delivery.file.date for delivery in todo.read} | {day for day, _ in todo.gone}
-    listed = ", ".join(f"DATE '{day}'" for day in sorted(days))
-    in_days = f"_partition_date IN ({listed})"
-    gone = f"{in_days} AND (_partition_date, _batch_id) IN (SELECT (day, content_id) FROM landing_gone)"
+    """The dead letters of the files read, then rows and positions; last, dead letters that are no longer true."""
     facts = {"run_id": run_id} if run_id else {}
-    if days:
-        obsolete = f"{in_days} AND _source.file IN (SELECT file FROM landing_read) OR {gone}"
-        letters = dead_letter_table(bronze.lake, bronze.name)
-        record(con, letters, f"SELECT * FROM {LETTERS}", where=obsolete, metadata=facts)
-        facts |= {name: str(value) for name, value in asdict(_total(reports)).items()}
-        facts["read"] = json.dumps([report.as_dict() for report in _read(reports)])
+    letters = dead_letter_table(bronze.lake, bronze.name)
+    if todo.read:
+        _list(con, "landing_read", {(delivery.file.date, delivery.content_id) for delivery in todo.read})
+        record(con, letters, f"SELECT * FROM {LETTERS}", where=_listed(con, "landing_read"), metadata=facts)
+        counts = {name: str(value) for name, value in asdict(_total(reports)).items()}
+        read = json.dumps([report.as_dict() for report in _read(reports)])
     if added := list(added):
         bronze.create(_schema(con, added))
-    return bronze.commit(
+    _list(con, "landing_gone", todo.gone)
+    version = bronze.commit(
         con,
         files,
-        where=gone if todo.gone else None,
+        where=_listed(con, "landing_gone") if todo.gone else None,
         expect=todo.expect,
         positions=todo.positions,
-        metadata=facts,
+        metadata={**facts, **counts, "read": read} if todo.read else facts,
     )
+    if (obsolete := todo.gone | todo.stale) and letters.exists():
+        _list(con, "landing_gone", obsolete)
+        letters.commit(con, [], where=_listed(con, "landing_gone"), metadata=facts)
+    return version
 
 
-def _last_ingest(bronze: Table) -> list[dict[str, Any]]:
-    """What the newest commit of an ingest says that it read; [] if none of the last commits is one."""
-    for commit in bronze.open().history(_COMMITS_LOOKED_AT):
-        if "read" in commit:
-            return list(json.loads(commit["read"]))
-    return []
+def _list(con: duckdb.DuckDBPyConnection, name: str, contents: Collection[tuple[date, str]]) -> None:
+    """Puts (day, content id) pairs into a temporary table."""
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {name} (day DATE, content_id VARCHAR)")
+    if contents:
+        con.executemany(f"INSERT INTO {name} VALUES (?, ?)", sorted(contents))
+
+
+def _listed(con: duckdb.DuckDBPyConnection, name: str) -> str:
+    """The predicate on rows of the listed contents; the bounds spare the partitions of other days."""
+    days = [day for (day,) in con.execute(f"SELECT DISTINCT day FROM {name}").fetchall()]
+    within = days_predicate("_partition_date", days)
+    return f"{within} AND (_partition_date, _batch_id) IN (SELECT (day, content_id) FROM {name})"
 
 
 def _read(files: Iterable[FileReport]) -> list[FileReport]:
@@ -359,10 +317,5 @@ def _read(files: Iterable[FileReport]) -> list[FileReport]:
 
 
 def _total(files: Iterable[FileReport]) -> DayCounts:
-    read = _read(files)
-    return DayCounts(
-        len(read),
-        sum(file.records_in for file in read),
-        sum(file.rows for file in read),
-        sum(file.dead_letters for file in read),
-    )
+    counts = (DayCounts(1, file.records_in, file.rows, file.dead_letters) for file in _read(files))
+    return sum(counts, start=DayCounts())

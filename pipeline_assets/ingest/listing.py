@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
@@ -22,6 +22,7 @@ from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
 # it. Each listing looks again into unchanged folders for this many files (0.1 s), in turn: a small landing folder is
 # seen whole each time, one of 100,000 files within five listings.
 _SWEPT_FILES = 20_000
+_LONGEST_GAP = timedelta(days=31)
 _FINGERPRINT_BITS = 63  # a Delta application transaction holds a signed 64-bit number
 
 
@@ -160,7 +161,10 @@ def fingerprints(files: Iterable[LandedFile], *, settle_seconds: float) -> tuple
 
 
 def ranges(dirty: Collection[date], listed: Collection[date]) -> list[tuple[date, date]]:
-    """Groups days into ranges, one run each. Days without files do not split a range; clean days with files do.
+    """Groups days into ranges, one run each.
+
+    Clean days with files split a range. Days without files do not, up to a month of them: a holiday is no reason for
+    two runs, and a correction of ten years ago is none for a run over ten years.
 
     Args:
         dirty: Days that need a run.
@@ -174,7 +178,7 @@ def ranges(dirty: Collection[date], listed: Collection[date]) -> list[tuple[date
     for day in sorted({*dirty, *listed}):
         if day not in dirty:
             open_range = False
-        elif open_range:
+        elif open_range and day - found[-1][1] <= _LONGEST_GAP:
             found[-1] = (found[-1][0], day)
         else:
             found.append((day, day))

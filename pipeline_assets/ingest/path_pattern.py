@@ -4,6 +4,7 @@ Holds parsing, matching and listing. Does not hold which files are new, or what 
 """
 
 import fnmatch
+import logging
 import os
 import re
 import stat
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+_log = logging.getLogger(__name__)
 DEFAULT_DATE_FORMAT = "%Y-%m-%d"
 
 # A file still being written, or a marker beside the data such as _SUCCESS.
@@ -124,15 +126,15 @@ class PathPattern:
             return [part.literal] if (directory / part.literal).is_dir() else []
         try:
             with os.scandir(directory) as entries:
-                return sorted(e.name for e in entries if part.admits(e.name) and e.is_dir())
+                return sorted(e.name for e in entries if part.admits(e.name) and e.is_dir(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def files(self, root: Path, directory: LandingDirectory) -> Iterator[LandedFile]:
         """Yield the matching regular files directly in a directory, in order of their names.
 
-        Directories, sockets, FIFOs, devices and broken links are passed over, whatever their names. A file or the
-        directory that vanishes during the listing is not there.
+        Directories, sockets, FIFOs, devices and links are passed over, whatever their names: a link would let whoever
+        may write here read any file of ours. A file or the directory that vanishes during the listing is not there.
         """
         prefix = f"{directory.path}/" if directory.path else ""
         directory_day = self.day_of(directory)
@@ -145,8 +147,11 @@ class PathPattern:
             return
         for name, entry in found:
             try:
-                status = entry.stat()
-            except OSError:  # a broken link or a loop of links, or gone since the listing
+                status = entry.stat(follow_symlinks=False)
+            except OSError:  # gone since the listing
+                continue
+            if not name.isprintable() and _is_not_utf8(name):
+                _log.warning("%r is passed over: its name is not UTF-8, rename it", prefix + name)
                 continue
             day = directory_day or part.date_of(name)
             if day is not None and stat.S_ISREG(status.st_mode):
@@ -209,6 +214,11 @@ class _Part:
             return datetime.strptime(found["date"], self.date_format).date()  # noqa: DTZ007  a day has no zone
         except ValueError:
             return None
+
+
+def _is_not_utf8(name: str) -> bool:
+    """Whether a name holds bytes that no text column can keep; the file system allows them."""
+    return any("\udc80" <= character <= "\udcff" for character in name)
 
 
 def _glob(text: str) -> str:

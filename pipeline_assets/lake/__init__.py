@@ -11,7 +11,7 @@ from pipeline_assets.lake.errors import (
     TableUnreadableError,
 )
 from pipeline_assets.lake.files import DataFile, discard, query_schema, write_parquet
-from pipeline_assets.lake.quarantine import held_days, judge, published
+from pipeline_assets.lake.quarantine import audited_version, held_days, judge, published
 from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_text
 from pipeline_assets.lake.table import Table
 
@@ -27,6 +27,7 @@ __all__ = [
     "Table",
     "TableNotFoundError",
     "TableUnreadableError",
+    "audited_version",
     "changes_since",
     "days_predicate",
     "discard",

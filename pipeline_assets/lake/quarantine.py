@@ -1,61 +1,100 @@
-"""Days of a bronze table that failed a blocking check and are withheld from downstream (write, audit, publish).
+"""What of a bronze table downstream may read: write, audit, publish.
 
-Stopping the run that wrote a bad day is not enough: the next run would carry the day's rows along. So the list of
-held days is a property of the table, changed in its log, and the view that dbt reads leaves those days out. Whether a
-day is bad is decided by checks; nothing of that lives here.
+Rows are written, then audited by checks, then published; a day that fails is withheld. Two facts in the table's log
+say so, each changed by a commit: the version up to which all rows were audited (a position), and the list of withheld
+days (a table property). Rows that nobody audited, because a run was killed before its checks, are not published either.
+
+Which days are bad is decided by checks; nothing of that lives here.
 """
 
 import json
+import time
 from collections.abc import Collection
 from datetime import date
 
 import duckdb
-from deltalake import CommitProperties
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import CommitFailedError
 
+from pipeline_assets.lake.errors import CommitConflictError
 from pipeline_assets.lake.storage import quote_name
 from pipeline_assets.lake.table import DATE_COLUMN, TOUCHED_DATES, Table
 
 PARTITION = "_partition_date"
 _HELD_DAYS = "pipeline_assets.held_days"
+_AUDITED = "audited"
+_ATTEMPTS = 10
 
 
 def held_days(table: Table, version: int | None = None) -> frozenset[date]:
     """Reads which landing days are withheld."""
-    listed = table.open(version).metadata().configuration.get(_HELD_DAYS)
-    return frozenset(map(date.fromisoformat, json.loads(listed))) if listed else frozenset()
+    return _held(table.open(version))
 
 
-def judge(con: duckdb.DuckDBPyConnection, table: Table, *, good: Collection[date], bad: Collection[date]) -> None:
-    """Withholds bad days and releases good ones; one commit, none if nothing changes.
+def audited_version(table: Table) -> int | None:
+    """Reads the version up to which all rows were audited; None for a table that is not audited."""
+    return table.position(_AUDITED)
 
-    The commit lists the dates in the rows of the days that change sides, so that downstream recomputes them.
+
+def judge(
+    con: duckdb.DuckDBPyConnection, table: Table, *, version: int, good: Collection[date], bad: Collection[date]
+) -> None:
+    """Withholds bad days, releases good ones, and publishes all rows up to a version.
+
+    The commit that moves a day lists the dates in its rows, so that downstream recomputes them.
 
     Args:
         con: A connection of the lake.
         table: A table partitioned by `_partition_date`.
+        version: The version that was audited.
         good: Days that passed.
         bad: Days that failed.
     """
-    before = held_days(table)
-    after = (before - set(good)) | set(bad)
-    if after == before:
+    for attempt in range(_ATTEMPTS):
+        opened = table.open()
+        before = _held(opened)
+        after = (before - set(good)) | set(bad)
+        newest = opened.version()
+        if after != before:
+            try:
+                _hold(con, table, opened, before ^ after, after)
+            except CommitFailedError:
+                time.sleep(0.05 * attempt)
+                continue
+            if newest != version:
+                break  # the property lies behind rows that were not audited: publish nothing, audit again
+            version = newest + 1
+        if (table.position(_AUDITED) or -1) < version:
+            table.commit(con, [], positions={_AUDITED: version})
         return
-    opened = table.open()
-    moved = ", ".join(f"DATE '{day}'" for day in sorted(before ^ after))
-    column = opened.metadata().configuration.get(DATE_COLUMN, PARTITION)
-    rows = con.execute(
-        f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {table.scan()} WHERE {PARTITION} IN ({moved})"
-    ).fetchall()
-    opened.alter.set_table_properties(
-        {_HELD_DAYS: json.dumps(sorted(day.isoformat() for day in after))},
-        raise_if_not_exists=False,
-        commit_properties=CommitProperties(
-            custom_metadata={TOUCHED_DATES: json.dumps(sorted(row[0].isoformat() for row in rows))}
-        ),
-    )
+    raise CommitConflictError(table.name, _ATTEMPTS)
 
 
 def published(table: Table, version: int | None = None) -> str:
-    """Gives the predicate on the rows that downstream may read."""
+    """Gives the predicate on the rows of a version that downstream may read."""
     listed = ", ".join(f"DATE '{day}'" for day in sorted(held_days(table, version)))
     return f"{PARTITION} NOT IN ({listed})" if listed else "TRUE"
+
+
+def _held(opened: DeltaTable) -> frozenset[date]:
+    listed = opened.metadata().configuration.get(_HELD_DAYS)
+    return frozenset(map(date.fromisoformat, json.loads(listed))) if listed else frozenset()
+
+
+def _hold(
+    con: duckdb.DuckDBPyConnection, table: Table, opened: DeltaTable, moved: Collection[date], held: Collection[date]
+) -> None:
+    column = opened.metadata().configuration.get(DATE_COLUMN, PARTITION)
+    days = " OR ".join(f"{PARTITION} = DATE '{day}'" for day in sorted(moved))
+    rows = con.execute(
+        f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {table.scan(opened.version())} WHERE {PARTITION} "
+        f"BETWEEN DATE '{min(moved)}' AND DATE '{max(moved)}' AND ({days})"
+    ).fetchall()
+    opened.alter.set_table_properties(
+        {_HELD_DAYS: json.dumps(sorted(day.isoformat() for day in held))},
+        raise_if_not_exists=False,
+        commit_properties=CommitProperties(
+            custom_metadata={TOUCHED_DATES: json.dumps(sorted(row[0].isoformat() for row in rows))},
+            max_commit_retries=0,
+        ),
+    )

@@ -8,7 +8,6 @@ never re-sends blindly, because delta-rs accepts a repeated application transact
 Reading tables is DuckDB's `delta_scan`; what changed since a version is in `changes`.
 """
 
-import contextlib
 import json
 import random
 import time
@@ -24,6 +23,7 @@ from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
 from pipeline_assets.lake import files as data_files
 from pipeline_assets.lake.errors import (
     CommitConflictError,
+    LakeError,
     PositionMovedError,
     SchemaMismatchError,
     TableNotFoundError,
@@ -109,8 +109,7 @@ class Table:
         """
         if not self.exists():
             configuration: dict[str, str | None] = {DATE_COLUMN: date_column} if date_column else {}
-            # The table may appear between the question and the answer: then `open` below decides.
-            with contextlib.suppress(DeltaError):
+            try:
                 DeltaTable.create(
                     self.uri,
                     schema,
@@ -121,6 +120,9 @@ class Table:
                     storage_options=dict(self.lake.storage_options),
                     raise_if_key_not_exists=False,
                 )
+            except DeltaError:
+                if not self.exists():  # else it appeared between the question and the answer
+                    raise
         table = self.open()
         known = {column.name for column in table.schema().fields}
         if new := [column for column in schema.fields if column.name not in known]:
@@ -251,6 +253,11 @@ class Table:
             f"CREATE OR REPLACE TEMP TABLE merge_incoming AS SELECT * FROM ({rows}) "
             f"QUALIFY row_number() OVER (PARTITION BY {key_list} ORDER BY {order}) = 1"
         )
+        unordered = " OR ".join(f"{quote_name(column)} IS NULL" for column in sequence)
+        if con.execute(f"SELECT count(*) FROM merge_incoming WHERE {unordered}").fetchone() != (0,):
+            raise LakeError(
+                f"table {self.name}: rows to merge have a null in {', '.join(sequence)}; their order is unknown"
+            )
         on = " AND ".join(f"old.{quote_name(key)} = new.{quote_name(key)}" for key in keys)
         newer = " > ".join(
             "(" + ", ".join(f"{side}.{quote_name(column)}" for column in sequence) + ")" for side in ("new", "old")

@@ -52,7 +52,7 @@ def test_a_range_is_one_run_of_one_step(source: Source) -> None:
     source.land("2011-01-04/a.csv", source.line(1))
     result = run(source, "2011-01-01", "2011-01-31")
     assert len(result.get_step_success_events()) == 2  # ingest and checks
-    assert len(source.bronze.open().history()) == 2  # create and one commit
+    assert len(source.bronze.open().history()) == 3  # create, the rows, their audit
 
 
 def test_too_many_dead_letters_fail_the_budget_and_withhold_the_day(source: Source) -> None:

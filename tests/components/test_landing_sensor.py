@@ -1,6 +1,7 @@
 """Ticks against a real instance and a real lake: what is asked for, and what is not asked for twice."""
 
 import os
+import shutil
 import time
 
 import dagster as dg
@@ -84,7 +85,7 @@ def test_a_failed_run_is_asked_for_again_a_few_times_and_later(source: Source, m
             assert f"attempt {attempt} failed" in skip_reason(source.tick())
             time.sleep(0.2 * 2**attempt)
     assert len(set(keys)) == 3
-    assert "given up after 3 failed runs" in skip_reason(source.tick())
+    assert "given up after 3 runs" in skip_reason(source.tick())
     source.land("2011-01-04/b.csv", source.line(2))  # other content is another batch
     assert len(source.tick().run_requests) == 1
 
@@ -104,11 +105,30 @@ def test_a_run_that_failed_after_its_commit_is_asked_for_again(source: Source, m
     assert source.rows() == 1
 
 
-def test_a_failed_blocking_check_is_not_tried_again(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_day_is_not_tried_again_and_does_not_hold_up_the_others(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(landing_sensor, "_FIRST_RETRY_SECONDS", 0)
     source.land("2011-01-04/a.csv", source.line(1), source.line(2, quantity="x"))
-    assert not source.execute(source.tick().run_requests[0]).success
-    assert "a blocking check failed" in skip_reason(source.tick())
+    source.land("2011-01-05/a.csv", source.line(3))
+    (both,) = source.tick().run_requests
+    assert not source.execute(both).success
+    (good,) = source.tick().run_requests
+    assert days_of(good) == ("2011-01-05", "2011-01-05")
+    assert source.execute(good).success
+    assert "nothing new" in skip_reason(source.tick())
+    source.land("2011-01-06/a.csv", source.line(4))
+    (next_day,) = source.tick().run_requests
+    assert days_of(next_day) == ("2011-01-06", "2011-01-06")
+    assert source.execute(next_day).success
+
+
+def test_a_table_that_was_dropped_voids_the_cursor(source: Source) -> None:
+    source.land("2011-01-04/a.csv", source.line(1))
+    source.execute(source.tick().run_requests[0])
+    cursor = source.tick().cursor
+    shutil.rmtree(source.bronze.uri)
+    assert len(source.tick(cursor).run_requests) == 1
 
 
 def test_a_file_still_being_written_is_reported_and_waits(source: Source) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
+from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.landing import LandingSource, Report
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError, Table
+from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError, SchemaMismatchError, Table, held_days
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 DAY = date(2011, 1, 4)
@@ -47,6 +48,10 @@ class Shop:
 
     def ingest(self, first: date = DAY, last: date = DAY) -> Report:
         return landing.ingest(self.lake, self.con, self.source, self.root, first, last, settle_seconds=5)
+
+    def audit(self) -> Findings:
+        model = contract("shop.InvoiceLines")
+        return audit(self.con, self.bronze, model, failure_budget=1, days=(DAY, DAY))
 
     def rows(self, columns: str = "invoice_no") -> list[object]:
         found = self.con.execute(f"SELECT {columns} FROM {self.bronze.scan()} ORDER BY ALL").fetchall()
@@ -218,16 +223,17 @@ def test_bad_files_cost_nothing_but_themselves(shop: Shop) -> None:
         "b": "file", "c": "file", "d": "header", "e": "file", "g": "encoding", "i": "line too long", "k": "json",
     }  # fmt: skip
     assert report.total.records_in == report.total.rows + report.total.dead_letters
-    total, wrong = landing.reconcile(shop.con, shop.bronze)
-    assert (wrong, total) == ([], report.total)
+    findings = shop.audit()
+    assert (findings.mismatches, findings.total) == ([], report.total)
 
 
 def test_reconciliation_notices_a_row_too_few(shop: Shop) -> None:
     shop.land("2011-01-04/a.csv", HEADER + line(1) + line(2))
     shop.ingest()
     shop.bronze.replace(shop.con, f"SELECT * FROM {shop.bronze.scan()} WHERE FALSE", where="invoice_no = '536002'")
-    _, wrong = landing.reconcile(shop.con, shop.bronze)
+    wrong = shop.audit().mismatches
     assert [(file.file, file.records_in, file.rows) for file in wrong] == [("lines/2011-01-04/a.csv", 2, 1)]
+    assert held_days(shop.bronze) == {DAY}
 
 
 def test_counts_are_kept_in_the_commit(shop: Shop) -> None:
@@ -289,33 +295,120 @@ def test_unknown_fields_are_rescued_or_become_columns(tmp_path: Path) -> None:
     assert grown.rows("invoice_no, loyalty_card, _rescued") == [("536001", "gold", None), ("536002", None, None)]
 
 
-def test_a_killed_run_leaves_dead_letters_that_the_next_one_replaces(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("second", [HEADER + line(3, quantity="y"), HEADER + line(3)])
+@pytest.mark.parametrize("table", ["bronze.", "dead_letters."])
+def test_dead_letters_survive_a_run_that_is_killed_around_its_commits(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, second: str, table: str
 ) -> None:
-    """Killed between its two commits; then the file is put back to what it was before."""
+    """Killed before the rows, or before the letters that are no longer true; then the file is put back."""
     first = HEADER + line(1) + line(2, quantity="x")
     shop.land("2011-01-04/a.csv", first)
     shop.ingest()
     expected = shop.dead()
-    monkeypatch.setattr(Table, "commit", _killed)
-    shop.land("2011-01-04/a.csv", HEADER + line(3, quantity="y"), age=60)
+
+    def killed(self: Table, *args: object, **options: object) -> int:
+        if self.name.startswith(table):
+            raise KeyboardInterrupt
+        return real(self, *args, **options)  # type: ignore[arg-type]
+
+    real = Table.commit
+    monkeypatch.setattr(Table, "commit", killed)
+    shop.land("2011-01-04/a.csv", second, age=60)
     with pytest.raises(KeyboardInterrupt):
         shop.ingest()
     monkeypatch.undo()
-    assert shop.dead() != expected
     shop.land("2011-01-04/a.csv", first, age=30)
     shop.ingest()
     assert shop.rows() == ["536001"]
     assert shop.dead() == expected
+    assert shop.audit().mismatches == []
 
 
-def _killed(self: Table, *args: object, **options: object) -> int:
-    if self.name.startswith("bronze."):
-        raise KeyboardInterrupt
-    return _REAL_COMMIT(self, *args, **options)  # type: ignore[arg-type]
+@pytest.mark.parametrize("corrected", [["2011-01-04", "2011-01-05"], ["2011-01-04"]])
+def test_a_content_outlives_all_corrections_while_any_file_holds_it(shop: Shop, corrected: list[str]) -> None:
+    for day in ("2011-01-06", "2011-01-05", "2011-01-04"):
+        shop.land(f"{day}/a.csv", HEADER + line(1))
+        shop.ingest(date.fromisoformat(day), date.fromisoformat(day))
+    for number, day in enumerate(corrected, 5):
+        shop.land(f"{day}/a.csv", HEADER + line(number), age=60)
+        shop.ingest(date.fromisoformat(day), date.fromisoformat(day))
+    assert shop.rows().count("536001") == 1
+    assert len(shop.rows()) == 1 + len(corrected)
 
 
-_REAL_COMMIT = Table.commit
+def test_a_link_out_of_the_landing_folder_is_not_followed(shop: Shop, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    shop.land("2011-01-04/a.csv", HEADER + line(1))
+    (shop.root / "lines/2011-01-04/b.csv").symlink_to(secret)
+    assert outcomes(shop.ingest()) == {"2011-01-04/a.csv": "new"}
+    assert shop.dead() == []
+
+
+def test_a_file_whose_name_is_not_utf8_costs_only_itself(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.land("2011-01-04/a.csv", HEADER + line(1))
+    shop.land(os.fsdecode(b"2011-01-04/caf\xe9.csv"), HEADER + line(2))
+    assert outcomes(shop.ingest()) == {"2011-01-04/a.csv": "new"}
+    assert "rename it" in caplog.text
+
+
+def test_a_file_that_cannot_be_opened_waits_alone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline_assets.ingest import deliveries
+
+    real = deliveries.read_content
+
+    def refused(path: Path) -> object:
+        if path.name == "b.csv":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(deliveries, "read_content", refused)
+    shop.land("2011-01-04/a.csv", HEADER + line(1))
+    shop.land("2011-01-04/b.csv", HEADER + line(2))
+    assert outcomes(shop.ingest()) == {"2011-01-04/a.csv": "new", "2011-01-04/b.csv": "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("sql", "shown"),
+    [
+        ("TIMESTAMP_NS '2011-01-04 08:26:00.123456'", "2011-01-04 08:26:00.123456"),
+        ("18446744073709551615::UBIGINT", "18446744073709551615"),
+        ("TIME '08:26:00'", None),
+        ("[1, 2]", None),
+    ],
+)
+def test_columns_that_evolution_adds_have_types_that_every_reader_knows(
+    tmp_path: Path, sql: str, shown: str | None
+) -> None:
+    grown = Shop(tmp_path, schema_evolution=True)
+    path = grown.root / "lines/2011-01-04/a.parquet"
+    path.parent.mkdir(parents=True)
+    columns = (
+        "'536001' InvoiceNo, '1' StockCode, '' Description, 1::BIGINT Quantity, 17850::BIGINT CustomerID, 'UK' Country"
+    )
+    grown.con.execute(
+        f"COPY (SELECT {columns}, TIMESTAMP '2011-01-04' InvoiceDate, 2.55::DECIMAL(12, 3) UnitPrice, "
+        f"{sql} AS extra) TO '{path}'"
+    )
+    os.utime(path, (1e9, 1e9))
+    grown.ingest()
+    grown.land("2011-01-04/b.csv", HEADER + line(2))
+    grown.ingest()
+    if shown is None:
+        assert '"extra"' in str(grown.rows("_rescued")[0])
+    else:
+        assert grown.rows("extra::VARCHAR")[0] == shown
+
+
+def test_a_contract_that_no_longer_fits_the_table_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline_assets.contracts.base import RawColumn, RawShape
+
+    shop.land("2011-01-04/a.csv", HEADER + line(1))
+    shop.ingest()
+    changed = RawShape((RawColumn("quantity", "VARCHAR"),))
+    monkeypatch.setattr(landing, "raw_shape", lambda model: changed)
+    with pytest.raises(SchemaMismatchError, match="quantity is VARCHAR in the contract, BIGINT in the table"):
+        shop.ingest()
 
 
 def test_an_empty_folder_is_no_error(shop: Shop) -> None:

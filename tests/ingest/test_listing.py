@@ -106,6 +106,7 @@ def test_the_text_of_a_year_of_folders_is_small(tmp_path: Path) -> None:
         ("1 3", "1 2 3", "1-1 3-3"),  # the second has files and is clean: it is left alone
         ("1 3", "1 3", "1-3"),  # the second has no files: one run is cheaper than two
         ("5 1 2 9", "1 2 5 7 9", "1-5 9-9"),
+        ("1 31", "1 31", "1-31"),
     ],
 )
 def test_days_become_one_range_per_run(dirty: str, listed: str, expected: str) -> None:
@@ -114,3 +115,8 @@ def test_days_become_one_range_per_run(dirty: str, listed: str, expected: str) -
 
     found = ranges(days(dirty), days(listed))
     assert " ".join(f"{first.day}-{last.day}" for first, last in found) == expected
+
+
+def test_a_correction_of_ten_years_ago_is_no_run_over_ten_years() -> None:
+    days = [FIRST, date(2020, 12, 31)]
+    assert ranges(days, days) == [(day, day) for day in days]

@@ -5,7 +5,17 @@ from datetime import date
 import duckdb
 import pytest
 
-from pipeline_assets.lake import Lake, Table, changes_since, held_days, judge, published, query_schema
+from pipeline_assets.lake import (
+    CommitConflictError,
+    Lake,
+    Table,
+    audited_version,
+    changes_since,
+    held_days,
+    judge,
+    published,
+    query_schema,
+)
 
 FIRST, SECOND = date(2011, 1, 4), date(2011, 1, 5)
 ROWS = """
@@ -23,36 +33,55 @@ def bronze(lake: Lake, con: duckdb.DuckDBPyConnection) -> Table:
     return table
 
 
+def verdict(con: duckdb.DuckDBPyConnection, table: Table, *, good: list[date], bad: list[date]) -> None:
+    judge(con, table, version=table.open().version(), good=good, bad=bad)
+
+
 def ids(con: duckdb.DuckDBPyConnection, table: Table) -> list[int]:
     found = con.execute(f"SELECT id FROM {table.scan()} WHERE {published(table)} ORDER BY id").fetchall()
     return [row[0] for row in found]
 
 
 def test_a_bad_day_is_left_out_until_it_is_good(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
-    judge(con, bronze, good=[FIRST], bad=[SECOND])
+    verdict(con, bronze, good=[FIRST], bad=[SECOND])
     assert (ids(con, bronze), held_days(bronze)) == ([1], {SECOND})
-    judge(con, bronze, good=[FIRST], bad=[])
+    verdict(con, bronze, good=[FIRST], bad=[])
     assert ids(con, bronze) == [1]  # only its own check releases a day
-    judge(con, bronze, good=[SECOND], bad=[])
+    verdict(con, bronze, good=[SECOND], bad=[])
     assert (ids(con, bronze), held_days(bronze)) == ([1, 2, 3], frozenset())
 
 
 def test_downstream_learns_which_event_days_are_concerned(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
     for good, bad in (([], [SECOND]), ([SECOND], [])):
         before = bronze.open().version()
-        judge(con, bronze, good=good, bad=bad)
+        verdict(con, bronze, good=good, bad=bad)
         assert changes_since(bronze, before).dates == {date(2011, 1, 2), SECOND}
 
 
 def test_the_same_judgement_is_no_commit(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
-    judge(con, bronze, good=[], bad=[SECOND])
+    verdict(con, bronze, good=[], bad=[SECOND])
+    version = audited_version(bronze)
+    assert version is not None
+    judge(con, bronze, version=version, good=[FIRST], bad=[SECOND])
+    assert audited_version(bronze) == version
+    assert bronze.open().version() == version + 1  # the position itself
+
+
+def test_rows_that_came_after_the_audit_are_not_published_with_it(
+    con: duckdb.DuckDBPyConnection, bronze: Table
+) -> None:
     version = bronze.open().version()
-    judge(con, bronze, good=[FIRST], bad=[SECOND])
-    assert bronze.open().version() == version
+    bronze.append(con, ROWS, batch_id="later")
+    judge(con, bronze, version=version, good=[FIRST, SECOND], bad=[])
+    assert audited_version(bronze) == version
+    with pytest.raises(CommitConflictError):  # the property would lie behind rows that nobody audited
+        judge(con, bronze, version=version, good=[], bad=[SECOND])
+    assert audited_version(bronze) == version
+    assert held_days(bronze) == {SECOND}
 
 
 def test_an_older_version_is_read_as_it_was_judged_then(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
     before = bronze.open().version()
-    judge(con, bronze, good=[], bad=[SECOND])
+    verdict(con, bronze, good=[], bad=[SECOND])
     assert published(bronze, before) == "TRUE"
     assert "2011-01-05" in published(bronze)

@@ -1,0 +1,168 @@
+"""The audit of a bronze table: which landing days are fit to be published. What follows from it is in `lake.judge`.
+
+An audit covers the days that were asked for and all days that were read since the last audit, so that rows of a run
+that was killed before its checks are audited by the next.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import duckdb
+
+from pipeline_assets.contracts.base import Model, Violations
+from pipeline_assets.contracts.validation import validate_rows
+from pipeline_assets.ingest.deliveries import owner_of
+from pipeline_assets.ingest.landing import DayCounts
+from pipeline_assets.lake import Table, audited_version, days_predicate, judge
+from pipeline_assets.lake.dead_letters import dead_letter_table
+
+_COMMITS_LOOKED_AT = 20
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A file whose counts in the tables are not those of its reading."""
+
+    file: str
+    day: date
+    records_in: int
+    rows: int
+    dead_letters: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an audit found.
+
+    Attributes:
+        where: Predicate on the rows that were audited.
+        counts: Rows and dead letters by day, as the tables hold them.
+        contract: Outcome of validating the rows.
+        failing: Days with rows against the contract.
+        total: Counts of the files that were reconciled.
+        mismatches: Files whose counts do not add up.
+        over: Days with more dead letters than the failure budget allows.
+    """
+
+    where: str
+    counts: Mapping[date, DayCounts]
+    contract: Violations
+    failing: frozenset[date]
+    total: DayCounts
+    mismatches: list[Mismatch]
+    over: frozenset[date]
+
+    @property
+    def bad(self) -> frozenset[date]:
+        """Days that must not be published."""
+        return self.failing | self.over | {file.day for file in self.mismatches}
+
+
+def audit(
+    con: duckdb.DuckDBPyConnection,
+    bronze: Table,
+    model: Model,
+    *,
+    failure_budget: float,
+    days: tuple[date, date] | None,
+) -> Findings:
+    """Audits rows of a bronze table, and publishes or withholds their days accordingly.
+
+    Args:
+        con: A connection of the lake.
+        bronze: The table.
+        model: Its contract.
+        failure_budget: Share of a day's records that may be dead letters.
+        days: First and last day asked for; None for the whole table.
+    """
+    version = bronze.open().version()
+    read = _read_since(bronze, audited_version(bronze))
+    where = "TRUE"
+    if days is not None:
+        asked = {days[0] + timedelta(days=at) for at in range((days[1] - days[0]).days + 1)}
+        where = days_predicate("_partition_date", asked | {date.fromisoformat(entry["day"]) for entry in read})
+    rows = f"SELECT * FROM {bronze.scan(version)} WHERE {where}"
+    contract = validate_rows(con, rows, model)
+    counts = _day_counts(con, bronze, version, where)
+    failing = frozenset(
+        day
+        for day in (() if contract.passed else counts)
+        if not validate_rows(con, f"{rows} AND _partition_date = DATE '{day}'", model).passed
+    )
+    over = frozenset(day for day, found in counts.items() if found.dead_letters > failure_budget * found.records_in)
+    total, mismatches = reconcile(con, bronze, read or _last_read(bronze))
+    findings = Findings(where, counts, contract, failing, total, mismatches, over)
+    judge(con, bronze, version=version, good=counts.keys() - findings.bad, bad=findings.bad)
+    return findings
+
+
+def reconcile(
+    con: duckdb.DuckDBPyConnection, bronze: Table, read: list[dict[str, Any]]
+) -> tuple[DayCounts, list[Mismatch]]:
+    """Compares the counts taken while reading with what lies in the tables now, file by file.
+
+    Args:
+        con: A connection of the lake.
+        bronze: The bronze table.
+        read: What commits say that they read.
+
+    Returns:
+        The total as the tables hold it, and the files that do not add up.
+    """
+    log = bronze.open()
+    # A content that went, or moved to another file, since then is somebody else's to account for.
+    read = [
+        entry
+        for entry in read
+        if log.transaction_version(owner_of(entry["content_id"])) == date.fromisoformat(entry["day"]).toordinal()
+    ]
+    found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    where = days_predicate("_partition_date", {date.fromisoformat(entry["day"]) for entry in read})
+    for at, table in enumerate([bronze, dead_letter_table(bronze.lake, bronze.name)]):
+        if read and table.exists():
+            rows = con.execute(
+                f"SELECT _source.file, _batch_id, count(*) FROM {table.scan()} WHERE {where} GROUP BY ALL"
+            )
+            for file, content_id, count in rows.fetchall():
+                found[file, content_id][at] = count
+    total, wrong = DayCounts(), []
+    for entry in read:
+        rows_, dead = found[entry["file"], entry["content_id"]]
+        total += DayCounts(1, entry["records_in"], rows_, dead)
+        if entry["records_in"] != rows_ + dead:
+            day = date.fromisoformat(entry["day"])
+            wrong.append(Mismatch(entry["file"], day, entry["records_in"], rows_, dead))
+    return total, wrong
+
+
+def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, DayCounts]:
+    letters = dead_letter_table(bronze.lake, bronze.name)
+    parts = [f"SELECT _partition_date AS day, 1 AS row_, 0 AS letter FROM {bronze.scan(version)} WHERE {where}"]
+    if letters.exists():
+        parts.append(f"SELECT _partition_date, 0, 1 FROM {letters.scan()} WHERE {where}")
+    rows = con.execute(
+        f"SELECT day, sum(row_)::BIGINT, sum(letter)::BIGINT FROM ({' UNION ALL '.join(parts)}) "
+        "GROUP BY day ORDER BY day"
+    )
+    return {day: DayCounts(0, good + bad, good, bad) for day, good, bad in rows.fetchall()}
+
+
+def _read_since(bronze: Table, version: int | None) -> list[dict[str, Any]]:
+    """What the commits after a version say that they read, the newest word on each file."""
+    opened = bronze.open()
+    newest = opened.version()
+    commits = opened.history(newest - version if version is not None else None) if version != newest else []
+    entries = {entry["file"]: entry for commit in reversed(commits) for entry in json.loads(commit.get("read", "[]"))}
+    return list(entries.values())
+
+
+def _last_read(bronze: Table) -> list[dict[str, Any]]:
+    """What the newest commit of an ingest says that it read; [] if none of the last commits is one."""
+    for commit in bronze.open().history(_COMMITS_LOOKED_AT):
+        if "read" in commit:
+            return list(json.loads(commit["read"]))
+    return []
