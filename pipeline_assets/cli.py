@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import duckdb
 import typer
@@ -20,7 +20,8 @@ from pipeline_assets.lake import Lake, LakeError
 from pipeline_assets.settings import SettingsError, ensure_home, load_settings, project_root
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The medallion lakehouse on the command line.")
-_out = Console()
+# In a pipe nobody's window wraps the lines.
+_out = Console(width=None if sys.stdout.isatty() else 240)
 _err = Console(stderr=True)
 
 _ROWS_SHOWN = 200
@@ -90,7 +91,9 @@ def query(
     try:
         with serving.connect(_lake(), settings.duckdb_memory_limit, settings.duckdb_threads) as con:
             result = con.execute(sql)
-            names = [column[0] for column in result.description or []]
+            if result is None or not result.description:
+                _fail("there is no query in what you gave")
+            names = [column[0] for column in result.description]
             rows = result.fetchall() if as_json else result.fetchmany(_ROWS_SHOWN + 1)
     except (duckdb.Error, LakeError) as error:
         _fail(str(error))
@@ -123,6 +126,6 @@ def _print_table(
     _out.print(shown)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     _err.print(message, style="red", markup=False, highlight=False)
     raise typer.Exit(1)

@@ -27,6 +27,7 @@ BATCH_TAG = "pipeline_assets/batch"
 
 _MAX_ATTEMPTS = 3
 _FIRST_RETRY_SECONDS = 30
+_AGAIN_SECONDS = 600
 # Enough to see every run of the last hours. Older failures are not tried again by themselves.
 _RUNS_LOOKED_AT = 50
 
@@ -73,6 +74,7 @@ class History:
 
     busy: frozenset[date]
     failed: frozenset[date]
+    batches: Mapping[date, str]
 
 
 def tick(
@@ -103,7 +105,7 @@ def tick(
     dirty = ({day for day in days if day not in done} | failed) - history.busy
     requests, held = [], []
     for first, last in ranges(dirty, days):
-        request, reason = _request(context, name, first, last, days)
+        request, reason = _request(context, name, first, last, days, history)
         if request:
             requests.append(request)
         elif reason:
@@ -154,7 +156,8 @@ def _history(instance: dg.DagsterInstance, name: str) -> History:
     failed = frozenset(
         day for day, record in newest.items() if record.dagster_run.status == dg.DagsterRunStatus.FAILURE
     )
-    return History(busy, failed)
+    batches = {day: record.dagster_run.tags.get(BATCH_TAG, "") for day, record in newest.items()}
+    return History(busy, failed, batches)
 
 
 def _request(
@@ -163,17 +166,19 @@ def _request(
     first: date,
     last: date,
     days: Mapping[date, int],
+    history: History,
 ) -> tuple[dg.RunRequest | None, str | None]:
     """Asks for a run of a range, or says why not: the same content is tried again only if that can help."""
     content = [f"{day}={days[day]}" for day in sorted(days) if first <= day <= last]
     batch = hashlib.blake2b("|".join([name, *content]).encode(), digest_size=12).hexdigest()
-    attempts = context.instance.get_run_records(dg.RunsFilter(tags={BATCH_TAG: batch}), limit=_MAX_ATTEMPTS)
-    if attempts:
-        reason = _hold(context.instance, attempts)
+    runs = dg.RunsFilter(tags={BATCH_TAG: batch})
+    # A folder that is back in an older state is news: what was tried in between was something else.
+    if batch in {history.batches.get(day) for day in days if first <= day <= last}:
+        reason = _hold(context.instance, context.instance.get_run_records(runs, limit=_MAX_ATTEMPTS))
         if reason:
             return None, f"{first}..{last}: {reason}"
     tags = {SOURCE_TAG: name, BATCH_TAG: batch}
-    key = f"{name}:{batch}:{len(attempts) + 1}"
+    key = f"{name}:{batch}:{context.instance.get_runs_count(runs) + 1}"
     if first == last:
         return dg.RunRequest(run_key=key, partition_key=first.isoformat(), tags=tags), None
     return dg.RunRequest(run_key=key, tags={**tags, **range_tags(first, last)}), None
@@ -187,13 +192,15 @@ def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str
         return "its run was cancelled by hand; re-execute it, or deliver again"
     if run.status == dg.DagsterRunStatus.FAILURE and _check_failed(instance, run.run_id):
         return f"a blocking check failed in run {run.run_id}: mend the delivery or the contract, then re-execute"
-    if len(attempts) >= _MAX_ATTEMPTS:
-        return f"given up after {len(attempts)} runs, the last is {run.run_id}"
-    if run.status == dg.DagsterRunStatus.SUCCESS:
-        return None  # and yet not in the table: it was dropped or restored since
-    wait = _FIRST_RETRY_SECONDS * 2 ** (len(attempts) - 1)
+    failed = [record for record in attempts if record.dagster_run.status == dg.DagsterRunStatus.FAILURE]
+    if len(failed) >= _MAX_ATTEMPTS:
+        return f"given up after {len(failed)} failed runs, the last is {run.run_id}"
+    # It succeeded and is not in the table: a file could not be opened, or the table was dropped or restored since.
+    is_done = run.status == dg.DagsterRunStatus.SUCCESS
+    wait = _AGAIN_SECONDS if is_done else _FIRST_RETRY_SECONDS * 2 ** (len(failed) - 1)
     if newest.end_time and time.time() - newest.end_time < wait:
-        return f"attempt {len(attempts)} failed; the next follows {wait} s after it"
+        what = "left files behind" if is_done else "failed"
+        return f"attempt {len(attempts)} {what}; the next follows {wait} s after it"
     return None
 
 

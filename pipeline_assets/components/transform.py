@@ -128,6 +128,8 @@ def _layer(
         backfill_policy=dg.BackfillPolicy.single_run(),
         dagster_dbt_translator=translator,
         pool="transform",
+        # Of two runs at once, as two people on the command line can start them, the slower one plans again.
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
     )
     def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
         days = days_of(context.partition_keys)

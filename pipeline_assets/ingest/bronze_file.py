@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest.conform import conform_sql, match_fields
 from pipeline_assets.ingest.content import Content, read_content, with_head
-from pipeline_assets.ingest.deliveries import Delivery, extracted_at
+from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
 from pipeline_assets.ingest.readers import Format, Outcome, UnreadableFile, file_failure, open_records
 from pipeline_assets.lake import DataFile, Table, discard, quote_text, write_parquet
 
@@ -76,7 +76,7 @@ class FileReader:
         path = self.root / delivery.file.path
         try:
             content = with_head(delivery.content, path) if delivery.content else read_content(path)
-            if content.content_id != delivery.content_id:
+            if identity(delivery.file, content) != delivery.content_id:
                 return None
             landed = self._read(delivery, path, content, shape)
         except FileNotFoundError:
@@ -105,17 +105,23 @@ class FileReader:
                 written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})")
                 rows = sum(file.rows for file in written)
                 outcome = records.finish(self.con, rows)
-                added = match_fields(records.fields, shape, schema_evolution=self.schema_evolution).added
+                matching = match_fields(records.fields, shape, schema_evolution=self.schema_evolution)
+                added, no_header = matching.added, bool(matching.missing) and records.format == "csv"
         except (UnreadableFile, duckdb.Error) as error:
             reason = file_failure(error)  # raises what is no fault of the file
             self._discard(written)
             self._letter(delivery, None, reason, content.excerpt)
             return Landed([], 0, 1, 1)
+        if no_header:
+            # An error page, or a first record without a header above it: a line of text is no record that may vanish.
+            first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
+            self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}", first_line)
         misfits = sum(file.rows - file.null_count("_reason") for file in written)
         if misfits or outcome.rejects or outcome.line_map is not None:
             written = self._split(delivery, written, outcome)
         fit = sum(file.rows for file in written)
-        return Landed(written, fit, rows - fit + len(outcome.rejects), rows + len(outcome.rejects), added)
+        read = rows + len(outcome.rejects) + int(no_header)
+        return Landed(written, fit, read - fit, read, added)
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""

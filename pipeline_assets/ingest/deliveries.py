@@ -7,6 +7,7 @@ the outcome depends on what lies in the folder, not on the order in which it cam
 no longer there (archived) stay.
 """
 
+import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -114,6 +115,17 @@ def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> list[L
     return sorted(found, key=lambda file: (file.date, file.path))
 
 
+def identity(file: LandedFile, content: Content) -> str:
+    """Gives the content id of a file; of one that cannot be read it is the file's own.
+
+    Two empty files are two failures, not a delivery and its copy.
+    """
+    if content.failure is None:
+        return content.content_id
+    own = hashlib.blake2b(f"{file.path}|{content.content_id}".encode(), digest_size=16).hexdigest()
+    return f"{own}-{content.size_bytes}"
+
+
 def holders(root: Path, pattern: PathPattern, content_ids: Collection[str], days: Collection[date]) -> set[date]:
     """Finds other days whose files hold one of some contents: asked only when a content leaves the table.
 
@@ -125,7 +137,7 @@ def holders(root: Path, pattern: PathPattern, content_ids: Collection[str], days
         for file in (pattern.walk(root) if content_ids else ())
         if file.date not in days
         and file.size_bytes in sizes
-        and read_content(root / file.path).content_id in content_ids
+        and identity(file, read_content(root / file.path)) in content_ids
     }
 
 
@@ -244,7 +256,7 @@ def _identify(root: Path, file: LandedFile, known: Iterable[Stored]) -> tuple[st
         if entry.content_id.endswith(f"-{file.size_bytes}") and entry.delivered_at == at:
             return entry.content_id, None
     content = replace(read_content(root / file.path), head=b"")  # a megabyte each otherwise
-    return content.content_id, content
+    return identity(file, content), content
 
 
 def _stored(log: DeltaTable, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[tuple[date, str]]]:

@@ -85,7 +85,7 @@ def test_a_failed_run_is_asked_for_again_a_few_times_and_later(source: Source, m
             assert f"attempt {attempt} failed" in skip_reason(source.tick())
             time.sleep(0.2 * 2**attempt)
     assert len(set(keys)) == 3
-    assert "given up after 3 runs" in skip_reason(source.tick())
+    assert "given up after 3 failed runs" in skip_reason(source.tick())
     source.land("2011-01-04/b.csv", source.line(2))  # other content is another batch
     assert len(source.tick().run_requests) == 1
 
@@ -123,7 +123,19 @@ def test_a_bad_day_is_not_tried_again_and_does_not_hold_up_the_others(
     assert source.execute(next_day).success
 
 
-def test_a_table_that_was_dropped_voids_the_cursor(source: Source) -> None:
+def test_a_folder_that_is_back_in_an_older_state_is_asked_for_at_once(source: Source) -> None:
+    cursor = None
+    for number in (1, 2, 1, 2, 1):
+        source.land("2011-01-04/a.csv", source.line(number), age=100 * number)
+        result = source.tick(cursor)
+        (request,) = result.run_requests
+        assert source.execute(request).success
+        cursor = result.cursor
+    assert source.rows() == 1
+
+
+def test_a_table_that_was_dropped_voids_the_cursor(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing_sensor, "_AGAIN_SECONDS", 0)
     source.land("2011-01-04/a.csv", source.line(1))
     source.execute(source.tick().run_requests[0])
     cursor = source.tick().cursor

@@ -227,6 +227,32 @@ def test_bad_files_cost_nothing_but_themselves(shop: Shop) -> None:
     assert (findings.mismatches, findings.total) == ([], report.total)
 
 
+@pytest.mark.parametrize("text", ["<html>502 Bad Gateway</html>\n", line(1), "foo,bar\n"])
+def test_a_line_that_is_no_header_is_a_dead_letter_not_an_empty_delivery(shop: Shop, text: str) -> None:
+    shop.land("2011-01-04/a.csv", HEADER + line(1))
+    shop.ingest()
+    shop.land("2011-01-04/a.csv", text, age=60)
+    report = shop.ingest()
+    assert report.total == landing.DayCounts(files=1, records_in=1, rows=0, dead_letters=1)
+    ((number, reason, raw),) = shop.dead()
+    assert (number, str(reason)[:14], raw) == (1, "header: lacks ", text.strip())
+    assert shop.audit().mismatches == []
+
+
+def test_a_header_without_records_is_an_empty_delivery(shop: Shop) -> None:
+    shop.land("2011-01-04/a.csv", HEADER)
+    assert shop.ingest().total == landing.DayCounts(files=1)
+    assert shop.dead() == []
+
+
+def test_two_empty_files_are_two_failures(shop: Shop) -> None:
+    shop.land("2011-01-04/a.csv", "")
+    shop.land("2011-01-05/a.csv", "")
+    shop.ingest(DAY, date(2011, 1, 5))
+    assert [file for (file,) in shop.dead("_source.file")] == ["lines/2011-01-04/a.csv", "lines/2011-01-05/a.csv"]
+    assert shop.ingest(DAY, date(2011, 1, 5)).unchanged == 2
+
+
 def test_reconciliation_notices_a_row_too_few(shop: Shop) -> None:
     shop.land("2011-01-04/a.csv", HEADER + line(1) + line(2))
     shop.ingest()
