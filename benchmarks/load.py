@@ -1,4 +1,4 @@
-"""Benchmark `load`: what a process pays to load the code location, which every run and every restart of a daemon does."""
+"""Benchmark `load`: what a process pays to load the code location, as each run and each restart do."""
 
 import sys
 from pathlib import Path

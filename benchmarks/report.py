@@ -122,5 +122,5 @@ def _cell(value: str | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     return asdict(value) if hasattr(value, "__dataclass_fields__") else str(value)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Benchmark `writer`: five million rows into a Delta table by DuckDB's COPY and our commit, beside delta-rs's writer."""
+"""Benchmark `writer`: five million rows into a Delta table by COPY and our commit, beside delta-rs's writer."""
 
 import sys
 from datetime import date
