@@ -1,23 +1,32 @@
 """The pipeline as contenders use it: its environment, and the command that brings landing files to gold.
 
-The command does what a Dagster run does, without Dagster: `landing.ingest`, then dbt's command line with the variables
-and options of `components.transform`. So what is measured is this project's work, not the orchestrator's.
+The command does what a Dagster run does, without Dagster: ingest, audit, then dbt's command line with the variables and
+options of `components.transform`. So what is measured is this project's work, not the orchestrator's.
 """
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from shutil import copy, rmtree
 
-from pipeline_assets.components.transform import dbt_environment, dbt_executable
+from pipeline_assets.components.transform import LEAN_DBT, dbt_executable
 from pipeline_assets.settings import project_root
 
 BRONZE = "bronze.shop__invoice_lines"
 MODELS = ("silver.invoice_lines", "gold.customer_metrics", "gold.dim_products", "gold.daily_sales")
 """In an order that dbt may build them in."""
+RUN: Sequence[Sequence[str]] = [["run"]]
+"""The models in one call, without their tests."""
+BUILD: Sequence[Sequence[str]] = [
+    ["build", "--exclude-resource-type", "unit_test", "--select", f"config.schema:{layer}"]
+    for layer in ("silver", "gold")
+]
+"""As Dagster calls dbt: layer by layer, with the data tests."""
 
 CONTENDERS = Path(__file__).parent / "contenders"
 MEMORY_LIMIT = "1GB"
@@ -70,21 +79,29 @@ class LandingToGold:
         """Dbt's artefacts of the last run, compiled SQL among them."""
         return self.folder / "target"
 
-    @property
-    def phases(self) -> Path:
-        """JSON that the last run wrote: seconds of each phase."""
-        return self.folder / "phases.json"
+    def command(self, first: date, last: date, *, audit: bool, dbt: Sequence[Sequence[str]]) -> list[str]:
+        """The process.
 
-    def command(self, first: date, last: date, *dbt: str) -> list[str]:
-        """The process; `dbt` is dbt's command with its options."""
-        program = str(CONTENDERS / "landing_to_gold.py")
-        return [sys.executable, program, first.isoformat(), last.isoformat(), str(self.phases), dbt_executable(), *dbt]
+        Args:
+            first: First day to ingest.
+            last: Last day to ingest.
+            audit: Whether the rows are audited, by which they are published.
+            dbt: Arguments of each call of dbt.
+        """
+        task = {
+            "first": first.isoformat(),
+            "last": last.isoformat(),
+            "audit": audit,
+            "dbt": [[dbt_executable(), *arguments] for arguments in dbt],
+            "phases": str(self.folder / "phases.json"),
+        }
+        return [sys.executable, str(CONTENDERS / "landing_to_gold.py"), json.dumps(task)]
 
-    def environment(self, first: date, last: date) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Its variables."""
         project = str(project_root() / "dbt_project")
         return {
-            **dbt_environment(first, last),
+            **LEAN_DBT,
             **environment(self.folder),
             "DBT_PROJECT_DIR": project,
             "DBT_PROFILES_DIR": project,
@@ -92,6 +109,11 @@ class LandingToGold:
             "DBT_LOG_PATH": str(self.target),
             "DBT_LOG_FORMAT": "json",
         }
+
+    def phases(self) -> dict[str, dict[str, float]]:
+        """Phase to what it took in the last run: `wall_seconds`, `cpu_seconds`."""
+        found: dict[str, dict[str, float]] = json.loads((self.folder / "phases.json").read_text())
+        return found
 
     def forget_lake(self) -> None:
         """Starts from nothing: no lake; dbt knows only the parsed project, as in each run of Dagster."""

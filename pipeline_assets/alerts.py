@@ -41,7 +41,11 @@ class Alert:
 
     def text(self) -> str:
         """The alert as plain text, for people."""
-        head = [self.title, f"asset {self.asset}" if self.asset else "", f"partition {self.partition}"]
+        head = [
+            self.title,
+            f"asset {self.asset}" if self.asset else "",
+            f"partition {self.partition}" if self.partition else "",
+        ]
         owners = f"owner {', '.join(self.owners)}" if self.owners else "no owner declared"
         lines = [" | ".join(part for part in [*head, owners, f"run {self.run_id}"] if part)]
         return "\n".join([*lines, *(f"  - {detail}" for detail in self.details)])

@@ -12,7 +12,11 @@ from typing import Any
 
 from dbt_common.invocation import get_invocation_id
 
-from pipeline_assets.lake import Lake, LakeError, Table
+from pipeline_assets.lake import Lake, LakeError, Table, quote_name
+
+# DuckDB keeps so many partitions open. Beyond, unordered rows make several files of a day and may exhaust memory:
+# 3,050 days of 200 rows did not fit into 1 GB. Ordering five million rows costs 1.4 CPU seconds, so not for a few.
+_PARTITIONS_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,21 @@ def batch_id(plan: Plan, options: Mapping[str, Any]) -> str:
     """Names an appended batch: as the model says, else by the upstream versions it reads, else by the invocation."""
     versions = ",".join(f"{name}={version}" for name, version in sorted(plan.seen.items()))
     return f"batch:{options.get('batch_id') or versions or get_invocation_id()}"
+
+
+def by_partition(sql: str, plan: Plan, pins: Mapping[str, Pin], options: Mapping[str, Any]) -> str:
+    """Orders the rows of a partitioned model by partition if a run writes many of them, as a rebuild of years does."""
+    columns = as_list(options.get("partition_by"))
+    if not columns:
+        return sql
+    found = len(plan.dates)
+    if plan.everything:
+        upstream = [pin.table.open(pin.version) for pin in pins.values() if pin.position in plan.seen]
+        # An upstream without partitions may hold any number of days.
+        found = max((len(log.partitions()) or _PARTITIONS_AT_ONCE + 1 for log in upstream), default=0)
+    if found <= _PARTITIONS_AT_ONCE:
+        return sql
+    return f"SELECT * FROM ({sql}) ORDER BY {', '.join(map(quote_name, columns))}"
 
 
 def check_options(name: str, options: Mapping[str, Any], plan: Plan) -> None:

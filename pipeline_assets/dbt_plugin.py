@@ -33,6 +33,7 @@ from pipeline_assets.dbt_plan import (
     as_list,
     asked_days,
     batch_id,
+    by_partition,
     check_options,
     check_partitioning,
     is_table,
@@ -259,6 +260,7 @@ class Plugin(BasePlugin):
             order = ", ".join(f"{quote_name(name)} DESC" for name in sequence)
             names = ", ".join(map(quote_name, keys))
             sql = f"SELECT * FROM ({sql}) QUALIFY row_number() OVER (PARTITION BY {names} ORDER BY {order}) = 1"
+        sql = by_partition(sql, plan, self._run().pins, options)
         if strategy == "overwrite" or full_refresh:
             return table.overwrite(con, sql, positions={**plan.seen, **batch})
         if strategy == "merge":

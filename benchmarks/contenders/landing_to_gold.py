@@ -1,6 +1,7 @@
-"""Landing files to gold: `landing.ingest`, then dbt. Arguments: first day, last day, file for phases, dbt's command.
+"""Landing files to gold: ingest, audit if asked for, then calls of dbt. One argument: the task as JSON.
 
-Writes wall and CPU seconds of each phase as JSON; dbt's are those of its process.
+The task: `first` and `last` day, `audit` (true or false), `dbt` (a list of commands), `phases` (file for what each phase
+took: wall seconds, and CPU seconds with those of child processes).
 """
 
 import json
@@ -11,14 +12,27 @@ import time
 from pathlib import Path
 
 
-def _now() -> tuple[float, float]:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
+class _Clock:
+    """Notes what each phase takes."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, dict[str, float]] = {}
+        self._wall, self._cpu = self._now()
+
+    def phase_ends(self, name: str) -> None:
+        wall, cpu = self._now()
+        self.taken[name] = {"wall_seconds": wall - self._wall, "cpu_seconds": cpu - self._cpu}
+        self._wall, self._cpu = wall, cpu
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
 
 
-def main() -> int:
-    """Runs both, and notes what each took."""
-    marks = {"start": _now()}
+def main() -> None:
+    """Runs the task."""
+    clock, task = _Clock(), json.loads(sys.argv[1])
     from datetime import date
 
     from pipeline_assets.contracts.base import contract
@@ -31,29 +45,23 @@ def main() -> int:
     source = landing.LandingSource("shop__invoice_lines", pattern, contract("shop.InvoiceLines"))
     settings = load_settings()
     lake = Lake(settings.lake_uri, settings.storage_options())
-    marks["imports"] = _now()
-    first, last, phases, *dbt = sys.argv[1:]
+    days = date.fromisoformat(task["first"]), date.fromisoformat(task["last"])
+    clock.phase_ends("imports")
     with lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads) as con:
-        report = landing.ingest(
-            lake,
-            con,
-            source,
-            Path(settings.landing_uri),
-            date.fromisoformat(first),
-            date.fromisoformat(last),
-            settle_seconds=settings.settle_seconds,
-        )
-    marks["ingest"] = _now()
-    code = subprocess.run(dbt).returncode if dbt[1:] else 0
-    marks["dbt"] = _now()
-    steps = list(marks.items())
-    taken = {
-        name: {"wall_seconds": now[0] - before[0], "cpu_seconds": now[1] - before[1]}
-        for (_, before), (name, now) in zip(steps, steps[1:], strict=False)
-    }
-    Path(phases).write_text(json.dumps({"rows": report.total.rows, "phases": taken}))
-    return code
+        root, settle = Path(settings.landing_uri), settings.settle_seconds
+        landing.ingest(lake, con, source, root, *days, settle_seconds=settle)
+    clock.phase_ends("ingest")
+    if task["audit"]:
+        from pipeline_assets.ingest.audit import audit
+
+        with lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads) as con:
+            audit(con, source.table(lake), source.model, failure_budget=0.01, days=days)
+        clock.phase_ends("audit")
+    for command in task["dbt"]:
+        subprocess.run(command, check=True)
+    clock.phase_ends("dbt")
+    Path(task["phases"]).write_text(json.dumps(clock.taken))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -71,19 +71,24 @@ def _ingested(table: Table, root: Path, files: int) -> None:
     """The log as ingesting the folder would have left it: a position per day and per content."""
     columns = (*raw_shape(contract("shop.InvoiceLines")).columns, *TECHNICAL_COLUMNS)
     listed = look(root, PathPattern.parse(_PATTERN), last=Listing(), settle_seconds=0).days
-    positions = {position_of(day): fingerprint for day, fingerprint in listed.items()}
-    contents = [Transaction(f"content:{number:032x}-1", 1) for number in range(files)]
+    positions = [
+        position
+        for at, (day, fingerprint) in enumerate(sorted(listed.items()))
+        for position in (
+            *(Transaction(f"content:{n:032x}-1", day.toordinal()) for n in range(at, files, _DAYS)),
+            Transaction(position_of(day), fingerprint),
+        )
+    ]
     with table.lake.connect() as con:
         select = ", ".join(f"NULL::{column.dtype} AS {column.name}" for column in columns)
         table.create(query_schema(con, f"SELECT {select}"), partition_by=["_partition_date"])
-        table.commit(con, [], positions=positions)
     opened = table.open()
-    opened.create_write_transaction(  # not by table.commit: it looks each position up before
+    opened.create_write_transaction(  # not by table.commit, which looks each position up before
         [],
         "append",
         opened.schema(),
         partition_by=["_partition_date"],
-        commit_properties=CommitProperties(app_transactions=contents),
+        commit_properties=CommitProperties(app_transactions=positions),
     )
     table.open().create_checkpoint()
 

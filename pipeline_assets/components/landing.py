@@ -91,7 +91,15 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""
-        return dg.Definitions(assets=[self._assets()], asset_checks=[self._checks()], sensors=[self._sensor()])
+        bronze, dead_letters = self._keys
+        job = dg.define_asset_job(
+            f"{self.name}__to_gold",
+            dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters),
+            description=f"{bronze.to_user_string()} and all that lies downstream.",
+        )
+        return dg.Definitions(
+            assets=[self._assets()], asset_checks=[self._checks()], jobs=[job], sensors=[self._sensor()]
+        )
 
     @property
     def source(self) -> landing.LandingSource:
@@ -164,16 +172,17 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                     run_id=context.run.run_id,
                 )
             counts = report.counts()
-            for day in days:
-                found = counts.get(day, landing.DayCounts())
+            for day, found in counts.items():
                 key = day.isoformat()
+                if not days[0] <= day <= days[-1]:
+                    continue  # a copy of another day that was needed: no partition of this run
                 context.add_asset_metadata(asdict(found), asset_key=bronze, partition_key=key)
                 context.add_asset_metadata(
                     {"dead_letters": found.dead_letters}, asset_key=dead_letters, partition_key=key
                 )
             facts: dict[str, Any] = {"delta_version": report.version, "files_unchanged": report.unchanged}
             if report.files:
-                facts["files"] = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
+                facts["files_read"] = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
             yield dg.MaterializeResult(asset_key=dead_letters)
 
@@ -213,12 +222,11 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         return checks
 
     def _sensor(self) -> dg.SensorDefinition:
-        bronze, dead_letters = self._keys
         source = self.source
 
         @dg.sensor(
             name=f"{self.name}__landing",
-            target=dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters),
+            job_name=f"{self.name}__to_gold",
             minimum_interval_seconds=_SENSOR_SECONDS,
             default_status=dg.DefaultSensorStatus.RUNNING,
             description=f"Asks for one run per range of days with new or corrected files in {self.path}.",
@@ -262,6 +270,7 @@ def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg
             "budget": budget,
             "records_in": total.records_in,
             "dead_letters": total.dead_letters,
+            "withheld_days": ", ".join(map(str, sorted(findings.held))) or "none",
             **({"failing_cases": table_value(over)} if over else {}),
         },
     )

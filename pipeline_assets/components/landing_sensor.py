@@ -114,6 +114,8 @@ def tick(
     if requests:
         return dg.SensorResult(run_requests=requests)
     facts = f"{len(days)} days listed, {listing.waiting} files still being written, {len(history.busy)} days under way"
+    if withheld:
+        held.append(f"withheld until delivered again: {', '.join(map(str, sorted(withheld)))}")
     return dg.SkipReason("; ".join([f"nothing new ({facts})", *held]))
 
 

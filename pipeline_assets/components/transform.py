@@ -30,11 +30,11 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.lake import LAYERS, Lake, Table
 from pipeline_assets.lake.table import TOUCHED_DATES
-from pipeline_assets.partitions import DAILY, days_of
+from pipeline_assets.partitions import DAILY, range_of_tags
 from pipeline_assets.settings import load_settings, project_root
 
 # What dbt reads or writes without need: each costs start-up time, none is read by anything here.
-_LEAN_DBT = {
+LEAN_DBT = {
     "DBT_LOG_LEVEL_FILE": "none",
     "DBT_CACHE_SELECTED_ONLY": "true",
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
@@ -132,11 +132,12 @@ def _layer(
         retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
     )
     def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
-        days = days_of(context.partition_keys)
-        # A sensor asks for what is new, and the logs know what that touches. Who asks by hand wants those days rebuilt.
-        asked = {} if SOURCE_TAG in context.run.tags else asked_days(days[0], days[-1])
+        # A sensor asks for what is new, and the logs know what that touches. Who asks by hand wants those days rebuilt;
+        # who runs checks alone (no partition) asks for none.
+        days = range_of_tags(context.run.tags)
+        asked = {} if days is None or SOURCE_TAG in context.run.tags else asked_days(*days)
         # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
-        with TemporaryDirectory() as target, _environment({**_LEAN_DBT, **lake_environment(), **asked}):
+        with TemporaryDirectory() as target, _environment({**LEAN_DBT, **lake_environment(), **asked}):
             invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
             for event in invocation.stream():
                 if isinstance(event, dg.Output | dg.AssetMaterialization):
@@ -176,7 +177,7 @@ def prepare_if_stale(project: DbtProject) -> None:
             return
     folder = str(project.project_dir)
     command = [dbt_executable(), "--quiet", "parse", "--project-dir", folder, "--profiles-dir", folder]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **_LEAN_DBT})  # noqa: S603
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **LEAN_DBT})  # noqa: S603
     if done.returncode:
         raise TransformError(f"dbt cannot parse {folder}:\n{done.stdout}{done.stderr}")
 

@@ -63,7 +63,9 @@ def run_demo(console: Console, source: Path | None) -> bool:
             shop.land_days(source, landing)
         with step("the sensor asks for one run: bronze, silver, gold and their checks"):
             first = pipeline.tick()
-        broken_day, corrected_day = days[-1] + timedelta(days=1), days[len(days) // 2]
+        # The broken day is one on which the shop was closed, ahead of the corrected one: its run comes first.
+        broken_day = next(day + timedelta(days=1) for day in days if day + timedelta(days=1) not in days)
+        corrected_day = days[len(days) // 2]
         with step(f"a broken file lands for {broken_day}, a corrected one for {corrected_day}"):
             shop.land_broken_file(source, landing, day=broken_day)
             shop.land_correction(source, landing, day=corrected_day)
@@ -161,7 +163,8 @@ def _report(console: Console, lake: Lake, results: list[dg.ExecuteInProcessResul
     for day in sorted(held_days(Table(lake, _BRONZE))):
         console.print(
             f"[red]{day} is withheld[/red]: more of its records are dead letters than the failure budget allows. "
-            "Silver and gold go on without that day until it is delivered again. The dead letters:"
+            "Silver and gold go on without that day until it is delivered again; under `make dev`, people are alerted. "
+            "The dead letters:"
         )
     for reason, count in reasons:
         console.print(f"  {count:>3}  {reason}", markup=False, highlight=False)

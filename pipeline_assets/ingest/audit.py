@@ -7,7 +7,7 @@ that was killed before its checks are audited by the next.
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.landing import DayCounts
-from pipeline_assets.lake import Table, audited_version, days_predicate, judge
+from pipeline_assets.lake import Table, audited_version, days_predicate, held_days, judge
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
 _COMMITS_LOOKED_AT = 20
@@ -46,6 +46,7 @@ class Findings:
         total: Counts of the files that were reconciled.
         mismatches: Files whose counts do not add up.
         over: Days with more dead letters than the failure budget allows.
+        held: All days of the table that are withheld after this audit.
     """
 
     where: str
@@ -55,6 +56,7 @@ class Findings:
     total: DayCounts
     mismatches: list[Mismatch]
     over: frozenset[date]
+    held: frozenset[date] = frozenset()
 
     @property
     def bad(self) -> frozenset[date]:
@@ -97,7 +99,7 @@ def audit(
     total, mismatches = reconcile(con, bronze, read or _last_read(bronze))
     findings = Findings(where, counts, contract, failing, total, mismatches, over)
     judge(con, bronze, version=version, good=counts.keys() - findings.bad, bad=findings.bad)
-    return findings
+    return replace(findings, held=held_days(bronze))
 
 
 def reconcile(

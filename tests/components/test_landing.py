@@ -43,9 +43,12 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
         for event in (e.step_materialization_data for e in result.get_asset_materialization_events())
         if event.materialization.asset_key == BRONZE
     }
-    assert {day: (facts["records_in"], facts["rows"], facts["dead_letters"]) for day, facts in found.items()} == {
-        "2011-01-04": (2, 2, 0), "2011-01-05": (1, 1, 0), "2011-01-06": (0, 0, 0),
-    }  # fmt: skip
+    assert set(found) == {"2011-01-04", "2011-01-05", "2011-01-06"}
+    read = {day: facts for day, facts in found.items() if "rows" in facts}  # a day without files says nothing of rows
+    assert {day: (facts["records_in"], facts["rows"], facts["dead_letters"]) for day, facts in read.items()} == {
+        "2011-01-04": (2, 2, 0),
+        "2011-01-05": (1, 1, 0),
+    }
 
 
 def test_a_range_is_one_run_of_one_step(source: Source) -> None:
