@@ -1,0 +1,62 @@
+"""The one format of change events, whatever brought them: a replication slot, Debezium's envelopes, Maxwell's records.
+
+Holds the types only. Who makes events is in `pgoutput`, `debezium` and `maxwell`; who writes them in `change_table`.
+"""
+
+from typing import NamedTuple
+
+OPS = ("r", "c", "u", "d", "t")
+"""Debezium's: r snapshot read, c insert, u update, d delete, t truncate."""
+
+
+class ChangeEvent(NamedTuple):
+    """One change of one row (or the truncation of a table), as committed at the source.
+
+    Attributes:
+        table: The table as the source names it: `public.customers`; of MySQL `shop.customers`.
+        op: One of `OPS`.
+        key: JSON object of the key columns; None for `t`.
+        before: JSON object of the row before, as far as the source tells it; None if it does not.
+        after: JSON object of the row after, without the `unavailable` columns; None for `d` and `t`.
+        unavailable: Columns of `after` whose value the source did not send, because the change left it as it was
+            (TOAST). They are neither null nor known.
+        commit_lsn: Position of the transaction's commit. Grows with each commit of the source.
+        tx_seq: Place within the transaction. (commit_lsn, tx_seq) orders the events of a source.
+        lsn: Position of the change itself: neither unique nor in commit order.
+        txid: The transaction's number at the source, if it has one.
+        ts_us: When it was committed, microseconds since 1970 UTC.
+        origin: Where the record was: `slot <name>`, a landed file's path, or `topic-partition`.
+        place: Where in there: the LSN, the line, the offset.
+    """
+
+    table: str
+    op: str
+    key: str | None
+    before: str | None
+    after: str | None
+    unavailable: tuple[str, ...]
+    commit_lsn: int
+    tx_seq: int
+    lsn: int
+    txid: int | None
+    ts_us: int
+    origin: str
+    place: int
+
+
+class Reject(NamedTuple):
+    """A record that is no event: malformed, of an unknown op, without a key or a position.
+
+    Attributes:
+        reason: What is wrong, in the words of `<what>: <detail>`.
+        raw: The record as it came.
+        origin: As of an event.
+        place: As of an event.
+        table: The source table, as far as it can be told.
+    """
+
+    reason: str
+    raw: str
+    origin: str
+    place: int
+    table: str | None = None
