@@ -1,0 +1,44 @@
+"""SQL that reads a row out of a JSON document: the texts of its columns, and the typed value of a text.
+
+Bronze tests every event with these expressions before it takes it, and silver reads rows with the same ones: so silver
+never meets a value that it cannot cast. Nothing of tables or batches lives here.
+"""
+
+from collections.abc import Sequence
+
+from pipeline_assets.ingest import casts
+from pipeline_assets.ingest.sql import quoted
+
+
+def texts(columns: Sequence[str], document: str) -> str:
+    """Gives the texts of columns in a JSON object, as one VARCHAR[] in the order of `columns`.
+
+    Of a string its characters, of other values the JSON as it stands, of a null or missing column NULL. The document is
+    parsed once, whatever the number of columns.
+
+    Args:
+        columns: Names of the object's fields, any characters.
+        document: SQL expression of the JSON text; NULL gives NULL.
+    """
+    pointers = ", ".join(quoted("/" + name.replace("~", "~0").replace("/", "~1")) for name in columns)
+    return f"json_extract_string({document}, [{pointers}])"
+
+
+def typed(text: str, dtype: str) -> str:
+    """Gives the value of a text as the source wrote it; NULL if it is not exactly a value of the type.
+
+    Takes PostgreSQL's and ISO 8601 texts of times, Debezium's `isostring` (a `Z` also after times without zone, and
+    after dates) and base64 of bytes. Bare epoch numbers are no times: milli- and microseconds look alike.
+
+    Args:
+        text: SQL expression.
+        dtype: DuckDB type.
+    """
+    target = casts.normal(dtype)
+    if target == "VARCHAR":
+        return text
+    if target == "BLOB":
+        return f"TRY(from_base64({text}))"
+    if target == "DATE":
+        text = f"rtrim({text}, 'Z')"
+    return casts.from_text(text, target)
