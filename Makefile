@@ -96,7 +96,7 @@ $(UV):
 # Keeps the pins that are there. --universal: for every Python from 3.11 on, not for this machine's system only.
 .PHONY: lock
 lock: $(UV) ## write requirements.lock from pyproject.toml (delete a line there to raise that package)
-	@$(UV) pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
+	@$(UV) pip compile --quiet pyproject.toml --extra dev --extra demo --universal --python-version 3.11 \
 		--custom-compile-command "make lock" --no-emit-index-url --no-annotate --output-file requirements.lock
 
 .PHONY: clean
