@@ -1,0 +1,187 @@
+"""What the components of change events share: declaration of a table, assets, checks of the accounts, jobs.
+
+Where the events come from is in `change_stream` (a database's slot) and `change_files` (landed records).
+
+Concept: https://docs.dagster.io/guides/build/assets/defining-assets
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+from pipeline_assets.components.checks import table_value
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.cdc.accounting import account, dead_letters
+from pipeline_assets.ingest.cdc.change_table import COLUMNS, UNROUTED, ChangeTable, Counts
+from pipeline_assets.lake import Table
+from pipeline_assets.partitions import DAILY
+
+NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
+OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
+_SHOWN = 20
+
+
+class CapturedTable(dg.Model, dg.Resolvable):
+    """A table whose changes are captured."""
+
+    contract: str
+    """Name of the Pandera model of a row, e.g. `shop_db.Customers`."""
+
+    keys: list[str] = Field(min_length=1)
+    """Columns that name a row at the source."""
+
+    @field_validator("contract")
+    @classmethod
+    def _contract_exists(cls, value: str) -> str:
+        contract(value)
+        return value
+
+
+def captured(name: str, tables: Mapping[str, CapturedTable]) -> list[ChangeTable]:
+    """Gives the declared tables as the domain code takes them: `public.customers` of `shop_db` is `shop_db__customers`.
+
+    Raises:
+        ValueError: Two tables would share a name, or a key is not a column of the contract.
+    """
+    found: dict[str, ChangeTable] = {}
+    for source_table, declared in tables.items():
+        table = f"{name}__{source_table.rpartition('.')[2].lower()}"
+        model = contract(declared.contract)
+        if table in found or table == f"{name}__{UNROUTED}":
+            raise ValueError(f"{source_table}: the name {table} is taken; rename the source, or split it")
+        if unknown := set(declared.keys) - model.to_schema().columns.keys():
+            raise ValueError(
+                f"{source_table}: keys {', '.join(sorted(unknown))} are not columns of {declared.contract}"
+            )
+        found[table] = ChangeTable(source_table, table, model, tuple(declared.keys))
+    return list(found.values())
+
+
+def bronze_key(name: str) -> dg.AssetKey:
+    """The asset of a change table."""
+    return dg.AssetKey(["bronze", name])
+
+
+def letters_key(name: str) -> dg.AssetKey:
+    """The asset of its dead letters."""
+    return dg.AssetKey(["dead_letters", name])
+
+
+def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, fresh_for: timedelta) -> list[dg.AssetSpec]:
+    """Assets of a source: per table its changes and its dead letters, and the records of no declared table."""
+    kinds = {"deltalake", "duckdb"}
+    made = []
+    columns = [
+        dg.TableColumn(
+            name=column.name,
+            type=column.dtype,
+            description=column.description,
+            constraints=dg.TableColumnConstraints(nullable=not column.required),
+        )
+        for column in COLUMNS
+    ]
+    for table in tables:
+        made.append(
+            dg.AssetSpec(
+                bronze_key(table.name),
+                group_name="bronze",
+                partitions_def=DAILY,
+                owners=[owner],
+                kinds=kinds,
+                description=f"Changes of {table.source_table} as committed, each once, by commit date.",
+                freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
+                metadata={
+                    "dagster/column_schema": dg.TableSchema(columns=columns),
+                    "source_table": table.source_table,
+                    "contract": table.model.__name__,
+                    "keys": ", ".join(table.keys),
+                },
+            )
+        )
+    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
+        made.append(
+            dg.AssetSpec(
+                letters_key(name),
+                group_name="dead_letters",
+                partitions_def=DAILY,
+                owners=[owner],
+                kinds=kinds,
+                description="Records of tables that are not declared."
+                if name.endswith(UNROUTED)
+                else f"Changes that do not fit {name}, with the reason and the raw record.",
+            )
+        )
+    return made
+
+
+def results(
+    context: dg.AssetExecutionContext,
+    source: str,
+    tables: Iterable[ChangeTable],
+    counts: Mapping[str, Counts],
+    rows_by_day: Mapping[str, Mapping[date, int]],
+    facts: Mapping[str, object],
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Reports what a run did: counts per table, rows per commit date, and facts of the whole run."""
+    partitions = set(context.partition_keys)
+    for table in tables:
+        key, found = bronze_key(table.name), counts.get(table.name, Counts())
+        for day, rows in rows_by_day.get(table.name, {}).items():
+            if day.isoformat() in partitions:
+                context.add_asset_metadata({"rows": rows}, asset_key=key, partition_key=day.isoformat())
+        yield dg.MaterializeResult(asset_key=key, metadata={**vars(found), **facts})
+        yield dg.MaterializeResult(asset_key=letters_key(table.name), metadata={"dead_letters": found.dead_letters})
+    lost = counts.get(f"{source}__{UNROUTED}", Counts())
+    yield dg.MaterializeResult(
+        asset_key=letters_key(f"{source}__{UNROUTED}"), metadata={"dead_letters": lost.dead_letters}
+    )
+
+
+def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
+    """The checks that every source of changes has."""
+    return [
+        spec
+        for table in tables
+        for spec in (
+            dg.AssetCheckSpec(
+                "accounting",
+                asset=bronze_key(table.name),
+                blocking=True,
+                description="Events decoded = rows + dead letters in the tables, batch by batch.",
+            ),
+            dg.AssetCheckSpec(
+                "dead_letters",
+                asset=bronze_key(table.name),
+                description="No dead letter waits: as long as one does, silver lacks that change.",
+            ),
+        )
+    ]
+
+
+def check_accounts(lake: LakeResource, tables: Iterable[ChangeTable], replay_job: str) -> Iterator[dg.AssetCheckResult]:
+    """Evaluates `check_specs`."""
+    with lake.connect() as con:
+        for table in tables:
+            bronze = Table(lake.open(), f"bronze.{table.name}")
+            total, wrong = account(con, bronze)
+            cases = {"failing_cases": table_value([vars(case) for case in wrong[:_SHOWN]])} if wrong else {}
+            yield dg.AssetCheckResult(
+                asset_key=bronze_key(table.name),
+                check_name="accounting",
+                passed=not wrong,
+                metadata={**vars(total), **cases},
+            )
+            waiting = dead_letters(con, bronze)
+            remedy = {
+                "remedy": f"mend the contract (or the source), then run the job {replay_job}",
+                "reasons": table_value([{"reason": reason, "letters": n} for reason, n in waiting[:_SHOWN]]),
+            }
+            yield dg.AssetCheckResult(
+                asset_key=bronze_key(table.name),
+                check_name="dead_letters",
+                passed=not waiting,
+                metadata={"dead_letters": sum(n for _, n in waiting), **(remedy if waiting else {})},
+            )
