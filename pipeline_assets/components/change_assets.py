@@ -7,6 +7,7 @@ Concept: https://docs.dagster.io/guides/build/assets/defining-assets
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 from pydantic import Field, field_validator
@@ -73,48 +74,50 @@ def letters_key(name: str) -> dg.AssetKey:
 def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, fresh_for: timedelta) -> list[dg.AssetSpec]:
     """Assets of a source: per table its changes and its dead letters, and the records of no declared table."""
     kinds = {"deltalake", "duckdb"}
-    made = []
-    columns = [
-        dg.TableColumn(
-            name=column.name,
-            type=column.dtype,
-            description=column.description,
-            constraints=dg.TableColumnConstraints(nullable=not column.required),
+    schema = dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.dtype,
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=not column.required),
+            )
+            for column in COLUMNS
+        ]
+    )
+    tables = list(tables)
+    changes = [
+        dg.AssetSpec(
+            bronze_key(table.name),
+            group_name="bronze",
+            partitions_def=DAILY,
+            owners=[owner],
+            kinds=kinds,
+            description=f"Changes of {table.source_table} as committed, each once, by commit date.",
+            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
+            metadata={
+                "dagster/column_schema": schema,
+                "source_table": table.source_table,
+                "contract": table.model.__name__,
+                "keys": ", ".join(table.keys),
+            },
         )
-        for column in COLUMNS
+        for table in tables
     ]
-    for table in tables:
-        made.append(
-            dg.AssetSpec(
-                bronze_key(table.name),
-                group_name="bronze",
-                partitions_def=DAILY,
-                owners=[owner],
-                kinds=kinds,
-                description=f"Changes of {table.source_table} as committed, each once, by commit date.",
-                freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
-                metadata={
-                    "dagster/column_schema": dg.TableSchema(columns=columns),
-                    "source_table": table.source_table,
-                    "contract": table.model.__name__,
-                    "keys": ", ".join(table.keys),
-                },
-            )
+    described = {table.name: f"Changes of {table.source_table} that do not fit, with the reason." for table in tables}
+    described[f"{source}__{UNROUTED}"] = f"Records that belong to no declared table of {source}."
+    letters = [
+        dg.AssetSpec(
+            letters_key(name),
+            group_name="dead_letters",
+            partitions_def=DAILY,
+            owners=[owner],
+            kinds=kinds,
+            description=description,
         )
-    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
-        made.append(
-            dg.AssetSpec(
-                letters_key(name),
-                group_name="dead_letters",
-                partitions_def=DAILY,
-                owners=[owner],
-                kinds=kinds,
-                description="Records of tables that are not declared."
-                if name.endswith(UNROUTED)
-                else f"Changes that do not fit {name}, with the reason and the raw record.",
-            )
-        )
-    return made
+        for name, description in described.items()
+    ]
+    return [*changes, *letters]
 
 
 def results(
@@ -123,7 +126,7 @@ def results(
     tables: Iterable[ChangeTable],
     counts: Mapping[str, Counts],
     rows_by_day: Mapping[str, Mapping[date, int]],
-    facts: Mapping[str, object],
+    facts: Mapping[str, Any],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Reports what a run did: counts per table, rows per commit date, and facts of the whole run."""
     partitions = set(context.partition_keys)
@@ -167,7 +170,9 @@ def check_accounts(lake: LakeResource, tables: Iterable[ChangeTable], replay_job
         for table in tables:
             bronze = Table(lake.open(), f"bronze.{table.name}")
             total, wrong = account(con, bronze)
-            cases = {"failing_cases": table_value([vars(case) for case in wrong[:_SHOWN]])} if wrong else {}
+            cases: dict[str, Any] = {}
+            if wrong:
+                cases["failing_cases"] = table_value([vars(case) for case in wrong[:_SHOWN]])
             yield dg.AssetCheckResult(
                 asset_key=bronze_key(table.name),
                 check_name="accounting",
@@ -175,7 +180,7 @@ def check_accounts(lake: LakeResource, tables: Iterable[ChangeTable], replay_job
                 metadata={**vars(total), **cases},
             )
             waiting = dead_letters(con, bronze)
-            remedy = {
+            remedy: dict[str, Any] = {
                 "remedy": f"mend the contract (or the source), then run the job {replay_job}",
                 "reasons": table_value([{"reason": reason, "letters": n} for reason, n in waiting[:_SHOWN]]),
             }
