@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres import database, postgres_server  # noqa: F401  # fixtures
 
 from pipeline_assets.settings import Settings, load_settings
 

@@ -1,0 +1,41 @@
+"""A real PostgreSQL for tests: one server per worker, an empty database per test, and no slot left behind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from pipeline_assets.demo.postgres_server import PostgresServer
+
+# Nothing of it is kept, so nothing needs to reach the disk.
+FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "32MB"}
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server for this worker's tests. Its WAL is that of all of them: compare positions, do not count bytes."""
+    with PostgresServer(Path(tmp_path_factory.mktemp("postgres")), settings=FAST) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a fresh database; dropped after the test with its slots, whoever is still connected."""
+    name = f"test_{uuid4().hex[:12]}"
+    _administer(postgres_server, f"CREATE DATABASE {name}")
+    yield postgres_server.url(name)
+    _administer(
+        postgres_server,
+        f"SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE database = '{name}' AND active",
+        f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'",
+        f"DROP DATABASE {name} WITH (FORCE)",
+    )
+
+
+def _administer(server: PostgresServer, *statements: str) -> None:
+    import psycopg  # not for every test that loads conftest.py
+
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)  # type: ignore[call-overload]
