@@ -60,3 +60,8 @@ class Reject(NamedTuple):
     origin: str
     place: int
     table: str | None = None
+
+
+def lsn_text(lsn: int) -> str:
+    """Gives a position as PostgreSQL writes it: `16/B374D848`."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
