@@ -59,8 +59,24 @@ def trading_days(source_parquet: Path) -> list[date]:
     Args:
         source_parquet: `DEMO_PARQUET`, or the whole data set with the same columns.
     """
-    with _shop(source_parquet) as con:
-        return _calendar(con)
+    with open_lines(source_parquet) as con:
+        return trading_days_of(con)
+
+
+@contextmanager
+def open_lines(source_parquet: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB with the source in the table `lines`, in the source's order (`rowid`)."""
+    with duckdb.connect(":memory:") as con:
+        # One row group per file in the source: without the table each day would read all of it again.
+        con.execute(f"CREATE TABLE lines AS FROM read_parquet({quote_text(str(source_parquet))})")
+        yield con
+
+
+def trading_days_of(con: duckdb.DuckDBPyConnection) -> list[date]:
+    """`trading_days` of the table `lines`."""
+    return [
+        day for (day,) in con.execute("SELECT DISTINCT InvoiceDate::DATE AS day FROM lines ORDER BY day").fetchall()
+    ]
 
 
 def land_days(
@@ -86,8 +102,8 @@ def land_days(
     Raises:
         ShopError: A day without trade, or an unknown format.
     """
-    with _shop(source_parquet) as con:
-        calendar = _calendar(con)
+    with open_lines(source_parquet) as con:
+        calendar = trading_days_of(con)
         paths = []
         for day in calendar if days is None else days:
             extension = _format_of(day, calendar, formats)
@@ -112,8 +128,8 @@ def land_correction(source_parquet: Path, landing_root: Path, day: date, *, form
     Raises:
         ShopError: The day had no trade, or no two trading days lie before it.
     """
-    with _shop(source_parquet) as con:
-        calendar = _calendar(con)
+    with open_lines(source_parquet) as con:
+        calendar = trading_days_of(con)
         extension = _format_of(day, calendar, formats)
         place = calendar.index(day) - CORRECTION_LATE_TRADING_DAYS
         if place < 0:
@@ -153,21 +169,6 @@ def land_broken_file(source_parquet: Path, landing_root: Path, day: date) -> lis
             temporary.write_bytes(content)
         paths.append(path)
     return paths
-
-
-@contextmanager
-def _shop(source_parquet: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB with the source in the table `lines`, in the source's order (`rowid`)."""
-    with duckdb.connect(":memory:") as con:
-        # One row group per file in the source: without the table each day would read all of it again.
-        con.execute(f"CREATE TABLE lines AS FROM read_parquet({quote_text(str(source_parquet))})")
-        yield con
-
-
-def _calendar(con: duckdb.DuckDBPyConnection) -> list[date]:
-    return [
-        day for (day,) in con.execute("SELECT DISTINCT InvoiceDate::DATE AS day FROM lines ORDER BY day").fetchall()
-    ]
 
 
 def _format_of(day: date, calendar: Sequence[date], formats: Sequence[str]) -> str:
@@ -254,7 +255,7 @@ def _appearing(path: Path, *, arrived: datetime) -> Iterator[Path]:
 
 def _good_lines(source_parquet: Path, day: date) -> tuple[bytes, list[bytes]]:
     """The header and some lines of the source's last day, as if sold on `day`."""
-    with _shop(source_parquet) as con:
+    with open_lines(source_parquet) as con:
         result = con.execute(
             f"SELECT * REPLACE ('{BROKEN_INVOICE}' AS InvoiceNo, DATE '{day}' + InvoiceDate::TIME AS InvoiceDate) "
             "FROM lines WHERE InvoiceDate::DATE = (SELECT max(InvoiceDate)::DATE FROM lines) "
