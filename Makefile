@@ -60,8 +60,8 @@ demo: $(STAMP) ## replay 30 real days of a shop through the whole pipeline
 	@.venv/bin/pipeline demo
 
 .PHONY: dev
-dev: $(STAMP) ## Dagster's web server and daemon on http://127.0.0.1:3000 (Ctrl-C stops both)
-	@exec .venv/bin/dagster dev -w workspace.yaml
+dev: $(STAMP) ## Dagster on http://127.0.0.1:3000, and a shop that trades slowly in its database (Ctrl-C stops all)
+	@exec .venv/bin/pipeline dev
 
 .PHONY: test
 test: $(STAMP) ## the tests that need nothing but this machine

@@ -1,10 +1,11 @@
-"""The command line: `pipeline demo | tables | query`. Talks to people and programs; the work is done elsewhere.
+"""The command line: `pipeline demo | dev | tables | query`. Talks to people and programs; the work is done elsewhere.
 
 Imports of Dagster are inside the commands that need it: `pipeline query` answers before Dagster would be loaded.
 """
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ _out = Console(width=None if sys.stdout.isatty() else 240)
 _err = Console(stderr=True)
 
 _ROWS_SHOWN = 200
+_SHOP_DB_URL = "SHOP_DB_URL"  # where defs/shop_db/ looks for its database
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table.")]
 
 
@@ -54,6 +56,33 @@ def demo(
     # The very stream: what dbt prints is redirected meanwhile.
     if not run_demo(Console(file=sys.stdout), all_days):
         raise typer.Exit(1)
+
+
+@app.command()
+def dev(
+    with_shop: Annotated[
+        bool, typer.Option("--shop/--no-shop", help="A shop whose database trades slowly meanwhile, to have changes.")
+    ] = True,
+) -> None:
+    """Dagster's web server and daemon on http://127.0.0.1:3000 until Ctrl-C, with the demo's shop beside them."""
+    from dotenv import dotenv_values
+
+    if with_shop and _SHOP_DB_URL not in {**dotenv_values(project_root() / ".env"), **os.environ}:
+        from pipeline_assets.demo.shop import ShopError
+        from pipeline_assets.demo.shopkeeper import OpenShop
+
+        try:
+            shop = OpenShop(load_settings().state_dir / "shop_db")
+            shop.stay_open_over_exec()
+            os.environ[_SHOP_DB_URL] = shop.url
+        except ShopError as error:
+            _err.print(f"{error}. Dagster starts without it.", style="yellow", markup=False, soft_wrap=True)
+    os.chdir(project_root())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that is no terminal starts background jobs so, and `dagster dev` would then ignore SIGTERM too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # This process becomes Dagster's: one process less, and signals reach who they are meant for.
+    os.execv(sys.executable, [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"])  # noqa: S606
 
 
 @app.command()

