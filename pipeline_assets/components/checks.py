@@ -6,9 +6,7 @@ that names the failing days is what people read.
 Concept: https://docs.dagster.io/guides/test/asset-checks
 """
 
-import json
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -18,24 +16,23 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import Violations, column_schema
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.lake import Table, changes_since, days_predicate, position_name
-from pipeline_assets.lake.table import DATE_COLUMN, TOUCHED_DATES
+from pipeline_assets.lake.commit_facts import added_dates, date_column
 
 
 def unaccepted_where(table: Table, readers: Sequence[Table]) -> str:
     """Gives the predicate on rows that a check of a silver or gold table has to look at.
 
-    These are the dates that the last commit touched, and those that a table downstream has not applied yet: a day that
-    failed, or whose check a kill prevented, is looked at until downstream has it.
+    These are the dates to which the last commit added rows, and those that a table downstream has not applied yet: a
+    day that failed, or whose check a kill prevented, is looked at until downstream has it.
     """
     opened = table.open()
-    column = opened.metadata().configuration.get(DATE_COLUMN)
-    last = opened.history(1)[0].get(TOUCHED_DATES)
+    column = date_column(opened)
+    last = added_dates(opened.history(1)[0])
     position = position_name(table)
-    owed = [changes_since(table, reader.position(position)).dates for reader in readers]
+    owed = [changes_since(table, reader.position(position)).added for reader in readers]
     if not column or last is None or None in owed:
         return "TRUE"
-    dates = set(map(date.fromisoformat, json.loads(last))).union(*(found for found in owed if found))
-    return days_predicate(column, dates)
+    return days_predicate(column, last.union(*(found for found in owed if found)))
 
 
 def contract_result(found: Violations, where: str) -> dg.AssetCheckResult:

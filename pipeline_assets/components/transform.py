@@ -29,7 +29,7 @@ from pipeline_assets.components.lineage import column_lineage
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.lake import LAYERS, Lake, Table
-from pipeline_assets.lake.table import TOUCHED_DATES
+from pipeline_assets.lake.commit_facts import TOUCHED_DATES
 from pipeline_assets.partitions import DAILY, range_of_tags
 from pipeline_assets.settings import load_settings, project_root
 

@@ -1,6 +1,13 @@
 """The lake: Delta tables and the only code that writes them. Knows neither dagster nor dbt, nor any source."""
 
-from pipeline_assets.lake.changes import Changes, changes_since, position_name
+from pipeline_assets.lake.changes import (
+    Batch,
+    Changes,
+    batches_since,
+    changes_since,
+    position_name,
+    select_batches,
+)
 from pipeline_assets.lake.days import days_predicate, select_days
 from pipeline_assets.lake.errors import (
     CommitConflictError,
@@ -12,11 +19,12 @@ from pipeline_assets.lake.errors import (
 )
 from pipeline_assets.lake.files import DataFile, discard, query_schema, write_parquet
 from pipeline_assets.lake.quarantine import audited_version, held_days, judge, published
-from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_text
+from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_names, quote_text
 from pipeline_assets.lake.table import Table
 
 __all__ = [
     "LAYERS",
+    "Batch",
     "Changes",
     "CommitConflictError",
     "DataFile",
@@ -28,6 +36,7 @@ __all__ = [
     "TableNotFoundError",
     "TableUnreadableError",
     "audited_version",
+    "batches_since",
     "changes_since",
     "days_predicate",
     "discard",
@@ -37,7 +46,9 @@ __all__ = [
     "published",
     "query_schema",
     "quote_name",
+    "quote_names",
     "quote_text",
+    "select_batches",
     "select_days",
     "write_parquet",
 ]

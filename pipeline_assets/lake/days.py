@@ -1,23 +1,20 @@
-"""SQL over the rows of chosen days, in the forms whose files `delta_scan` can rule out.
+"""SQL over the rows of chosen days, in the forms whose files `delta_scan` can rule out (see `pruning`).
 
-Measured with the delta extension of DuckDB 1.5.5: files are ruled out by comparisons with AND on DATE and number
-columns (partition values or statistics). Not by OR, not by IN lists, not on timestamps. So chosen days become one
-branch of a UNION ALL for each run of neighbouring days, and days of a timestamp are first looked up in the log.
+Chosen days become one branch of a UNION ALL for each run of neighbouring days; days of a timestamp, whose statistics
+rule nothing out, are first looked up in the log.
 """
 
 from collections.abc import Iterable
 from datetime import date, timedelta
-from itertools import pairwise
 
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from pipeline_assets.lake.pruning import neighbours
 from pipeline_assets.lake.quarantine import published
 from pipeline_assets.lake.storage import quote_name
 from pipeline_assets.lake.table import Table
 
-# Each branch reads the table's log once more (5-20 ms): beyond this many it costs more than the files it spares.
-_MOST_BRANCHES = 8
 _DAY = timedelta(days=1)
 
 
@@ -42,7 +39,7 @@ def select_days(table: Table, version: int, column: str, days: Iterable[date]) -
     opened = table.open(version)
     kinds = {found.name: str(getattr(found.type, "type", "")) for found in opened.schema().fields}
     if kinds.get(column) == "date":
-        predicates = [days_predicate(column, group) for group in _groups(sorted(wanted))]
+        predicates = [days_predicate(column, group) for group in neighbours(sorted(wanted))]
     else:
         predicates = _by_partition(opened, column, wanted)
     return " UNION ALL ".join(f"SELECT * FROM {scan} WHERE {predicate} AND {held_back}" for predicate in predicates)
@@ -69,15 +66,5 @@ def _by_partition(opened: DeltaTable, column: str, days: frozenset[date]) -> lis
     name = quote_name(partitions[0])
     return [
         f"{name} >= DATE '{group[0]}' AND {name} <= DATE '{group[-1]}' AND {plain}"
-        for group in _groups(sorted(hit), known)
+        for group in neighbours(sorted(hit), known)
     ]
-
-
-def _groups(days: list[date], known: Iterable[date] | None = None) -> list[list[date]]:
-    """Cuts sorted days into few groups of neighbours. `known`: the only days there are; others make no gap."""
-    places = {day: place for place, day in enumerate(sorted(known))} if known else {}
-    gaps = [places[b] - places[a] if places else (b - a).days for a, b in pairwise(days)]
-    cuts = sorted(
-        sorted((i for i, gap in enumerate(gaps, 1) if gap > 1), key=lambda i: -gaps[i - 1])[: _MOST_BRANCHES - 1]
-    )
-    return [days[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(days)], strict=True)]

@@ -16,9 +16,10 @@ import duckdb
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from pipeline_assets.lake.commit_facts import DATE_COLUMN, TOUCHED_DATES
 from pipeline_assets.lake.errors import CommitConflictError
 from pipeline_assets.lake.storage import quote_name
-from pipeline_assets.lake.table import DATE_COLUMN, TOUCHED_DATES, Table
+from pipeline_assets.lake.table import Table
 
 PARTITION = "_partition_date"
 _HELD_DAYS = "pipeline_assets.held_days"

@@ -4,6 +4,7 @@ Nothing is committed here; `table` does that, together with the new rows.
 """
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -36,7 +37,7 @@ class Removal:
 
 
 def plan_removal(
-    con: duckdb.DuckDBPyConnection, table: DeltaTable, uri: str, scan: str, where: str, date_column: str | None
+    con: duckdb.DuckDBPyConnection, table: DeltaTable, uri: str, rows: str, where: str, date_column: str | None
 ) -> Removal:
     """Finds the files that hold selected rows, and rewrites what stays of those hit in part.
 
@@ -46,31 +47,31 @@ def plan_removal(
         con: A connection of the lake.
         table: The version to remove from.
         uri: The table's root.
-        scan: SQL that reads this version.
+        rows: Relation with the table's columns and `filename`: all rows of the version, or of whole files of it.
         where: Predicate on the rows to remove.
         date_column: The table's date column, if it has one.
     """
-    found = con.execute(f"SELECT filename, count(*) FROM {scan} WHERE {where} GROUP BY 1").fetchall()
-    hits = {name.removeprefix(uri).lstrip("/"): count for name, count in found}
-    if not hits:
+    day = f"CAST({quote_name(date_column)} AS DATE)" if date_column else "NULL::DATE"
+    found = con.execute(f"SELECT filename, {day}, count(*) FROM {rows} WHERE {where} GROUP BY ALL").fetchall()
+    if not found:
         return Removal()
-    actions, rows = _actions(table, hits.keys())
-    partly = [f"{uri}/{path}" for path, count in hits.items() if rows[path] != count]
+    hits: Counter[str] = Counter()
+    for name, _, count in found:
+        hits[name.removeprefix(uri).lstrip("/")] += count
+    actions, known = _actions(table, hits.keys())
+    partly = [f"{uri}/{path}" for path, count in hits.items() if known[path] != count]
     survivors: list[DataFile] = []
     if partly:
         columns = ", ".join(quote_name(column.name) for column in table.schema().fields)
         names = ", ".join(map(quote_text, partly))
         survivors = write_parquet(
             con,
-            f"SELECT {columns} FROM {scan} WHERE filename IN ({names}) AND ({where}) IS NOT TRUE",
+            f"SELECT {columns} FROM {rows} WHERE filename IN ({names}) AND ({where}) IS NOT TRUE",
             uri,
             partition_by=table.metadata().partition_columns,
         )
-    dates: frozenset[date] = frozenset()
-    if date_column:
-        selected = f"SELECT DISTINCT CAST({quote_name(date_column)} AS DATE) FROM {scan} WHERE {where}"
-        dates = frozenset(day for (day,) in con.execute(selected).fetchall() if day is not None)
-    return Removal(actions, survivors, sum(hits.values()), dates)
+    dates = frozenset(day for _, day, _ in found if day is not None)
+    return Removal(actions, survivors, hits.total(), dates)
 
 
 def _actions(table: DeltaTable, paths: Collection[str]) -> tuple[list[RemoveAction], dict[str, int | None]]:

@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +110,11 @@ def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
 def quote_name(name: str) -> str:
     """Quotes a column or table name for DuckDB."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def quote_names(names: Iterable[str]) -> str:
+    """Quotes names as a list: `"a", "b"`."""
+    return ", ".join(map(quote_name, names))
 
 
 def quote_text(text: str) -> str:

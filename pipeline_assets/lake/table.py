@@ -8,35 +8,32 @@ never re-sends blindly, because delta-rs accepts a repeated application transact
 Reading tables is DuckDB's `delta_scan`; what changed since a version is in `changes`.
 """
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 
 import duckdb
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake import DeltaTable, Schema, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
 
+from pipeline_assets.lake import commit_facts, merging, schemas
 from pipeline_assets.lake import files as data_files
 from pipeline_assets.lake.errors import (
     CommitConflictError,
-    LakeError,
     PositionMovedError,
     SchemaMismatchError,
     TableNotFoundError,
     TableUnreadableError,
 )
 from pipeline_assets.lake.files import DataFile
+from pipeline_assets.lake.pruning import rows_near_keys
 from pipeline_assets.lake.removal import Removal, plan_removal
-from pipeline_assets.lake.storage import Lake, quote_name, quote_text
+from pipeline_assets.lake.storage import Lake, quote_names, quote_text
 
 # 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
 _ATTEMPTS = 100
-DATE_COLUMN = "pipeline_assets.date_column"
-TOUCHED_DATES = "touched_dates"
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Table:
             description: Shown by catalogs.
         """
         if not self.exists():
-            configuration: dict[str, str | None] = {DATE_COLUMN: date_column} if date_column else {}
+            configuration: dict[str, str | None] = {commit_facts.DATE_COLUMN: date_column} if date_column else {}
             try:
                 DeltaTable.create(
                     self.uri,
@@ -214,16 +211,59 @@ class Table:
         """Replaces all rows, and the schema if the query's differs. One commit; history stays readable."""
         table = self.open()
         schema = data_files.query_schema(con, rows)
-        if _types(schema) == _types(table.schema()):
+        if schemas.types(schema) == schemas.types(table.schema()):
             return self.replace(con, rows, where="TRUE", positions=positions, metadata=metadata)
         write_deltalake(
             table,
             con.sql(rows).to_arrow_reader(),
             mode="overwrite",
             schema_mode="overwrite",
-            commit_properties=_properties(positions, metadata, retries=_ATTEMPTS),
+            commit_properties=commit_facts.properties(positions, metadata, retries=_ATTEMPTS),
         )
         return self.open().version()
+
+    def replace_keys(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        rows: str,
+        *,
+        keys: Sequence[str],
+        also: str | None = None,
+        expect: Mapping[str, int | None] | None = None,
+        positions: Mapping[str, int] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Replaces the rows of some keys by the rows of a query, in one commit.
+
+        Partitions that cannot hold a key are not read, if the partition column is one of `keys` (`rows_near_keys`).
+
+        Args:
+            con: Connection that the query's tables live in.
+            rows: A relation; its columns and types are the table's. Stored rows of its keys are replaced.
+            keys: Columns that name the rows to replace.
+            also: Relation of further keys, whose stored rows go.
+            expect: Positions as they were when the rows were planned.
+            positions: Application transactions to set.
+            metadata: Further facts, kept in the commit.
+
+        Returns:
+            The version committed.
+
+        Raises:
+            PositionMovedError: Another run moved a position meanwhile; nothing was committed.
+        """
+        gone = "replaced_keys"
+        further = f" UNION ALL SELECT {quote_names(keys)} FROM {also}" if also else ""
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {gone} AS SELECT {quote_names(keys)} FROM ({rows}){further}")
+        files = self._write(con, rows)
+
+        def plan(table: DeltaTable) -> _Plan:
+            self._check(table, expect)
+            stored = rows_near_keys(con, table, self.scan(table.version()), keys, gone)
+            where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {gone})"
+            return _Plan(files, plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table)))
+
+        return self._commit(con, plan, positions=positions, metadata=metadata, own_files=False)
 
     def merge(
         self,
@@ -232,46 +272,41 @@ class Table:
         *,
         keys: Sequence[str],
         sequence: Sequence[str],
+        expect: Mapping[str, int | None] | None = None,
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Upserts by key; a row whose sequence is not greater than the stored one's never wins.
+        """Upserts by key; a row whose sequence is less than the stored one's never wins.
+
+        Of equal sequences the stored row stays, unless the content differs. Partitions that cannot hold a key are not
+        read, if the partition column is one of `keys` (`rows_near_keys`).
 
         Args:
             con: Connection that the query's tables live in.
             rows: A query; its columns and types are the table's. Several rows of a key: the greatest sequence counts.
             keys: Columns that name a row; not null.
             sequence: Columns that order the versions of a row, most significant first; not null.
+            expect: Positions as they were when the rows were planned.
             positions: Application transactions to set.
             metadata: Further facts, kept in the commit.
 
         Returns:
             The table's version afterwards; unchanged when every row was old news and no position moved.
+
+        Raises:
+            PositionMovedError: Another run moved a position meanwhile; nothing was committed.
         """
-        key_list, order = _names(keys), ", ".join(f"{quote_name(column)} DESC" for column in sequence)
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE merge_incoming AS SELECT * FROM ({rows}) "
-            f"QUALIFY row_number() OVER (PARTITION BY {key_list} ORDER BY {order}) = 1"
-        )
-        unordered = " OR ".join(f"{quote_name(column)} IS NULL" for column in sequence)
-        if con.execute(f"SELECT count(*) FROM merge_incoming WHERE {unordered}").fetchone() != (0,):
-            raise LakeError(
-                f"table {self.name}: rows to merge have a null in {', '.join(sequence)}; their order is unknown"
-            )
-        on = " AND ".join(f"old.{quote_name(key)} = new.{quote_name(key)}" for key in keys)
-        newer = " > ".join(
-            "(" + ", ".join(f"{side}.{quote_name(column)}" for column in sequence) + ")" for side in ("new", "old")
-        )
+        merging.take_in(con, self.name, rows, keys, sequence)
 
         def plan(table: DeltaTable) -> _Plan:
-            con.execute(
-                "CREATE OR REPLACE TEMP TABLE merge_newer AS SELECT new.* FROM merge_incoming AS new "
-                f"ANTI JOIN {self.scan(table.version())} AS old ON {on} AND NOT ({newer})"
-            )
-            files = self._write(con, "SELECT * FROM merge_newer")
+            self._check(table, expect)
+            stored = rows_near_keys(con, table, self.scan(table.version()), keys, merging.INCOMING)
+            merging.find_winners(con, stored, list(schemas.types(table.schema())), keys, sequence)
+            files = self._write(con, f"SELECT * FROM {merging.WINNERS}")
             if not files:
                 return _Plan([])
-            return _Plan(files, self._removal(con, table, f"({key_list}) IN (SELECT ({key_list}) FROM merge_newer)"))
+            where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {merging.WINNERS})"
+            return _Plan(files, plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table)))
 
         return self._commit(con, plan, positions=positions, metadata=metadata, own_files=True)
 
@@ -304,10 +339,11 @@ class Table:
         """
 
         def plan(table: DeltaTable) -> _Plan:
-            found = {name: table.transaction_version(name) for name in expect or {}}
-            if found != dict(expect or {}):
-                raise PositionMovedError(self.name, found)
-            return _Plan(files, self._removal(con, table, where) if where else Removal())
+            self._check(table, expect)
+            if not where:
+                return _Plan(files)
+            rows = f"(SELECT *, filename FROM {self.scan(table.version())})"
+            return _Plan(files, plan_removal(con, table, self.uri, rows, where, commit_facts.date_column(table)))
 
         return self._commit(con, plan, positions=positions, metadata=metadata, own_files=False)
 
@@ -328,7 +364,7 @@ class Table:
             moved = {key: value for key, value in (positions or {}).items() if table.transaction_version(key) != value}
             if not added and not attempted.removal.actions and not moved:
                 return table.version()
-            facts = {**self._facts(con, table, attempted), **(metadata or {})}
+            facts = commit_facts.describe(con, table, self.uri, attempted.files, attempted.removal)
             schema = table.schema()
             try:
                 table.create_write_transaction(
@@ -336,7 +372,7 @@ class Table:
                     mode="append",
                     schema=schema,
                     partition_by=table.metadata().partition_columns,
-                    commit_properties=_properties(moved, facts, retries=0),
+                    commit_properties=commit_facts.properties(moved, {**facts, **(metadata or {})}, retries=0),
                 )
             except CommitFailedError:
                 self._discard(added if own_files else attempted.removal.survivors)
@@ -348,63 +384,21 @@ class Table:
     def _write(self, con: duckdb.DuckDBPyConnection, rows: str) -> list[DataFile]:
         """Writes a query's rows as files of this table, refusing what does not fit its schema."""
         table = self.open()
-        wanted, given = _types(table.schema()), _types(data_files.query_schema(con, rows))
-        problems = [f"column {name} is missing" for name in wanted if name not in given]
-        problems += [f"column {name} is new ({kind})" for name, kind in given.items() if name not in wanted]
-        problems += [
-            f"column {name} is {given[name]}, the table has {kind}"
-            for name, kind in wanted.items()
-            if name in given and given[name] != kind
-        ]
+        wanted, given = schemas.types(table.schema()), schemas.types(data_files.query_schema(con, rows))
+        problems = schemas.misfits(wanted, given)
         if problems:
             raise SchemaMismatchError(self.name, problems)
         partition_by = table.metadata().partition_columns
         return data_files.write_parquet(
-            con, f"SELECT {_names(list(wanted))} FROM ({rows})", self.uri, partition_by=partition_by
+            con, f"SELECT {quote_names(list(wanted))} FROM ({rows})", self.uri, partition_by=partition_by
         )
 
-    def _removal(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, where: str) -> Removal:
-        return plan_removal(con, table, self.uri, self.scan(table.version()), where, self._date_column(table))
-
-    def _facts(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, plan: _Plan) -> dict[str, str]:
-        """What every commit says of itself: rows added and removed, and the dates of both."""
-        facts = {"rows_added": str(sum(file.rows for file in plan.files)), "rows_removed": str(plan.removal.rows)}
-        if column := self._date_column(table):
-            dates = plan.removal.dates | self._dates(con, plan.files, column)
-            facts[TOUCHED_DATES] = json.dumps(sorted(day.isoformat() for day in dates))
-        return facts
-
-    def _dates(self, con: duckdb.DuckDBPyConnection, files: Sequence[DataFile], column: str) -> frozenset[date]:
-        """The distinct dates in files just written: from partition values, else by reading that one column."""
-        if all(column in file.partition_values for file in files):
-            return frozenset(
-                date.fromisoformat(value) for file in files if (value := file.partition_values[column]) is not None
-            )
-        names = ", ".join(quote_text(f"{self.uri}/{file.path}") for file in files)
-        found = con.execute(f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM read_parquet([{names}])")
-        return frozenset(row[0] for row in found.fetchall() if row[0] is not None)
-
-    def _date_column(self, table: DeltaTable) -> str | None:
-        return table.metadata().configuration.get(DATE_COLUMN)
+    def _check(self, table: DeltaTable, expect: Mapping[str, int | None] | None) -> None:
+        """Raises PositionMovedError unless the log holds the positions that a write was planned on."""
+        found = {name: table.transaction_version(name) for name in expect or {}}
+        if found != dict(expect or {}):
+            raise PositionMovedError(self.name, found)
 
     def _discard(self, files: Sequence[DataFile]) -> None:
         for file in files:
             data_files.discard(self.uri, file.path)
-
-
-def _properties(
-    positions: Mapping[str, int] | None, metadata: Mapping[str, str] | None, *, retries: int
-) -> CommitProperties:
-    return CommitProperties(
-        custom_metadata=dict(metadata or {}),
-        max_commit_retries=retries,
-        app_transactions=[Transaction(name, value) for name, value in (positions or {}).items()],
-    )
-
-
-def _types(schema: Schema) -> dict[str, str]:
-    return {column.name: str(getattr(column.type, "type", column.type)) for column in schema.fields}
-
-
-def _names(columns: Sequence[str]) -> str:
-    return ", ".join(quote_name(column) for column in columns)

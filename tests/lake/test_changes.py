@@ -3,9 +3,19 @@
 from datetime import date
 
 import duckdb
-from deltalake import write_deltalake
+import pytest
+from deltalake import DeltaTable, write_deltalake
 
-from pipeline_assets.lake import Table, changes_since, position_name
+from pipeline_assets.lake import (
+    Batch,
+    Lake,
+    Table,
+    batches_since,
+    changes_since,
+    position_name,
+    query_schema,
+    select_batches,
+)
 
 
 def test_nothing_applied_yet_means_everything(table: Table) -> None:
@@ -46,6 +56,23 @@ def test_a_version_from_the_future_means_everything(table: Table) -> None:
     assert changes_since(table, 99).dates is None
 
 
+def test_a_commit_made_while_the_log_is_read_hides_no_older_one(
+    con: duckdb.DuckDBPyConnection, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = table.open().version()
+    row = "SELECT 1::BIGINT AS id, DATE '{0}' AS day, 1::DECIMAL(12, 3) AS price, 1::BIGINT AS seq, '' AS name"
+    table.append(con, row.format("2021-05-05"), batch_id="b")
+    real = DeltaTable.history
+
+    def overtaken(opened: DeltaTable, limit: int | None = None) -> list[dict[str, object]]:
+        monkeypatch.setattr(DeltaTable, "history", real)
+        table.append(con, row.format("2021-05-06"), batch_id="c")
+        return real(opened, limit)
+
+    monkeypatch.setattr(DeltaTable, "history", overtaken)
+    assert changes_since(table, known).dates == {date(2021, 5, 5), date(2021, 5, 6)}
+
+
 def test_a_table_made_anew_has_another_position(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     import shutil
 
@@ -53,3 +80,65 @@ def test_a_table_made_anew_has_another_position(con: duckdb.DuckDBPyConnection, 
     shutil.rmtree(table.uri)
     table.create(schema)
     assert position_name(table) != before
+
+
+EVENT = """
+    SELECT DATE '{day}' AS _partition_date, {lsn}::BIGINT AS commit_lsn, '{batch}' AS _batch_id, 'x' AS op
+    FROM range({rows})
+"""
+
+
+def land(con: duckdb.DuckDBPyConnection, table: Table, batch: str, day: str, lsn: int, rows: int = 2) -> None:
+    table.append(
+        con,
+        EVENT.format(day=day, lsn=lsn, batch=batch, rows=rows),
+        batch_id=batch,
+        metadata={"commit_lsn_min": str(lsn), "commit_lsn_max": str(lsn)},
+    )
+
+
+@pytest.fixture
+def events(lake: Lake, con: duckdb.DuckDBPyConnection) -> Table:
+    found = Table(lake, "bronze.events")
+    schema = query_schema(con, EVENT.format(day="2026-01-01", lsn=1, batch="a", rows=1))
+    found.create(schema, partition_by=["_partition_date"], date_column="_partition_date")
+    land(con, found, "a", "2026-01-01", 10)
+    return found
+
+
+def test_batches_are_what_was_appended_up_to_the_version_read(con: duckdb.DuckDBPyConnection, events: Table) -> None:
+    known = events.open().version()
+    land(con, events, "b", "2026-01-01", 20)
+    events.commit(con, [], positions={"slot": 9})  # a run that found nothing
+    land(con, events, "c", "2025-01-01", 5)
+    until = events.open().version()
+    land(con, events, "d", "2026-01-01", 30)
+    found = batches_since(events, known, until)
+    assert found == [
+        Batch("c", frozenset({date(2025, 1, 1)}), 5, 5),
+        Batch("b", frozenset({date(2026, 1, 1)}), 20, 20),
+    ]
+    query = select_batches(events, until, found)
+    assert con.execute(f"SELECT DISTINCT _batch_id FROM ({query}) ORDER BY 1").fetchall() == [("b",), ("c",)]
+    assert con.execute(f"SELECT count(*) FROM ({query})").fetchone() == (4,)
+    assert query.count("UNION ALL") == 1
+    assert batches_since(events, until, until) == []
+    assert con.execute(f"SELECT count(*) FROM ({select_batches(events, until, [])})").fetchone() == (0,)
+
+
+def test_a_batch_without_rows_is_a_batch_of_no_days(con: duckdb.DuckDBPyConnection, events: Table) -> None:
+    known = events.open().version()
+    land(con, events, "b", "2026-01-01", 20, rows=0)
+    found = batches_since(events, known, events.open().version())
+    assert found == [Batch("b", frozenset(), 20, 20)]
+    assert con.execute(f"SELECT count(*) FROM ({select_batches(events, known, found)})").fetchone() == (0,)
+
+
+def test_batches_cannot_be_told_when_rows_went_or_the_log_is_gone(
+    con: duckdb.DuckDBPyConnection, events: Table
+) -> None:
+    known = events.open().version()
+    assert batches_since(events, None, known) is None
+    assert batches_since(events, known + 1, known) is None
+    events.replace(con, EVENT.format(day="2026-01-01", lsn=1, batch="x", rows=1), where="commit_lsn = 10")
+    assert batches_since(events, known, events.open().version()) is None

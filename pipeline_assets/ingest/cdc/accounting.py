@@ -13,8 +13,8 @@ import duckdb
 from pipeline_assets.ingest.cdc.change_table import Counts
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Table, days_predicate
+from pipeline_assets.lake.commit_facts import TOUCHED_DATES
 from pipeline_assets.lake.dead_letters import dead_letter_table
-from pipeline_assets.lake.table import TOUCHED_DATES
 
 _COMMITS_LOOKED_AT = 200
 

@@ -1,0 +1,83 @@
+"""What a commit says beside its files: positions, rows added and removed, and the dates of both.
+
+Downstream recomputes by these dates (`changes`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import duckdb
+from deltalake import CommitProperties, DeltaTable, Transaction
+
+from pipeline_assets.lake.files import DataFile
+from pipeline_assets.lake.removal import Removal
+from pipeline_assets.lake.storage import quote_name, quote_text
+
+DATE_COLUMN = "pipeline_assets.date_column"
+"""Table property: the column whose dates commits list."""
+
+TOUCHED_DATES = "touched_dates"
+"""Commit metadata: dates of the rows that came and of those that went, as a JSON list."""
+
+ADDED_DATES = "added_dates"
+"""Commit metadata: dates of the rows that came, as a JSON list; absent when they are the touched dates."""
+
+
+def date_column(table: DeltaTable) -> str | None:
+    """Names the column whose dates the table's commits list; None if it has none."""
+    return table.metadata().configuration.get(DATE_COLUMN)
+
+
+def added_dates(commit: Mapping[str, str]) -> frozenset[date] | None:
+    """Reads the dates of the rows that a commit brought; None if it does not say."""
+    listed = commit.get(ADDED_DATES, commit.get(TOUCHED_DATES))
+    return None if listed is None else frozenset(map(date.fromisoformat, json.loads(listed)))
+
+
+def properties(
+    positions: Mapping[str, int] | None, metadata: Mapping[str, str] | None, *, retries: int
+) -> CommitProperties:
+    """Puts positions and facts in the form that a commit takes."""
+    return CommitProperties(
+        custom_metadata=dict(metadata or {}),
+        max_commit_retries=retries,
+        app_transactions=[Transaction(name, value) for name, value in (positions or {}).items()],
+    )
+
+
+def describe(
+    con: duckdb.DuckDBPyConnection, table: DeltaTable, uri: str, files: Sequence[DataFile], removal: Removal
+) -> dict[str, str]:
+    """Gives the facts of a commit that is about to be made.
+
+    Args:
+        con: A connection of the lake.
+        table: The version that it changes.
+        uri: The table's root.
+        files: The new rows.
+        removal: The rows that go.
+    """
+    facts = {"rows_added": str(sum(file.rows for file in files)), "rows_removed": str(removal.rows)}
+    if column := date_column(table):
+        came = _dates(con, uri, files, column)
+        touched = came | removal.dates
+        facts[TOUCHED_DATES] = _listed(touched)
+        if came != touched:
+            facts[ADDED_DATES] = _listed(came)
+    return facts
+
+
+def _dates(con: duckdb.DuckDBPyConnection, uri: str, files: Sequence[DataFile], column: str) -> frozenset[date]:
+    """The distinct dates in files just written: from partition values, else by reading that one column."""
+    if all(column in file.partition_values for file in files):
+        return frozenset(
+            date.fromisoformat(value) for file in files if (value := file.partition_values[column]) is not None
+        )
+    names = ", ".join(quote_text(f"{uri}/{file.path}") for file in files)
+    found = con.execute(f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM read_parquet([{names}])")
+    return frozenset(row[0] for row in found.fetchall() if row[0] is not None)
+
+
+def _listed(dates: frozenset[date]) -> str:
+    return json.dumps(sorted(day.isoformat() for day in dates))

@@ -1,0 +1,71 @@
+"""What a merge brings into one version of a table: the incoming rows that win over the stored row of their key.
+
+Nothing is committed here; `table` does that, together with what `removal` takes out.
+"""
+
+from collections.abc import Sequence
+
+import duckdb
+
+from pipeline_assets.lake.errors import LakeError
+from pipeline_assets.lake.storage import quote_name, quote_names
+
+INCOMING, WINNERS = "merge_incoming", "merge_winners"
+_STORED, _TIES = "merge_stored", "merge_ties"
+
+
+def take_in(con: duckdb.DuckDBPyConnection, name: str, rows: str, keys: Sequence[str], sequence: Sequence[str]) -> None:
+    """Makes `INCOMING`: the rows to merge, the last version of each key.
+
+    Args:
+        con: Connection that the query's tables live in.
+        name: The table's, for errors.
+        rows: The query.
+        keys: Columns that name a row.
+        sequence: Columns that order the versions of a row.
+
+    Raises:
+        LakeError: A sequence is null.
+    """
+    order = ", ".join(f"{quote_name(column)} DESC" for column in sequence)
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {INCOMING} AS SELECT * FROM ({rows}) "
+        f"QUALIFY row_number() OVER (PARTITION BY {quote_names(keys)} ORDER BY {order}) = 1"
+    )
+    unordered = " OR ".join(f"{quote_name(column)} IS NULL" for column in sequence)
+    if con.execute(f"SELECT count(*) FROM {INCOMING} WHERE {unordered}").fetchone() != (0,):
+        raise LakeError(f"table {name}: rows to merge have a null in {', '.join(sequence)}; their order is unknown")
+
+
+def find_winners(
+    con: duckdb.DuckDBPyConnection, stored: str, columns: Sequence[str], keys: Sequence[str], sequence: Sequence[str]
+) -> None:
+    """Makes `WINNERS`: the incoming rows that are new, newer than the stored row, or as new and not the same.
+
+    A row as new as the stored one is the same event seen again. Its content differs only when it was not all known at
+    first. So keys and sequences are compared for all rows, content for such ties only.
+
+    Args:
+        con: The connection that holds `INCOMING`.
+        stored: Relation of the rows that may have an incoming key.
+        columns: The table's columns.
+        keys: Columns that name a row.
+        sequence: Columns that order the versions of a row, most significant first.
+    """
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {_STORED} AS SELECT {quote_names([*keys, *sequence])} FROM {stored} "
+        f"SEMI JOIN {INCOMING} USING ({quote_names(keys)})"
+    )
+    new, old = ("(" + ", ".join(f"{side}.{quote_name(column)}" for column in sequence) + ")" for side in ("new", "old"))
+    on = " AND ".join(f"old.{quote_name(key)} = new.{quote_name(key)}" for key in keys)
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {WINNERS} AS SELECT {quote_names(columns)} FROM {INCOMING} AS new "
+        f"ANTI JOIN {_STORED} AS old ON {on} AND {old} >= {new}"
+    )
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {_TIES} AS SELECT {quote_names(columns)} FROM {INCOMING} AS new "
+        f"SEMI JOIN {_STORED} AS old ON {on} AND {old} = {new}"
+    )
+    if con.execute(f"SELECT count(*) FROM {_TIES}").fetchone() != (0,):
+        same = f"SELECT {quote_names(columns)} FROM {stored} SEMI JOIN {_TIES} USING ({quote_names(keys)})"
+        con.execute(f"INSERT INTO {WINNERS} SELECT * FROM {_TIES} EXCEPT {same}")
