@@ -1,0 +1,68 @@
+"""Contracts of the shop's database: rows as captured, their current state and history in silver.
+
+Holds the row of each captured table, and what silver adds to it. Columns that the source adds later are allowed beside
+the contract's, as text, until they are named here. Gold's contracts of dimensions and facts are in `shop_gold`.
+"""
+
+from typing import Annotated
+
+import pandera.polars as pa
+import polars as pl
+
+Instant = Annotated[pl.Datetime, "us", "UTC"]
+Price = Annotated[pl.Decimal, 12, 3]
+Amount = Annotated[pl.Decimal, 18, 3]
+
+ORDER_STATUSES = ("placed", "paid", "shipped", "delivered", "cancelled")
+
+
+class Customers(pa.DataFrameModel):
+    """A row of the shop's table customers."""
+
+    customer_id: pl.Int64 = pa.Field(description="Number of the customer; the key.")
+    name: pl.String = pa.Field(description="Name as entered.")
+    email: pl.String = pa.Field(nullable=True, description="E-mail address as entered; not always one.")
+    phone: pl.String = pa.Field(nullable=True, description="Telephone number as entered.")
+    country: pl.String = pa.Field(description="Country of the customer.")
+    created_at: Instant = pa.Field(description="When the customer was first seen, by the shop's clock.")
+    updated_at: Instant = pa.Field(description="When the row was last changed, by the shop's clock.")
+
+    class Config:
+        """Columns that the source adds are allowed."""
+
+        name = "bronze.shop_db__customers"
+        strict = False
+
+
+class Products(pa.DataFrameModel):
+    """A row of the shop's table products."""
+
+    stock_code: pl.String = pa.Field(description="Code of the product or of the charge; the key.")
+    description: pl.String = pa.Field(nullable=True, description="Name of the product.")
+    unit_price: Price = pa.Field(description="Price of one unit, GBP.")
+    updated_at: Instant = pa.Field(description="When the row was last changed, by the shop's clock.")
+
+    class Config:
+        """Columns that the source adds are allowed."""
+
+        name = "bronze.shop_db__products"
+        strict = False
+
+
+class Orders(pa.DataFrameModel):
+    """A row of the shop's table orders."""
+
+    order_id: pl.String = pa.Field(description="Number of the invoice; the key.")
+    customer_id: pl.Int64 = pa.Field(nullable=True, description="Customer; null when unknown.")
+    status: pl.String = pa.Field(isin=ORDER_STATUSES, description="placed, paid, shipped, delivered or cancelled.")
+    ordered_at: Instant = pa.Field(description="When the order was placed, by the shop's clock.")
+    lines: pl.String = pa.Field(description="JSON array of stock_code, quantity and unit_price.")
+    line_count: pl.Int32 = pa.Field(description="Number of lines.")
+    total: Amount = pa.Field(description="Sum of quantity by unit price, GBP.")
+    updated_at: Instant = pa.Field(description="When the row was last changed, by the shop's clock.")
+
+    class Config:
+        """Columns that the source adds are allowed."""
+
+        name = "bronze.shop_db__orders"
+        strict = False
