@@ -1,0 +1,5 @@
+"""The error of everything that reads a database's changes. Nothing else lives here."""
+
+
+class CdcError(Exception):
+    """A database cannot be read as declared. The message says which, why and what to do, and never holds a password."""
