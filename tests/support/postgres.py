@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from pipeline_assets.demo.postgres_server import PostgresServer
 
-# Nothing of it is kept, so nothing needs to reach the disk.
-FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "32MB"}
+# Nothing of it is kept, so nothing needs to reach the disk. But synchronous_commit stays on: what is not flushed is not
+# yet in a slot, so a test would have to wait for its own changes.
+FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
 
 
 @pytest.fixture(scope="session")
@@ -23,19 +25,21 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 def database(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of a fresh database; dropped after the test with its slots, whoever is still connected."""
     name = f"test_{uuid4().hex[:12]}"
-    _administer(postgres_server, f"CREATE DATABASE {name}")
+    execute(postgres_server.url(), f"CREATE DATABASE {name}")
     yield postgres_server.url(name)
-    _administer(
-        postgres_server,
+    execute(
+        postgres_server.url(),
         f"SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE database = '{name}' AND active",
         f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'",
         f"DROP DATABASE {name} WITH (FORCE)",
     )
 
 
-def _administer(server: PostgresServer, *statements: str) -> None:
+def execute(url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements, each a transaction of its own. Returns the rows of the last one."""
     import psycopg  # not for every test that loads conftest.py
 
-    with psycopg.connect(server.url(), autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
-            connection.execute(statement)  # type: ignore[call-overload]
+            cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []

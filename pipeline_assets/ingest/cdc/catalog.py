@@ -1,0 +1,169 @@
+"""What the source's catalog says of tables, types and publications. Reads only.
+
+Whether that is good enough for a stream is judged in `health`; values are read by `slot` and `snapshot`.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from pipeline_assets.ingest.cdc.pg_text import PgType
+
+Session = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class ColumnDescription:
+    """A column of a source table.
+
+    Attributes:
+        number: pg_attribute.attnum: stays when the column is renamed, is never given to another one.
+        name: Its name.
+        type: Its type as in CREATE TABLE, user-defined ones with their schema.
+        type_oid: The same as a number.
+        is_not_null: Whether null is ruled out.
+        has_default: Whether rows that were there before the column got a value with it, or would get one: no change
+            event tells of that.
+        is_generated: GENERATED ALWAYS AS (expression).
+        is_toastable: Whether long values are stored apart, and so may be left out of an update's event.
+    """
+
+    number: int
+    name: str
+    type: str
+    type_oid: int
+    is_not_null: bool
+    has_default: bool
+    is_generated: bool
+    is_toastable: bool
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """A table that the source has.
+
+    Attributes:
+        name: Schema and name.
+        sql_name: The same as SQL takes it.
+        columns: All that it has now, in order.
+        primary_key: Columns of the primary key, in its order; empty if it has none.
+        replica_identity: pg_class.relreplident: d default, f full, n nothing, i index.
+        identity_columns: What updates and deletes tell of the old row; empty if nothing.
+        is_partitioned: Whether it is the root of partitions, and so has no rows itself.
+        partition_of: The root, if it is a partition.
+        is_published: Whether its changes arrive under its own name.
+        published_columns: Which columns of it do.
+        row_filter: Condition of the publication that its rows must meet, if there is one.
+        files: Numbers of the files with its rows: new ones after TRUNCATE, or ALTER TABLE that rewrote it.
+    """
+
+    name: str
+    sql_name: str
+    columns: tuple[ColumnDescription, ...]
+    primary_key: tuple[str, ...]
+    replica_identity: str
+    identity_columns: tuple[str, ...]
+    is_partitioned: bool
+    partition_of: str | None
+    is_published: bool
+    published_columns: tuple[str, ...]
+    row_filter: str | None
+    files: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A publication.
+
+    Attributes:
+        operations: Of insert, update, delete and truncate those that it publishes; a stream needs all four.
+        via_root: Whether changes of partitions arrive under their root's name.
+    """
+
+    operations: frozenset[str]
+    via_root: bool
+
+
+# Before, pg_publication_tables lists generated columns, but they are never sent.
+_V18 = 180_000
+
+_INDEX_COLUMNS = """
+    SELECT array_agg(a.attname::text ORDER BY k.place)
+    FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+    WHERE i.indrelid = c.oid AND k.place <= i.indnkeyatts AND
+"""
+
+_TABLES = f"""
+    SELECT n.nspname || '.' || c.relname, format('%%I.%%I', n.nspname, c.relname),
+        c.relreplident::text, c.relkind = 'p',
+        ({_INDEX_COLUMNS} i.indisprimary),
+        ({_INDEX_COLUMNS} CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate
+                                              WHEN 'i' THEN i.indisreplident END),
+        (SELECT rn.nspname || '.' || r.relname
+         FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace
+         WHERE c.relispartition AND r.oid = pg_partition_root(c.oid)),
+        (SELECT array_agg(a.attname::text) FROM pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attname = ANY(p.attnames) AND (a.attgenerated = '' OR %(sends_generated)s)),
+        p.rowfilter,
+        (SELECT array_agg(pg_relation_filenode(f.relid)::bigint ORDER BY f.relid)
+         FROM (SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) f (relid)),
+        (SELECT array_agg(ARRAY[
+                a.attnum::text, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid::text, a.attnotnull::text,
+                (a.atthasmissing OR a.attidentity <> '' OR (a.atthasdef AND a.attgenerated = ''))::text,
+                (a.attgenerated <> '')::text, (a.attstorage <> 'p')::text
+            ] ORDER BY a.attnum)
+         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_publication_tables p
+        ON p.pubname = %(publication)s AND p.schemaname = n.nspname AND p.tablename = c.relname
+    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY(%(tables)s::text[])
+"""
+
+
+def tables(session: Session, names: Collection[str], publication: str) -> dict[str, TableDescription]:
+    """Describes tables; those that do not exist are missing."""
+    parameters = {
+        "tables": list(names), "publication": publication, "sends_generated": session.info.server_version >= _V18,
+    }  # fmt: skip
+    return {row[0]: _described(*row) for row in session.execute(_TABLES.encode(), parameters).fetchall()}
+
+
+def _described(
+    name: str, sql_name: str, replica_identity: str, is_partitioned: bool, primary_key: list[str] | None,
+    index: list[str] | None, partition_of: str | None, published: list[str] | None, row_filter: str | None,
+    files: list[int | None], columns: list[list[str]] | None,
+) -> TableDescription:  # fmt: skip
+    described = tuple(
+        ColumnDescription(int(number), column, dtype, int(oid), *(flag == "true" for flag in flags))
+        for number, column, dtype, oid, *flags in columns or ()
+    )
+    identity = [column.name for column in described] if replica_identity == "f" else index
+    return TableDescription(
+        name, sql_name, described, tuple(primary_key or ()), replica_identity, tuple(identity or ()), is_partitioned,
+        partition_of, published is not None, tuple(published or ()), row_filter, tuple(file or 0 for file in files),
+    )  # fmt: skip
+
+
+def publication(session: Session, name: str) -> Publication | None:
+    """Describes a publication; None if it does not exist."""
+    row = session.execute(
+        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication WHERE pubname = %s", [name]
+    ).fetchone()
+    if row is None:
+        return None
+    operations = ("insert", "update", "delete", "truncate")
+    return Publication(frozenset(op for op, is_on in zip(operations, row, strict=False) if is_on), bool(row[4]))
+
+
+def pg_type(session: Session, oid: int) -> PgType | None:
+    """Describes a type; None if it was dropped since."""
+    row = session.execute(
+        """SELECT CASE WHEN e.typarray = t.oid THEN t.typelem ELSE 0 END::bigint, coalesce(e.typdelim, ',')::text,
+               t.typbasetype::bigint
+           FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem WHERE t.oid = %s""",
+        [oid],
+    ).fetchone()
+    return None if row is None else PgType(*row)
