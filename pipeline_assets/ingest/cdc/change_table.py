@@ -17,7 +17,7 @@ from pipeline_assets.ingest import casts
 from pipeline_assets.ingest.cdc import row
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.sql import identifier, quoted
-from pipeline_assets.lake import DataFile, Lake, Table, discard, query_schema
+from pipeline_assets.lake import DataFile, Lake, PositionMovedError, Table, discard, query_schema
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 from pipeline_assets.lake.files import write_parquet
@@ -134,11 +134,17 @@ class Staging:
     files: list[DataFile] = field(default_factory=list)
     _letters: list[pa.Table] = field(default_factory=list)
     _lsns: list[int] = field(default_factory=list)
+    _may_be_committed: bool = False
+
+    @property
+    def name(self) -> str:
+        """`<source>__<table>`."""
+        return self.table.name if self.table else f"{self.source}__{UNROUTED}"
 
     @property
     def bronze(self) -> Table:
         """The table that the batch goes to; of unrouted records only its dead letters exist."""
-        return Table(self.lake, f"bronze.{self.table.name if self.table else f'{self.source}__{UNROUTED}'}")
+        return Table(self.lake, f"bronze.{self.name}")
 
     def add(self, events: Sequence[ChangeEvent]) -> None:
         """Takes a chunk of events: rows into new files, misfits to the dead letters."""
@@ -188,6 +194,7 @@ class Staging:
         expect: Mapping[str, int | None],
         positions: Mapping[str, int],
         metadata: Mapping[str, str] | None = None,
+        where: str | None = None,
     ) -> int:
         """Commits the batch: first its dead letters, then its rows with the positions.
 
@@ -197,6 +204,7 @@ class Staging:
             expect: Positions as they were when the batch was read.
             positions: Positions to set.
             metadata: Further facts, kept in the commit.
+            where: Predicate on rows that the batch replaces.
 
         Returns:
             The bronze table's version.
@@ -225,15 +233,25 @@ class Staging:
             before = bronze.position(COMMIT_LSN) or 0
             positions = {**positions, COMMIT_LSN: max(before, *self._lsns)}
             bounds = {"commit_lsn_min": str(min(self._lsns)), "commit_lsn_max": str(max(self._lsns))}
-        return bronze.commit(
-            self.con, self.files, expect=expect, positions=positions, metadata={**facts, **counts, **bounds}
-        )
+        # From here on the files may be part of a version, whatever goes wrong; only this error says that they are not.
+        self._may_be_committed = True
+        try:
+            return bronze.commit(
+                self.con,
+                self.files,
+                where=where,
+                expect=expect,
+                positions=positions,
+                metadata={**facts, **counts, **bounds},
+            )
+        except PositionMovedError:
+            self._may_be_committed = False
+            raise
 
     def discard(self) -> None:
-        """Deletes the files of a batch that will not be committed."""
-        for file in self.files:
+        """Deletes the files of a batch that was not committed."""
+        for file in [] if self._may_be_committed else self.files:
             discard(self.bronze.uri, file.path)
-        self.files.clear()
 
     def _add_letters(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
         if not rejects:

@@ -1,0 +1,236 @@
+"""The `ChangeStream` component: one `defs.yaml` makes a database's changes into bronze change tables, as they commit.
+
+It gives per table a bronze asset with its dead letters and checks, and for the stream a sensor and the jobs that drain,
+replay, snapshot again and reconcile. How a slot is drained is in `ingest.cdc.drain`; when, in `change_sensor`.
+
+Concept: https://docs.dagster.io/guides/build/components
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cached_property
+from typing import Annotated, Any
+
+import dagster as dg
+from dagster import UnresolvedAssetJobDefinition
+from pydantic import Field, model_validator
+
+from pipeline_assets.components import change_assets, change_sensor, reconciliation
+from pipeline_assets.components.change_assets import NAME, OWNER, CapturedTable, bronze_key, letters_key
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
+from pipeline_assets.ingest.cdc.drain import Drain
+from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, stream_position, toasted
+from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres
+from pipeline_assets.ingest.cdc.replay import replay
+
+_FRESH_FOR = timedelta(days=1)
+
+
+class StreamedTable(CapturedTable):
+    """A table whose changes the slot sends."""
+
+    state: Annotated[str, Field(pattern=r"^silver\.[a-z][a-z0-9_]*$")] | None = None
+    """The silver table that holds its current state, e.g. `silver.customers`; it is reconciled with the source."""
+
+
+class DrainConfig(dg.Config):
+    """What a run may do beyond draining the slot. The jobs of the stream set it."""
+
+    resnapshot: list[str] = Field(default=[], description="Tables to read whole again, e.g. shop_db__customers.")
+    replay: bool = Field(default=False, description="Also try the dead letters again.")
+    reconcile: bool = Field(default=False, description="Also store the source's rows, to be compared with silver.")
+
+
+class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
+    """The changes of a PostgreSQL database, read from a replication slot.
+
+    Silver and gold follow in the same run: the keys that changed are known right there, and a second run would cost
+    another start. A suspect table (a gap between slot and lake) stops them by a blocking check.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    """Name of the source: table `public.customers` becomes `bronze.<name>__customers`."""
+
+    connection_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+    """Environment variable that holds the URL, `postgresql://user:password@host/database`. Unset: the stream rests."""
+
+    publication: Annotated[str, Field(pattern=NAME)]
+    """The publication; its owner creates it before the first run."""
+
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")]
+    """The replication slot; the first run creates it. One slot feeds one lake."""
+
+    tables: dict[str, StreamedTable]
+    """The tables, as `schema.table`."""
+
+    owner: Annotated[str, Field(pattern=OWNER)]
+    """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
+
+    frequency_seconds: Annotated[int, Field(ge=5)] = 30
+    """How often the sensor looks at the slot."""
+
+    max_lag_mb: Annotated[int, Field(gt=0)] = 1024
+    """WAL that the slot may hold back at the source before the blocking check fails."""
+
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _tables_have_names(self) -> "ChangeStream":
+        change_assets.captured(self.name, self.tables)
+        return self
+
+    @cached_property
+    def _tables(self) -> list[ChangeTable]:
+        return change_assets.captured(self.name, self.tables)
+
+    @property
+    def source(self) -> ChangeSource:
+        """The declaration as the domain code takes it."""
+        return ChangeSource(self.name, tuple(self._tables), self.max_lag_mb * 1024**2)
+
+    def postgres(self) -> Postgres:
+        """The database.
+
+        Raises:
+            CdcError: The environment variable is not set.
+        """
+        url = os.environ.get(self.connection_env)
+        if not url:
+            raise CdcError(f"{self.connection_env} is not set: it holds the URL of the source {self.name}")
+        return Postgres(url, slot=self.slot, publication=self.publication)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds the stream's definitions."""
+        bronze = dg.AssetSelection.assets(*(bronze_key(table.name) for table in self._tables))
+        letters = dg.AssetSelection.assets(
+            *(letters_key(name) for name in [*(t.name for t in self._tables), f"{self.name}__{UNROUTED}"])
+        )
+        reconciled = reconciliation.assets(
+            self.name, self._states, lambda: stream_position(self.postgres()), self.owner
+        )
+        checks = dg.AssetSelection.assets(*(asset.key for asset in reconciled))
+        states = dg.AssetSelection.assets(*(dg.AssetKey(state.split(".")) for state in self._states.values()))
+        to_gold = (bronze.downstream() | letters) - checks
+        every = [table.name for table in self._tables]
+        jobs = [
+            self._job("to_gold", to_gold, {}, f"Drains the slot {self.slot}, then all that lies downstream."),
+            self._job(
+                "resnapshot",
+                to_gold,
+                {"resnapshot": every},
+                "Reads the tables whole again: after a lost slot or a gap.",
+            ),
+            self._job("replay", to_gold, {"replay": True}, "Tries the dead letters again, then all downstream."),
+        ]
+        if self._states:
+            text = "Compares the source with silver at one WAL position, and mends what differs."
+            jobs.append(self._job("reconcile", bronze | letters | states | checks, {"reconcile": True}, text))
+        return dg.Definitions(
+            assets=[self._assets(), *reconciled], asset_checks=[self._checks()], sensors=[self._sensor()], jobs=jobs
+        )
+
+    def _job(
+        self, name: str, selection: dg.AssetSelection, config: dict[str, Any], description: str
+    ) -> UnresolvedAssetJobDefinition:
+        return dg.define_asset_job(
+            f"{self.name}__{name}",
+            selection,
+            config={"ops": {f"{self.name}__drain": {"config": config}}} if config else None,
+            description=description,
+        )
+
+    @property
+    def _states(self) -> dict[ChangeTable, str]:
+        """The captured tables whose current state lies in silver."""
+        return {table: state for table in self._tables if (state := self.tables[table.source_table].state)}
+
+    def _assets(self) -> dg.AssetsDefinition:
+        source, tables = self.source, self._tables
+
+        @dg.multi_asset(
+            name=f"{self.name}__drain",
+            specs=change_assets.specs(self.name, tables, owner=self.owner, fresh_for=_FRESH_FOR),
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            pool=f"source_{self.name}",
+            description=self.description or None,
+        )
+        def drain(
+            context: dg.AssetExecutionContext, config: DrainConfig, lake: LakeResource
+        ) -> Iterator[dg.MaterializeResult[None]]:
+            run_id = context.run.run_id
+            with lake.connect() as con:
+                if config.replay:
+                    replay(lake.open(), con, self.name, tables, run_id=run_id)
+                report = Drain(lake.open(), con, source, self.postgres(), run_id).run(
+                    resnapshot=config.resnapshot, reconcile=config.reconcile
+                )
+            for reason in report.suspects.values():
+                context.log.error(reason)
+            facts = {"wal_position": report.target or 0, "snapshots": ", ".join(sorted(report.snapshots)) or "none"}
+            yield from change_assets.results(context, self.name, tables, report.counts, report.rows_by_day, facts)
+
+        return drain
+
+    def _checks(self) -> dg.AssetChecksDefinition:
+        tables, described = self._tables, _CHECKS
+        specs = [
+            dg.AssetCheckSpec(name, asset=bronze_key(table.name), blocking=True, description=text)
+            for table in tables
+            for name, text in described.items()
+        ]
+
+        @dg.multi_asset_check(name=f"{self.name}__checks", specs=[*specs, *change_assets.check_specs(tables)])
+        def checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+            state = inspect(lake.open(), self.source, self.postgres())
+            for table in tables:
+                yield from _results(table, state)
+            yield from change_assets.check_accounts(lake, tables, f"{self.name}__replay")
+
+        return checks
+
+    def _sensor(self) -> dg.SensorDefinition:
+        @dg.sensor(
+            name=f"{self.name}__changes",
+            job_name=f"{self.name}__to_gold",
+            minimum_interval_seconds=self.frequency_seconds,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=f"Asks for a run when the slot {self.slot} holds changes.",
+        )
+        def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+            if not os.environ.get(self.connection_env):
+                return dg.SkipReason(f"{self.connection_env} is not set: no database to read from")
+            return change_sensor.tick(context, self.name, self.postgres(), lake.open(), self._states)
+
+        return sensor
+
+
+_CHECKS = {
+    "slot": "The replication slot exists, is not lost, and has no gap to the lake; its lag is within max_lag_mb.",
+    "publication": "The publication holds the table.",
+    "replica_identity": "The declared keys are the primary key, or the table has REPLICA IDENTITY FULL.",
+}
+
+
+def _results(table: ChangeTable, state: State) -> Iterator[dg.AssetCheckResult]:
+    suspect, unreadable = state.suspects.get(table.name), state.unreadable.get(table.name)
+    problems = {
+        "slot": [suspect] if suspect else [*state.blocked, *state.stream],
+        "publication": [*([unreadable] if unreadable else []), *state.publication],
+        "replica_identity": state.identity.get(table.name, []),
+    }
+    slot = state.slot
+    facts: dict[str, Any] = {
+        "slot": {"lag_bytes": slot.lag_bytes, "wal_status": slot.wal_status or "unknown"} if slot else {},
+        "publication": {},
+        "replica_identity": {"toasted_columns": ", ".join(toasted(state, table)) or "none"},
+    }
+    for name, found in problems.items():
+        yield dg.AssetCheckResult(
+            asset_key=bronze_key(table.name),
+            check_name=name,
+            passed=not found,
+            metadata={**facts[name], **({"problem": "; ".join(found)} if found else {})},
+        )

@@ -1,0 +1,206 @@
+"""A run of a change stream: snapshot what has none, then drain the slot up to the WAL position at the run's start.
+
+The order that makes a kill harmless: read, commit to every table, then advance the slot. A position is an exclusive
+bound: all transactions whose commit starts before it are in the table, none that starts at or after it. Events before
+a table's position are passed over when they are read again.
+
+How a slot is read is in `postgres`, how a batch is committed in `change_table`, what may be wrong in `health`.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from itertools import islice
+
+import duckdb
+
+from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable, Counts, Staging
+from pipeline_assets.ingest.cdc.errors import CdcError
+from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
+from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, save_columns
+from pipeline_assets.ingest.cdc.postgres import Postgres, Snapshot
+from pipeline_assets.ingest.cdc.reconcile import AT_SOURCE
+from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
+
+_ATTEMPTS = 5
+# Messages per peek: what is read again after a kill, at most, unless one transaction is larger.
+_MESSAGES_PER_BATCH = 500_000
+# Events per file: bounds the memory of a transaction of any size.
+_EVENTS_PER_CHUNK = 50_000
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        target: WAL position that the run drained to; None if it could not read.
+        suspects: Tables that were left alone, with the reason and the remedy.
+        snapshots: Tables that were read whole.
+        counts: Table name to counts.
+        rows_by_day: Table name to commit date to rows.
+    """
+
+    target: int | None = None
+    suspects: Mapping[str, str] = field(default_factory=dict)
+    snapshots: frozenset[str] = frozenset()
+    counts: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    rows_by_day: dict[str, dict[date, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+
+    def add(self, staging: Staging) -> None:
+        """Counts a batch that was committed."""
+        self.counts[staging.name] += staging.counts
+        for file in staging.files:
+            day = date.fromisoformat(str(file.partition_values["_partition_date"]))
+            self.rows_by_day[staging.name][day] += file.rows
+
+
+@dataclass
+class Drain:
+    """The way of a stream's changes into bronze.
+
+    Attributes:
+        lake: The lake.
+        con: A connection of it.
+        source: The declaration.
+        postgres: The database.
+        run_id: Of the run, for the commits' metadata.
+    """
+
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    source: ChangeSource
+    postgres: Postgres
+    run_id: str = ""
+
+    def run(self, *, resnapshot: Collection[str] = (), reconcile: bool = False) -> Report:
+        """Drains the slot.
+
+        Args:
+            resnapshot: Names of tables to read whole again; the remedy for a gap.
+            reconcile: Also store the source's rows at one consistent point, and drain exactly up to it.
+
+        Returns:
+            The report. Suspect tables are left as they are.
+
+        Raises:
+            CdcError: The database cannot be reached, or refuses.
+            CommitConflictError: Other runs of the stream were faster each time.
+        """
+        report = Report()
+        for _ in range(_ATTEMPTS):
+            try:
+                self._run(report, set(resnapshot) - report.snapshots, reconcile)
+            except PositionMovedError:
+                continue
+            return report
+        raise CommitConflictError(f"bronze.{self.source.name}__...", _ATTEMPTS)
+
+    def _run(self, report: Report, resnapshot: Collection[str], reconcile: bool) -> None:
+        state = inspect(self.lake, self.source, self.postgres, resnapshot=resnapshot)
+        report.suspects = state.suspects
+        slot = state.slot
+        if state.blocked or ((slot is None or slot.is_lost) and not state.to_snapshot):
+            return
+        if slot is not None and slot.is_lost:
+            self.postgres.drop_slot()
+            slot = None
+        if slot is None:
+            self.postgres.create_slot()
+        healthy = [table for table in self.source.tables if table.name not in {**state.suspects, **state.unreadable}]
+        point = self._snapshots(report, healthy, state, reconcile)
+        save_columns(self.lake, healthy, state.described)
+        target = self.postgres.flush_lsn() if point is None else point
+        while report.target != target:
+            report.target = self._batch(report, healthy, state.position, target)
+
+    def _snapshots(self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: bool) -> int | None:
+        """Reads whole what has to be; to reconcile, stores all tables' rows. Gives the point of the latter."""
+        to_read = [table for table in tables if table.name in state.to_snapshot]
+        if not to_read and not reconcile:
+            return None
+        wanted = tables if reconcile else to_read
+        with self.postgres.snapshot([table.source_table for table in wanted]) as snapshot:
+            for table in to_read:
+                self._snapshot(report, table, snapshot, state)
+            if not reconcile:
+                return None
+            for table in tables:
+                self._store_source(table, snapshot, state.position)
+            return snapshot.point
+
+    def _snapshot(self, report: Report, table: ChangeTable, snapshot: Snapshot, state: State) -> None:
+        """Reads one table whole, as one commit."""
+        staging = self._staging(table, f"snapshot {lsn_text(snapshot.point)}")
+        newest = staging.bronze.position(COMMIT_LSN)
+        if newest is not None and newest >= snapshot.point:
+            raise CdcError(
+                f"{table.name} holds changes up to {lsn_text(newest)}, but the source stands at "
+                f"{lsn_text(snapshot.point)}: this is another database cluster, whose positions cannot be compared. "
+                "Give the source another name, so that it gets tables of its own"
+            )
+        if newest is not None:
+            staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
+        for chunk in _chunks(snapshot.rows(table.source_table, table.keys)):
+            staging.add(chunk)
+        before = state.positions[table.name]
+        self._commit(report, staging, {state.position: before}, {state.position: snapshot.point})
+        report.snapshots |= {table.name}
+
+    def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
+        """Stores the source's rows at the snapshot's point beside the change table, for `reconcile` to compare."""
+        stored = replace(table, name=f"{table.name}{AT_SOURCE}")
+        staging = self._staging(stored, f"source {lsn_text(snapshot.point)}")
+        for chunk in _chunks(snapshot.rows(table.source_table, table.keys)):
+            staging.add(chunk)
+        staging.commit(expect={}, positions={position: snapshot.point}, where="TRUE")
+
+    def _batch(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> int:
+        """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
+        before = {table.name: table.bronze(self.lake).position(position) or 0 for table in tables}
+        stagings = {
+            table.source_table: self._staging(table, f"{position} {lsn_text(before[table.name])}") for table in tables
+        }
+        unrouted = self._staging(None, f"{position} {lsn_text(min(before.values(), default=0))}")
+        left_alone = {table.source_table for table in self.source.tables} - stagings.keys()
+        changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, {t.source_table: t.keys for t in self.source.tables})
+        try:
+            chunks: dict[str, list[ChangeEvent]] = defaultdict(list)
+            for event in changes:
+                staging = stagings.get(event.table, unrouted)
+                if event.table in left_alone or event.commit_lsn < before.get(staging.name, 0):
+                    continue  # suspect, or in the table since a run that was killed before it could advance the slot
+                chunk = chunks[staging.name]
+                chunk.append(self.postgres.completed(event) if event.unavailable and event.op == "c" else event)
+                if len(chunk) == _EVENTS_PER_CHUNK:
+                    staging.add(chunk)
+                    chunk.clear()
+            for staging in (*stagings.values(), unrouted):
+                staging.add(chunks[staging.name])
+            reached = changes.reached or target
+            self._commit(report, unrouted, {}, {})
+            for staging in stagings.values():
+                # Also without events: the slot must not stand further than any table says that it has read.
+                end = max(reached, before[staging.name])
+                self._commit(report, staging, {position: before[staging.name]}, {position: end})
+        finally:
+            for staging in stagings.values():
+                staging.discard()
+        self.postgres.advance(reached)
+        return reached
+
+    def _staging(self, table: ChangeTable | None, batch_id: str) -> Staging:
+        return Staging(self.con, self.lake, table, self.source.name, batch_id, datetime.now(UTC))
+
+    def _commit(
+        self, report: Report, staging: Staging, expect: Mapping[str, int | None], positions: Mapping[str, int]
+    ) -> None:
+        staging.commit(expect=expect, positions=positions, metadata={"run_id": self.run_id} if self.run_id else {})
+        report.add(staging)
+
+
+def _chunks(events: Iterable[ChangeEvent]) -> Iterator[list[ChangeEvent]]:
+    source = iter(events)
+    while chunk := list(islice(source, _EVENTS_PER_CHUNK)):
+        yield chunk

@@ -1,0 +1,242 @@
+"""What is wrong with a change stream, before anything is read: slot, publication, keys, gaps between slot and lake.
+
+A gap makes a table suspect: nothing is written to it until it is read whole again. How that is done is in `drain`; what
+a suspect means for downstream is the component's.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from deltalake import CommitProperties
+
+from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
+from pipeline_assets.ingest.cdc.events import lsn_text
+from pipeline_assets.ingest.cdc.postgres import Postgres, SlotStatus, TableDescription
+from pipeline_assets.lake import Lake, Table
+
+_COLUMNS = "pipeline_assets.source_columns"
+
+
+@dataclass(frozen=True)
+class ChangeSource:
+    """A change stream as declared.
+
+    Attributes:
+        name: Name of the source: `shop_db`.
+        tables: The tables that it captures.
+        max_lag_bytes: WAL that the slot may hold back.
+    """
+
+    name: str
+    tables: tuple[ChangeTable, ...]
+    max_lag_bytes: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What was found.
+
+    Attributes:
+        slot_name: Name of the slot.
+        position: Name of the stream's position in each table's log.
+        slot: The slot; None if it does not exist.
+        described: Source table to what the database says of it; a table that it does not know is missing.
+        positions: Table name to its position in the lake; None for a table that was never read.
+        suspects: Table name to what is wrong and what to run.
+        to_snapshot: Names of tables to be read whole.
+        blocked: Why the slot cannot be read at all; empty if it can.
+        stream: Further problems of the slot.
+        unreadable: Table name to problems that keep it from being read: it does not exist, or is not published.
+        publication: Problems of the publication that concern every table.
+        identity: Table name to problems of its keys or its replica identity.
+    """
+
+    slot_name: str
+    position: str
+    slot: SlotStatus | None
+    described: Mapping[str, TableDescription]
+    positions: Mapping[str, int | None]
+    suspects: dict[str, str] = field(default_factory=dict)
+    to_snapshot: set[str] = field(default_factory=set)
+    blocked: list[str] = field(default_factory=list)
+    stream: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    publication: list[str] = field(default_factory=list)
+    identity: dict[str, list[str]] = field(default_factory=dict)
+
+
+def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot: Collection[str] = ()) -> State:
+    """Looks at the database and the tables' logs; changes nothing.
+
+    Args:
+        lake: The lake.
+        source: The declaration.
+        postgres: The database.
+        resnapshot: Names of tables that are to be read whole again, and so are not suspect.
+
+    Raises:
+        CdcError: The database cannot be reached.
+    """
+    position = stream_position(postgres)
+    positions = {table.name: table.bronze(lake).position(position) for table in source.tables}
+    described = postgres.describe([table.source_table for table in source.tables])
+    state = State(postgres.slot_name, position, postgres.slot(), described, positions)
+    _check_slot(state, source)
+    _check_publication(state, postgres)
+    for table in source.tables:
+        _check_table(state, table, postgres.publication_name)
+        if table.name in resnapshot:
+            state.to_snapshot.add(table.name)
+        elif reason := _suspicion(state, lake, table):
+            state.suspects[table.name] = f"{reason}. {remedy(source.name, table.name)}"
+        elif positions[table.name] is None or _was_reshaped(lake, table, described.get(table.source_table)):
+            state.to_snapshot.add(table.name)
+    return state
+
+
+def stream_position(postgres: Postgres) -> str:
+    """Names the position that every table keeps in its log; another slot or database cluster has another name."""
+    return f"slot:{postgres.slot_name}@{postgres.system_identifier()}"
+
+
+def remedy(source: str, table: str) -> str:
+    """What to run when the lake and the slot have parted."""
+    return (
+        f"Changes may be missing from {table}, so nothing is written to it: run the job {source}__resnapshot, which "
+        "reads the tables whole again and then goes on with the stream"
+    )
+
+
+def toasted(state: State, table: ChangeTable) -> list[str]:
+    """Columns whose unchanged long values an update does not send, so that silver keeps what it has."""
+    found = state.described.get(table.source_table)
+    if found is None or found.replica_identity == "f":
+        return []
+    return [column.name for column in found.columns if column.is_toastable]
+
+
+def save_columns(lake: Lake, tables: Iterable[ChangeTable], described: Mapping[str, TableDescription]) -> None:
+    """Notes the columns that the source's tables had in this run, for the next run to see what was altered."""
+    for table in tables:
+        bronze, found = table.bronze(lake), _columns(described[table.source_table])
+        if bronze.exists() and found != _stored_columns(bronze):
+            bronze.open().alter.set_table_properties(
+                {_COLUMNS: json.dumps(found)},
+                raise_if_not_exists=False,
+                commit_properties=CommitProperties(max_commit_retries=10),
+            )
+
+
+def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
+    """Why changes of a table may be missing; None if they cannot be."""
+    position, slot = state.positions[table.name], state.slot
+    if position is None:
+        if table.bronze(lake).position(COMMIT_LSN) is None:
+            return None
+        return f"bronze.{table.name} holds changes of another slot or database cluster"
+    if slot is None:
+        return f"the slot {state.slot_name} is gone"
+    if slot.is_lost:
+        return f"the slot {state.slot_name} is lost ({slot.invalidation_reason or slot.wal_status})"
+    if slot.confirmed_flush_lsn > position:
+        return (
+            f"the slot stands at {lsn_text(slot.confirmed_flush_lsn)}, bronze.{table.name} at {lsn_text(position)}: "
+            "another reader advanced the slot, or the table was restored to an older version"
+        )
+    return None
+
+
+def _check_slot(state: State, source: ChangeSource) -> None:
+    slot, name = state.slot, state.slot_name
+    if slot is None:
+        return  # to be created; a table that has been read through it is suspect
+    if slot.plugin != "pgoutput":
+        state.blocked.append(f"the slot {name} uses {slot.plugin}, not pgoutput: give the source another slot name")
+    elif not slot.is_in_database:
+        state.blocked.append(
+            f"the slot {name} belongs to the database {slot.database}: give the source another slot name"
+        )
+    elif slot.is_lost:
+        state.stream.append(f"the slot {name} is lost ({slot.invalidation_reason or slot.wal_status})")
+    elif slot.lag_bytes > source.max_lag_bytes:
+        state.stream.append(
+            f"the slot {name} is {slot.lag_bytes:,} bytes of WAL behind, more than max_lag_mb allows: look for failed "
+            "runs, or raise max_lag_mb"
+        )
+    elif slot.retained_bytes > source.max_lag_bytes:
+        state.stream.append(
+            f"the slot {name} holds back {slot.retained_bytes:,} bytes of WAL, more than max_lag_mb allows: look for a "
+            "transaction at the source that has been open for long"
+        )
+
+
+def _check_publication(state: State, postgres: Postgres) -> None:
+    found, name = postgres.publication(), postgres.publication_name
+    if found is None:
+        state.blocked.append(
+            f"there is no publication {name}: CREATE PUBLICATION {name} FOR TABLE ... as the owner of the tables"
+        )
+    elif missing := {"insert", "update", "delete", "truncate"} - found.operations:
+        state.publication.append(
+            f"the publication {name} leaves out {', '.join(sorted(missing))}: ALTER PUBLICATION {name} SET "
+            "(publish = 'insert, update, delete, truncate')"
+        )
+
+
+def _check_table(state: State, table: ChangeTable, publication: str) -> None:
+    found = state.described.get(table.source_table)
+    if found is None:
+        state.unreadable[table.name] = f"the database has no table {table.source_table}"
+    elif not found.is_published:
+        state.unreadable[table.name] = (
+            f"{table.source_table} is not in the publication {publication}: ALTER PUBLICATION {publication} ADD TABLE "
+            f"{found.sql_name}, then run the job that reads it whole again, as changes until then are lost"
+        )
+    else:
+        state.identity[table.name] = _identity_problems(table, found)
+
+
+def _identity_problems(table: ChangeTable, found: TableDescription) -> list[str]:
+    problems = []
+    columns = {column.name for column in found.columns}
+    if missing := [key for key in table.keys if key not in columns]:
+        problems.append(f"{table.source_table} has no column {', '.join(missing)}, which the source declares as key")
+    if found.replica_identity == "f":
+        return problems
+    if not found.primary_key:
+        return [*problems, f"{table.source_table} has no primary key: ALTER TABLE ... REPLICA IDENTITY FULL"]
+    if set(table.keys) != set(found.primary_key):
+        problems.append(
+            f"the declared keys ({', '.join(table.keys)}) are not the primary key of {table.source_table} "
+            f"({', '.join(found.primary_key)}): deletes would not name them"
+        )
+    return problems
+
+
+def _was_reshaped(lake: Lake, table: ChangeTable, found: TableDescription | None) -> bool:
+    """Whether the table was altered in a way that changed rows without a change event.
+
+    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed or retyped column.
+    """
+    before = _stored_columns(table.bronze(lake))
+    if before is None or found is None:
+        return False
+    for column in found.columns:
+        known = before.get(str(column.number))
+        if known is None and column.has_default:
+            return True
+        if known is not None and known != [column.name, column.type]:
+            return True
+    return False
+
+
+def _columns(found: TableDescription) -> dict[str, list[str]]:
+    return {str(column.number): [column.name, column.type] for column in found.columns}
+
+
+def _stored_columns(bronze: Table) -> dict[str, list[str]] | None:
+    if not bronze.exists():
+        return None
+    stored = bronze.open().metadata().configuration.get(_COLUMNS)
+    return dict(json.loads(stored)) if stored else None

@@ -1,0 +1,201 @@
+"""Runs of a change stream against a real PostgreSQL: snapshot, stream, kills, gaps, altered tables."""
+
+import json
+
+import pytest
+from postgres import execute
+
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.drain import Drain
+from pipeline_assets.ingest.cdc.errors import CdcError
+from pipeline_assets.ingest.cdc.health import ChangeSource, inspect, stream_position
+from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.lake import Lake, Table
+
+PRODUCTS = ChangeTable("public.products", "shop_db__products", contract("shop_db.Products"), ("stock_code",))
+ORDERS = ChangeTable("public.orders", "shop_db__orders", contract("shop_db.Orders"), ("order_id",))
+SOURCE = ChangeSource("shop_db", (PRODUCTS, ORDERS), 1024**3)
+LONG = "SELECT json_agg(json_build_object('stock_code', md5(i::text))) FROM generate_series(1, 200) i"
+
+
+class Shop:
+    """A shop's database, and a stream of it into a lake."""
+
+    def __init__(self, url, folder):
+        self.url = url
+        self.lake = Lake(str(folder / "lake"))
+        self.postgres = Postgres(url, slot=f"s{url.rpartition('_')[2]}", publication="shop")
+        self.sql(
+            "CREATE TABLE products (stock_code text PRIMARY KEY, description text, unit_price numeric(12,3) NOT NULL, "
+            "updated_at timestamptz NOT NULL DEFAULT now())",
+            "CREATE TABLE orders (order_id text PRIMARY KEY, customer_id bigint, status text NOT NULL, ordered_at "
+            "timestamptz NOT NULL DEFAULT now(), lines jsonb NOT NULL, line_count int NOT NULL DEFAULT 1, "
+            "total numeric(18,3) NOT NULL DEFAULT 1, updated_at timestamptz NOT NULL DEFAULT now())",
+            "CREATE PUBLICATION shop FOR TABLE products, orders",
+        )
+
+    def sql(self, *statements):
+        return execute(self.url, *statements)
+
+    def drain(self, **options):
+        with self.lake.connect() as con:
+            return Drain(self.lake, con, SOURCE, self.postgres, "run").run(**options)
+
+    def stored(self, columns="*", name="bronze.shop_db__products"):
+        with self.lake.connect() as con:
+            return con.execute(
+                f"SELECT {columns} FROM {Table(self.lake, name).scan()} ORDER BY commit_lsn, tx_seq"
+            ).fetchall()
+
+    def ops(self, name="bronze.shop_db__products"):
+        return [op for (op,) in self.stored("op", name)]
+
+
+@pytest.fixture
+def shop(database, tmp_path):
+    return Shop(database, tmp_path)
+
+
+def insert(*codes, price="1.5"):
+    return "INSERT INTO products VALUES " + ", ".join(f"('{code}', 'd {code}', {price})" for code in codes)
+
+
+def test_the_first_run_reads_the_tables_whole_and_the_next_goes_on_from_there(shop):
+    shop.sql(insert("A", "B"))
+    first = shop.drain()
+    assert first.snapshots == {"shop_db__products", "shop_db__orders"}
+    shop.sql("UPDATE products SET unit_price = 2 WHERE stock_code = 'A'", "DELETE FROM products WHERE stock_code = 'B'")
+    second = shop.drain()
+    assert second.snapshots == frozenset()
+    assert shop.ops() == ["r", "r", "u", "d"]
+    assert json.loads(shop.stored("after")[2][0])["unit_price"] == "2.000"
+    assert vars(second.counts["shop_db__products"]) == {"events_in": 2, "rows": 2, "dead_letters": 0}
+
+
+def test_a_run_without_news_adds_nothing_and_moves_the_slot_on(shop):
+    shop.drain()
+    shop.sql("CREATE TABLE other (id int)", "INSERT INTO other SELECT generate_series(1, 1000)")
+    report = shop.drain()
+    assert not report.counts["shop_db__products"].events_in
+    slot = shop.postgres.slot()
+    assert slot.confirmed_flush_lsn == report.target
+    assert PRODUCTS.bronze(shop.lake).position(stream_position(shop.postgres)) == report.target
+
+
+def test_every_table_knows_the_position_before_the_slot_forgets(shop, monkeypatch):
+    shop.drain()
+    shop.sql(insert("A"))
+    monkeypatch.setattr(Postgres, "advance", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        shop.drain()
+    monkeypatch.undo()
+    report = shop.drain()
+    assert shop.ops() == ["c"]
+    assert not report.suspects
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 3, 4])
+def test_a_kill_between_the_commits_of_a_snapshot_or_a_batch_changes_nothing(shop, monkeypatch, kill_at):
+    shop.sql(insert("A", "B"), "INSERT INTO orders (order_id, status, lines) VALUES ('1', 'placed', '[]')")
+    calls, commit = [], Staging.commit
+
+    def dying(staging, **options):
+        calls.append(staging)
+        if len(calls) == kill_at:
+            raise KeyboardInterrupt
+        return commit(staging, **options)
+
+    monkeypatch.setattr(Staging, "commit", dying)
+    with pytest.raises(KeyboardInterrupt):
+        shop.drain()
+    monkeypatch.undo()
+    shop.sql(insert("C"))
+    shop.drain()
+    assert sorted(shop.stored("key")) == [(f'{{"stock_code":"{code}"}}',) for code in "ABC"]
+    assert shop.ops("bronze.shop_db__orders") == ["r"]
+    assert not shop.drain().suspects
+
+
+def test_a_lost_slot_makes_tables_suspect_until_they_are_read_again(shop):
+    shop.sql(insert("A", "B"))
+    shop.drain()
+    shop.postgres.drop_slot()
+    shop.sql("DELETE FROM products WHERE stock_code = 'A'", insert("C"))
+    report = shop.drain()
+    assert "is gone" in report.suspects["shop_db__products"]
+    assert "shop_db__resnapshot" in report.suspects["shop_db__products"]
+    assert shop.ops() == ["r", "r"]
+    assert shop.postgres.slot() is None
+    again = shop.drain(resnapshot=["shop_db__products", "shop_db__orders"])
+    assert not again.suspects
+    assert shop.ops() == ["r", "r", "t", "r", "r"]
+    shop.sql(insert("D"))
+    shop.drain()
+    assert shop.ops()[-1] == "c"
+
+
+def test_a_slot_that_somebody_else_advanced_is_a_gap(shop):
+    shop.drain()
+    shop.sql(insert("A"))
+    shop.postgres.advance(shop.postgres.flush_lsn())
+    report = shop.drain()
+    assert "another reader advanced the slot" in report.suspects["shop_db__products"]
+    assert shop.drain(resnapshot=list(report.suspects)).suspects == {}
+    assert shop.ops() == ["r"]
+
+
+def test_a_column_with_a_default_has_the_table_read_again(shop):
+    shop.sql(insert("A", "B"))
+    shop.drain()
+    shop.sql("ALTER TABLE products ADD COLUMN note text", insert("C").replace(")", ", now(), 'n')"))
+    assert shop.drain().snapshots == frozenset()
+    shop.sql("ALTER TABLE products ADD COLUMN stock int NOT NULL DEFAULT 7")
+    assert shop.drain().snapshots == {"shop_db__products"}
+    assert shop.ops() == ["r", "r", "c", "t", "r", "r", "r"]
+    assert {json.loads(after)["stock"] for (after,) in shop.stored("after")[4:]} == {7}
+    assert shop.drain().snapshots == frozenset()
+    shop.sql("ALTER TABLE products RENAME COLUMN note TO remark")
+    assert shop.drain().snapshots == {"shop_db__products"}
+
+
+def test_a_row_that_moves_to_another_key_keeps_its_long_values(shop):
+    shop.sql(f"INSERT INTO orders (order_id, status, lines) SELECT '1', 'placed', ({LONG})::jsonb")
+    shop.drain()
+    shop.sql("UPDATE orders SET status = 'paid'", "UPDATE orders SET order_id = '2'")
+    shop.drain()
+    name = "bronze.shop_db__orders"
+    assert shop.ops(name) == ["r", "u", "d", "c"]
+    unavailable = [found for (found,) in shop.stored("unavailable", name)]
+    assert unavailable == [[], ["lines"], [], []]
+    assert len(json.loads(json.loads(shop.stored("after", name)[3][0])["lines"])) == 200
+
+
+def test_what_does_not_fit_and_what_is_not_declared_are_dead_letters(shop):
+    shop.sql("CREATE TABLE extra (id int PRIMARY KEY)", "ALTER PUBLICATION shop ADD TABLE extra")
+    shop.drain()
+    shop.sql("INSERT INTO extra VALUES (1)", "INSERT INTO products VALUES ('A', null, 'NaN')")
+    report = shop.drain()
+    assert vars(report.counts["shop_db__products"]) == {"events_in": 1, "rows": 0, "dead_letters": 1}
+    assert report.counts["shop_db__unrouted"].dead_letters == 1
+    with shop.lake.connect() as con:
+        rows = con.execute(f"FROM {Table(shop.lake, 'dead_letters.shop_db__products').scan()} SELECT reason").fetchall()
+    assert rows == [("cast: unit_price: 'NaN' is not DECIMAL(12,3)",)]
+
+
+def test_problems_of_the_source_are_named_with_the_remedy(shop):
+    shop.sql("ALTER PUBLICATION shop DROP TABLE orders", "ALTER PUBLICATION shop SET (publish = 'insert')")
+    state = inspect(shop.lake, SOURCE, shop.postgres)
+    assert "ALTER PUBLICATION shop ADD TABLE public.orders" in state.unreadable["shop_db__orders"]
+    assert "leaves out delete, truncate, update" in state.publication[0]
+    shop.sql("DROP PUBLICATION shop")
+    assert "there is no publication shop" in inspect(shop.lake, SOURCE, shop.postgres).blocked[0]
+    assert shop.drain().target is None
+
+
+def test_an_unreachable_database_is_an_error_without_the_password(shop):
+    away = Postgres("postgresql://reader:hunter2@127.0.0.1:1/shop", slot="s", publication="p")
+    with pytest.raises(CdcError) as error, shop.lake.connect() as con:
+        Drain(shop.lake, con, SOURCE, away).run()
+    assert "127.0.0.1" in str(error.value)
+    assert "hunter2" not in str(error.value) + repr(away)
