@@ -100,6 +100,13 @@ def create_tables(url: str) -> None:
             con.execute(_SCHEMA)
 
 
+def is_watched(url: str) -> bool:
+    """Whether somebody has a replication slot on the shop's database."""
+    with psycopg.connect(url) as con:
+        query = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database())"
+        return con.execute(query).fetchone() == (True,)
+
+
 def replay(url: str, source_parquet: Path, days: Sequence[date] | None = None) -> int:
     """Trade days of the data, those that were not traded yet.
 

@@ -16,7 +16,7 @@ import pytest
 from pipeline_assets.demo import shop_db
 from pipeline_assets.demo.postgres_server import PostgresServer
 from pipeline_assets.demo.shop import DEMO_PARQUET, ShopError, trading_days
-from pipeline_assets.demo.shop_db import TABLES, create_tables, open_shop, replay, tidy_up, trade
+from pipeline_assets.demo.shop_db import TABLES, create_tables, is_watched, open_shop, replay, tidy_up, trade
 from pipeline_assets.demo.shop_tidying import closed_day
 
 DAYS = trading_days(DEMO_PARQUET)
@@ -171,8 +171,10 @@ def test_the_publication_holds_the_tables_and_nothing_else(url: str) -> None:
 
 
 def test_changes_of_status_do_not_carry_toasted_lines(url: str) -> None:
+    assert not is_watched(url)
     with psycopg.connect(url, autocommit=True) as con:
         con.execute("SELECT pg_create_logical_replication_slot('watch', 'test_decoding')")
+    assert is_watched(url)
     replay(url, DEMO_PARQUET, DAYS[:3])
     events = "pg_logical_slot_get_changes('watch', NULL, NULL) WHERE data LIKE 'table public.orders: UPDATE%'"
     whole, toasted = ask(
