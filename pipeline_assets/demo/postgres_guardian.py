@@ -154,17 +154,20 @@ class Guardian:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         self._give_away(new)
-        with tempfile.NamedTemporaryFile("w", prefix="pipeline-postgres-") as password_file:
+        with (
+            tempfile.NamedTemporaryFile("w", prefix="pipeline-postgres-") as password_file,
+            self._seen_by_server(new) as (path, descriptors),
+        ):
             password_file.write(password)
             password_file.flush()
             self._give_away(Path(password_file.name))
             command = [
-                str(bin_dir / "initdb"), "-D", self._seen_by_server(new), "-U", "postgres", "--encoding=UTF8",
-                "--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file.name}", "--no-sync",
+                str(bin_dir / "initdb"), "-D", path, "-U", "postgres", "--encoding=UTF8", "--locale=C",
+                "--auth=scram-sha-256", f"--pwfile={password_file.name}", "--no-sync",
             ]  # fmt: skip
             done = subprocess.run(  # noqa: S603  # no shell, no input of others
-                command, cwd=new, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                check=False, start_new_session=True, **self._identity,
+                command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                check=False, start_new_session=True, pass_fds=descriptors, **self._identity,
             )  # fmt: skip
         if done.returncode:
             raise GuardianError(f"initdb failed in {new}: {done.stderr.strip() or done.stdout.strip()}")
@@ -187,11 +190,14 @@ class Guardian:
             "max_slot_wal_keep_size": "4GB", "timezone": "UTC", "log_timezone": "UTC", **self._settings,
         }  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with (self._folder / "server.log").open("wb") as log:
+        with (
+            (self._folder / "server.log").open("wb") as log,
+            self._seen_by_server(self._data) as (path, descriptors),
+        ):
             self._server = subprocess.Popen(  # noqa: S603
-                [bin_dir / "postgres", "-D", self._seen_by_server(self._data), *options],
-                cwd=self._data, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                pass_fds=[lock.fileno()], **self._identity,
+                [bin_dir / "postgres", "-D", path, *options],
+                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                pass_fds=[lock.fileno(), *descriptors], **self._identity,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while self._server.poll() is None and time.monotonic() < deadline:
@@ -214,19 +220,26 @@ class Guardian:
                     self._server.wait(STOP_SECONDS / 2)
         self._server = None
 
-    def _seen_by_server(self, folder: Path) -> str:
-        """How the server names `folder`, its working directory: it may enter it, but not always the folders above.
+    @contextlib.contextmanager
+    def _seen_by_server(self, folder: Path) -> Iterator[tuple[str, list[int]]]:
+        """Yield how the server names `folder`, and descriptors it needs: it may not enter the folders above.
 
-        A checkout below /root (0700) is such a case. We do not open other people's folders to the world for it.
+        A checkout below /root (0700) is such a case. We do not open other people's folders to the world for it, but
+        hand over this one, open. (Not as working directory: initdb before PostgreSQL 16 leaves that.)
         """
         if not self._identity or _others_reach(folder):
-            return str(folder)
-        if not Path("/proc/self/cwd").exists():
+            yield str(folder), []
+            return
+        if not Path("/proc/self/fd").exists():
             raise GuardianError(
                 f"{self._folder} cannot be entered by the user that PostgreSQL runs as (it refuses root): choose a "
                 "folder outside of private ones, or do not run as root"
             )
-        return "/proc/self/cwd"
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{descriptor}", [descriptor]
+        finally:
+            os.close(descriptor)
 
     def _give_away(self, path: Path) -> None:
         if self._identity:

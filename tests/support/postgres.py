@@ -1,5 +1,6 @@
 """A real PostgreSQL for tests: one server per worker, an empty database per test, and no slot left behind."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server for this worker's tests. Its WAL is that of all of them: compare positions, do not count bytes."""
-    with PostgresServer(Path(tmp_path_factory.mktemp("postgres")), settings=FAST) as server:
+    folder = Path(tmp_path_factory.mktemp("postgres"))
+    # TEST_POSTGRES_BIN_DIR=/usr/lib/postgresql/15/bin runs the same tests on another version.
+    other = os.environ.get("TEST_POSTGRES_BIN_DIR")
+    with PostgresServer(folder, settings=FAST, bin_dir=Path(other) if other else None) as server:
         yield server
 
 

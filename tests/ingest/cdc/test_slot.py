@@ -219,14 +219,15 @@ def test_a_missing_publication_is_an_error_not_an_empty_stream(database: str, so
 
 
 def test_a_publication_that_was_dropped_and_made_again_lost_changes(database: str, source: Postgres):
-    """PostgreSQL 18 skips what was changed in between, with a warning."""
+    """PostgreSQL 18 skips what was changed in between, with a warning; older ones refuse."""
     execute(
         database,
         "DROP PUBLICATION shop", "INSERT INTO t VALUES (1)", "CREATE PUBLICATION shop FOR TABLE t",
         "INSERT INTO t VALUES (2)",
     )  # fmt: skip
     changes = source.peek(FAR, MANY, KEYS)
-    with pytest.raises(CdcError, match=r"shop was missing for a part of what the slot .* read the tables whole again"):
+    told = r'shop was missing for a part of what the slot .* read the tables whole again|"shop" does not exist'
+    with pytest.raises(CdcError, match=told):
         list(changes)
     assert changes.reached is None
 
