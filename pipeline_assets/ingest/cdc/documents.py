@@ -1,0 +1,144 @@
+"""JSON documents in and out without changing a value: what cannot be taken exactly is refused, with a reason.
+
+Holds reading and writing of JSON, and the small questions that every parser of records asks. What a record means is in
+`debezium` and `maxwell`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import orjson
+
+Document: TypeAlias = dict[str, Any]
+Raw: TypeAlias = bytes | str | Document | None
+"""A record or its key as it comes: text, or parsed already; None is a null, or no key."""
+
+UNDECLARED = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
+
+_INT64_DIGITS = 19
+_MAX_INT64 = 2**63 - 1
+
+
+class RefusedError(Exception):
+    """A record is no event. The message is the reason of its dead letter.
+
+    Attributes:
+        table: The source table, as far as it could be told.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.table: str | None = None
+
+
+def decode(text: bytes | str) -> Any:  # noqa: ANN401 - any JSON value
+    """Reads a JSON text; numbers that Python would change (1.50, 30 digits) are kept as the text that they are.
+
+    orjson is fast, but keeps the last of two equal fields and the nearest double of a number. What it read is written
+    again: equal bytes prove that nothing was lost. Any other text is read by the standard library, which asks about
+    each number and each object.
+
+    Raises:
+        RefusedError: It is no JSON, not UTF-8, nested too deep, or has a field twice.
+    """
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    try:
+        found = orjson.loads(data)
+        if orjson.dumps(found) == data:
+            return found
+    except orjson.JSONDecodeError as error:
+        raise RefusedError(_what_is_wrong(data, error)) from None
+    except orjson.JSONEncodeError:
+        raise RefusedError("json: nested too deep, 250 levels are read") from None
+    try:
+        return json.loads(data, object_pairs_hook=_object, parse_float=orjson.Fragment, parse_int=_integer)
+    except RecursionError:
+        raise RefusedError("json: nested too deep, 250 levels are read") from None
+
+
+def encode(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Writes a JSON text, without spaces.
+
+    Raises:
+        RefusedError: It is nested too deep.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        raise RefusedError("json: nested too deep, 250 levels are read") from None
+
+
+def document(raw: Raw) -> Any:  # noqa: ANN401 - any JSON value
+    """Gives a record parsed, whether it came as text or not."""
+    return decode(raw) if isinstance(raw, bytes | str) else raw
+
+
+def raw_text(value: Raw, key: Raw = None) -> str:
+    """Gives a record as the text of a dead letter; with its key, if that came apart from it, in one JSON object."""
+    if key is None:
+        return _text(value)
+    shown = _text(key)
+    try:
+        decode(shown)
+    except RefusedError:
+        shown = encode(shown)  # a key that is no JSON
+    return f'{{"key": {shown}, "value": {_text(value)}}}'
+
+
+def integer(value: object) -> int | None:
+    """Gives a position or a count, a number or its digits; None if it is no integer from 0 to 2^63 - 1."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _INT64_DIGITS:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INT64:
+        return value
+    return None
+
+
+def key_of(names: Sequence[str], *documents: Mapping[str, Any] | None) -> Document:
+    """Gives the declared keys in their order, each from the first of some documents that has it.
+
+    Raises:
+        RefusedError: One is missing or null everywhere.
+    """
+    found = {}
+    for name in names:
+        found[name] = next((d[name] for d in documents if d is not None and d.get(name) is not None), None)
+    if missing := [name for name, value in found.items() if value is None]:
+        raise RefusedError(f"key: {', '.join(missing)} is missing")
+    return found
+
+
+def shown(value: object) -> str:
+    """Gives a value as a reason quotes it: short, whatever it is."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _text(raw: Raw) -> str:
+    if isinstance(raw, bytes):
+        return raw.decode("utf-8", "backslashreplace")
+    if isinstance(raw, str):
+        return raw.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text for any table
+    return encode(raw)
+
+
+def _what_is_wrong(data: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        data.decode()
+    except UnicodeDecodeError as wrong:
+        return f"encoding: byte {wrong.start + 1} is not UTF-8"
+    return f"json: {error}"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Document:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise RefusedError(f"json: field {shown(next(n for n in names if names.count(n) > 1))} is given twice")
+    return found
+
+
+def _integer(digits: str) -> Any:  # noqa: ANN401 - an int, or the digits
+    return int(digits) if len(digits) <= _INT64_DIGITS and digits != "-0" else orjson.Fragment(digits)
