@@ -19,3 +19,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     Path(found.landing_uri).mkdir(parents=True)
     yield found
     load_settings.cache_clear()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-seconds", type=float, default=60, help="how long writers and kills go on")
+    parser.addoption("--chaos-seed", type=int, default=0, help="repeats a run of the chaos test, as far as it can be")

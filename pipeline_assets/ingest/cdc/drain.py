@@ -111,9 +111,12 @@ class Drain:
         healthy = [table for table in self.source.tables if table.name not in {**state.suspects, **state.unreadable}]
         point = self._snapshots(report, healthy, state, reconcile)
         save_columns(self.lake, healthy, state.described)
-        target = self.postgres.flush_lsn() if point is None else point
-        while report.target != target:
-            report.target = self._batch(report, healthy, state.position, target)
+        self._drain(report, healthy, state.position, self.postgres.flush_lsn() if point is None else point)
+
+    def _drain(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> None:
+        reached = None
+        while reached != target:
+            reached = report.target = self._batch(report, tables, position, target)
 
     def _snapshots(self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: bool) -> int | None:
         """Reads whole what has to be; to reconcile, stores all tables' rows. Gives the point of the latter."""
@@ -122,15 +125,18 @@ class Drain:
             return None
         wanted = tables if reconcile else to_read
         with self.postgres.snapshot([table.source_table for table in wanted]) as snapshot:
+            # The changes up to the snapshot come first: a table that is read again loses none of them.
+            streamed = [table for table in tables if state.positions[table.name] is not None]
+            self._drain(report, streamed, state.position, snapshot.point)
             for table in to_read:
-                self._snapshot(report, table, snapshot, state)
+                self._snapshot(report, table, snapshot, state.position)
             if not reconcile:
                 return None
             for table in tables:
                 self._store_source(table, snapshot, state.position)
             return snapshot.point
 
-    def _snapshot(self, report: Report, table: ChangeTable, snapshot: Snapshot, state: State) -> None:
+    def _snapshot(self, report: Report, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
         """Reads one table whole, as one commit."""
         staging = self._staging(table, f"snapshot {lsn_text(snapshot.point)}")
         newest = staging.bronze.position(COMMIT_LSN)
@@ -144,8 +150,8 @@ class Drain:
             staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
         for chunk in _chunks(snapshot.rows(table.source_table, table.keys)):
             staging.add(chunk)
-        before = state.positions[table.name]
-        self._commit(report, staging, {state.position: before}, {state.position: snapshot.point})
+        before = staging.bronze.position(position)
+        self._commit(report, staging, {position: before}, {position: snapshot.point})
         report.snapshots |= {table.name}
 
     def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
