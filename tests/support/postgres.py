@@ -43,7 +43,7 @@ def execute(url: str, *statements: str) -> list[tuple[Any, ...]]:
     """Run statements, each a transaction of its own. Returns the rows of the last one."""
     import psycopg  # not for every test that loads conftest.py
 
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True, client_encoding="UTF8") as connection:
         for statement in statements:
             cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []

@@ -83,7 +83,8 @@ class Database:
         parameters = _parsed(url)
         if parameters is None:
             raise CdcError(
-                "the source's connection string cannot be read: give postgresql://user:password@host:port/db"
+                "the source's connection string cannot be read: give postgresql://user:password@host:port/db, special "
+                "characters of the password percent-encoded (@ is %40, / is %2F)"
             )
         self._parameters = {
             **_PARAMETERS,
@@ -138,9 +139,12 @@ class Database:
 
 def _parsed(url: str) -> dict[str, Any] | None:
     try:
-        return dict(conninfo_to_dict(url))
+        parameters = dict(conninfo_to_dict(url))
     except psycopg.Error:  # its text quotes parts of the string
         return None
+    # A password with an @ or a / of its own splits in the wrong place, and its end would be told as host or port.
+    host, address, port, database = (str(parameters.get(name, "")) for name in ("host", "hostaddr", "port", "dbname"))
+    return None if "@" in host + address + database or re.search(r"[^0-9,]", port) else parameters
 
 
 def _explained(error: psycopg.Error) -> str:

@@ -46,8 +46,13 @@ def test_a_wrong_password_is_not_told(database: str):
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql//shop:s3cret@db/shop", "postgresql+psycopg2://shop:s3cret@db/shop", "s3cret"]
-)
+    "url",
+    [
+        "postgresql//shop:s3cret@db/shop", "postgresql+psycopg2://shop:s3cret@db/shop", "s3cret",
+        "postgresql://shop:pass@s3cret@db/shop", "postgresql://shop:s3cret/word@db/shop",
+        "postgresql://shop:%s3cret@db",
+    ],
+)  # fmt: skip
 def test_a_malformed_connection_string_is_not_told(url: str):
     with pytest.raises(CdcError, match="give postgresql://user:password@host:port/db") as caught:
         Postgres(url, slot="shop", publication="shop")

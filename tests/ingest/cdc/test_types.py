@@ -94,6 +94,27 @@ def test_the_oldest_version_that_is_supported_writes_the_same(tmp_path: Path):
         check_types(server.url("shop_database"))
 
 
+def test_a_database_of_another_encoding(postgres_server: PostgresServer):
+    """The server converts what it sends, names of columns too."""
+    execute(postgres_server.url(), "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    url = postgres_server.url("latin")
+    try:
+        execute(
+            url,
+            'CREATE TABLE t (id int PRIMARY KEY, "prénom" text, noms text[])', "CREATE PUBLICATION shop FOR TABLE t",
+        )  # fmt: skip
+        source = Postgres(url, slot="latin", publication="shop")
+        source.create_slot()
+        execute(url, "INSERT INTO t VALUES (1, 'Zoë', '{é}')")
+        (inserted,) = source.peek(1 << 60, 1000, {"public.t": ["id"]})
+        with source.snapshot(["public.t"]) as snapshot:
+            (read,) = snapshot.rows("public.t", ["id"])
+        assert inserted.after == read.after == '{"id":1,"prénom":"Zoë","noms":["é"]}'
+        source.drop_slot()
+    finally:
+        execute(postgres_server.url(), "DROP DATABASE latin WITH (FORCE)")
+
+
 def check_types(database: str) -> None:
     columns = ", ".join(f'"{name}" {dtype}' for name, (dtype, _, _) in VALUES.items())
     execute(
