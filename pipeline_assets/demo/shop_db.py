@@ -194,9 +194,10 @@ def _trade_day(
             executed += 1
             if pause is not None or executed % _PIPELINED == 0:
                 pipeline.sync()
-        con.execute("SET synchronous_commit = on")  # the disk has the whole day, and readers of changes see it
+        con.execute("BEGIN")
+        con.execute("SET LOCAL synchronous_commit = on")  # the disk has the whole day, and readers of changes see it
         con.execute(_NOTE, (day, done + executed, True))
-        con.execute("SET synchronous_commit = off")
+        con.execute("COMMIT")
     return executed
 
 
