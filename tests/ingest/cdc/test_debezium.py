@@ -65,9 +65,8 @@ def test_real_records_are_events_in_the_order_of_their_commits(name: str) -> Non
 @pytest.mark.parametrize("name", FILES)
 def test_values_that_a_change_left_out_are_unavailable_not_null(name: str) -> None:
     update, delete, insert = [event for event in events(name) if event.table == "public.toast"][-3:]
-    left_out = ("t", "jb", "ta", "ia", "ba", "by", "ua")
-    # of date[] under isostring, and of numeric[] always, Debezium sends null: REPLICA IDENTITY FULL is the remedy
-    left_out += () if name == "plain" else ("da",)
+    # date[] only without isostring, numeric[] never: the connector stops there, see connectors/README.md
+    left_out = ("t", "jb", "ta", "ia", "ba", "by", "ua", *(("da",) if name != "plain" else ()))
     for event in (update, insert):
         assert event.unavailable == left_out
         assert not set(left_out) & after(event).keys()
