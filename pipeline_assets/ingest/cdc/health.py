@@ -189,29 +189,24 @@ def _check_table(state: State, table: ChangeTable, publication: str) -> None:
     if found is None:
         state.unreadable[table.name] = f"the database has no table {table.source_table}"
     elif not found.is_published:
+        mend = "SET (publish_via_partition_root = true)" if found.is_partitioned else f"ADD TABLE {found.sql_name}"
         state.unreadable[table.name] = (
-            f"{table.source_table} is not in the publication {publication}: ALTER PUBLICATION {publication} ADD TABLE "
-            f"{found.sql_name}, then run the job that reads it whole again, as changes until then are lost"
+            f"{table.source_table} is not published under this name: ALTER PUBLICATION {publication} {mend}, then run "
+            "the job that reads it whole again, as changes until then are lost"
         )
     else:
         state.identity[table.name] = _identity_problems(table, found)
 
 
 def _identity_problems(table: ChangeTable, found: TableDescription) -> list[str]:
-    problems = []
-    columns = {column.name for column in found.columns}
-    if missing := [key for key in table.keys if key not in columns]:
-        problems.append(f"{table.source_table} has no column {', '.join(missing)}, which the source declares as key")
-    if found.replica_identity == "f":
-        return problems
-    if not found.primary_key:
-        return [*problems, f"{table.source_table} has no primary key: ALTER TABLE ... REPLICA IDENTITY FULL"]
-    if set(table.keys) != set(found.primary_key):
-        problems.append(
-            f"the declared keys ({', '.join(table.keys)}) are not the primary key of {table.source_table} "
-            f"({', '.join(found.primary_key)}): deletes would not name them"
-        )
-    return problems
+    if missing := set(table.keys) - {column.name for column in found.columns}:
+        return [f"{table.source_table} has no column {', '.join(sorted(missing))}, which the source declares as key"]
+    if missing := set(table.keys) - set(found.identity_columns):
+        return [
+            f"updates and deletes of {table.source_table} do not tell {', '.join(sorted(missing))} of the old row: make "
+            f"the keys its primary key (not DEFERRABLE), or ALTER TABLE {found.sql_name} REPLICA IDENTITY FULL"
+        ]
+    return []
 
 
 def _was_reshaped(lake: Lake, table: ChangeTable, found: TableDescription | None) -> bool:
