@@ -203,8 +203,8 @@ def _identity_problems(table: ChangeTable, found: TableDescription) -> list[str]
         return [f"{table.source_table} has no column {', '.join(sorted(missing))}, which the source declares as key"]
     if missing := set(table.keys) - set(found.identity_columns):
         return [
-            f"updates and deletes of {table.source_table} do not tell {', '.join(sorted(missing))} of the old row: make "
-            f"the keys its primary key (not DEFERRABLE), or ALTER TABLE {found.sql_name} REPLICA IDENTITY FULL"
+            f"updates and deletes of {table.source_table} do not tell {', '.join(sorted(missing))} of the old row: "
+            f"make the keys its primary key (not DEFERRABLE), or ALTER TABLE {found.sql_name} REPLICA IDENTITY FULL"
         ]
     return []
 
