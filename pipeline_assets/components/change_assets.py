@@ -180,13 +180,13 @@ def check_accounts(lake: LakeResource, tables: Iterable[ChangeTable], replay_job
                 metadata={**vars(total), **cases},
             )
             waiting = dead_letters(con, bronze)
-            remedy: dict[str, Any] = {
-                "remedy": f"mend the contract (or the source), then run the job {replay_job}",
-                "reasons": table_value([{"reason": reason, "letters": n} for reason, n in waiting[:_SHOWN]]),
-            }
+            remedy: dict[str, Any] = {}
+            if waiting:
+                remedy["remedy"] = f"mend the contract (or the source), then run the job {replay_job}"
+                remedy["reasons"] = table_value([{"reason": why, "letters": n} for why, n in waiting[:_SHOWN]])
             yield dg.AssetCheckResult(
                 asset_key=bronze_key(table.name),
                 check_name="dead_letters",
                 passed=not waiting,
-                metadata={"dead_letters": sum(n for _, n in waiting), **(remedy if waiting else {})},
+                metadata={"dead_letters": sum(n for _, n in waiting), **remedy},
             )

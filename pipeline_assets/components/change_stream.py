@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Annotated, Any
 
 import dagster as dg
-from dagster import UnresolvedAssetJobDefinition
 from pydantic import Field, model_validator
 
 from pipeline_assets.components import change_assets, change_sensor, reconciliation
@@ -23,7 +22,6 @@ from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, stream_position, toasted
 from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres
-from pipeline_assets.ingest.cdc.replay import replay
 
 _FRESH_FOR = timedelta(days=1)
 
@@ -35,12 +33,11 @@ class StreamedTable(CapturedTable):
     """The silver table that holds its current state, e.g. `silver.customers`; it is reconciled with the source."""
 
 
-class DrainConfig(dg.Config):
-    """What a run may do beyond draining the slot. The jobs of the stream set it."""
-
-    resnapshot: list[str] = Field(default=[], description="Tables to read whole again, e.g. shop_db__customers.")
-    replay: bool = Field(default=False, description="Also try the dead letters again.")
-    reconcile: bool = Field(default=False, description="Also store the source's rows, to be compared with silver.")
+# What a run does beyond draining the slot. Tags, because the config of a partitioned job does not reach ranged runs.
+RESNAPSHOT_TAG = "pipeline_assets/resnapshot"
+"""Names of the tables to read whole again, with commas between."""
+RECONCILE_TAG = "pipeline_assets/reconcile"
+"""Present: the source's rows are stored too, to be compared with silver."""
 
 
 class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
@@ -96,10 +93,17 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         Raises:
             CdcError: The environment variable is not set.
         """
-        url = os.environ.get(self.connection_env)
-        if not url:
+        if not self._is_connected:
             raise CdcError(f"{self.connection_env} is not set: it holds the URL of the source {self.name}")
-        return Postgres(url, slot=self.slot, publication=self.publication)
+        return Postgres(os.environ[self.connection_env], slot=self.slot, publication=self.publication)
+
+    @property
+    def _is_connected(self) -> bool:
+        return bool(os.environ.get(self.connection_env))
+
+    @property
+    def _resting(self) -> str:
+        return f"{self.connection_env} is not set: no database to read from"
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the stream's definitions."""
@@ -113,32 +117,31 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         checks = dg.AssetSelection.assets(*(asset.key for asset in reconciled))
         states = dg.AssetSelection.assets(*(dg.AssetKey(state.split(".")) for state in self._states.values()))
         to_gold = (bronze.downstream() | letters) - checks
-        every = [table.name for table in self._tables]
-        jobs = [
-            self._job("to_gold", to_gold, {}, f"Drains the slot {self.slot}, then all that lies downstream."),
-            self._job(
-                "resnapshot",
+        every = ",".join(table.name for table in self._tables)
+        jobs: dict[str, tuple[dg.AssetSelection, dict[str, str], str]] = {
+            "to_gold": (to_gold, {}, f"Drains the slot {self.slot}, then all that lies downstream."),
+            "resnapshot": (
                 to_gold,
-                {"resnapshot": every},
+                {RESNAPSHOT_TAG: every},
                 "Reads the tables whole again: after a lost slot or a gap.",
             ),
-            self._job("replay", to_gold, {"replay": True}, "Tries the dead letters again, then all downstream."),
-        ]
+        }
         if self._states:
             text = "Compares the source with silver at one WAL position, and mends what differs."
-            jobs.append(self._job("reconcile", bronze | letters | states | checks, {"reconcile": True}, text))
+            jobs["reconcile"] = (bronze | letters | states | checks, {RECONCILE_TAG: "yes"}, text)
         return dg.Definitions(
-            assets=[self._assets(), *reconciled], asset_checks=[self._checks()], sensors=[self._sensor()], jobs=jobs
-        )
-
-    def _job(
-        self, name: str, selection: dg.AssetSelection, config: dict[str, Any], description: str
-    ) -> UnresolvedAssetJobDefinition:
-        return dg.define_asset_job(
-            f"{self.name}__{name}",
-            selection,
-            config={"ops": {f"{self.name}__drain": {"config": config}}} if config else None,
-            description=description,
+            assets=[self._assets(), *reconciled],
+            asset_checks=[self._checks()],
+            sensors=[self._sensor()],
+            jobs=[
+                dg.define_asset_job(
+                    f"{self.name}__{job}",
+                    selection,
+                    tags=tags,
+                    description=description,
+                )
+                for job, (selection, tags, description) in jobs.items()
+            ],
         )
 
     @property
@@ -157,15 +160,16 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             pool=f"source_{self.name}",
             description=self.description or None,
         )
-        def drain(
-            context: dg.AssetExecutionContext, config: DrainConfig, lake: LakeResource
-        ) -> Iterator[dg.MaterializeResult[None]]:
-            run_id = context.run.run_id
+        def drain(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
+            run_id, tags = context.run.run_id, context.run.tags
+            if not self._is_connected:
+                context.log.warning(self._resting)
+                yield from change_assets.results(context, self.name, tables, {}, {}, {"resting": self._resting})
+                return
             with lake.connect() as con:
-                if config.replay:
-                    replay(lake.open(), con, self.name, tables, run_id=run_id)
                 report = Drain(lake.open(), con, source, self.postgres(), run_id).run(
-                    resnapshot=config.resnapshot, reconcile=config.reconcile
+                    resnapshot=[name for name in tags.get(RESNAPSHOT_TAG, "").split(",") if name],
+                    reconcile=RECONCILE_TAG in tags,
                 )
             for reason in report.suspects.values():
                 context.log.error(reason)
@@ -184,9 +188,9 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
 
         @dg.multi_asset_check(name=f"{self.name}__checks", specs=[*specs, *change_assets.check_specs(tables)])
         def checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
-            state = inspect(lake.open(), self.source, self.postgres())
+            state = inspect(lake.open(), self.source, self.postgres()) if self._is_connected else None
             for table in tables:
-                yield from _results(table, state)
+                yield from _results(table, state) if state else _unasked(table, self._resting)
             yield from change_assets.check_accounts(lake, tables, f"{self.name}__replay")
 
         return checks
@@ -200,8 +204,8 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             description=f"Asks for a run when the slot {self.slot} holds changes.",
         )
         def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-            if not os.environ.get(self.connection_env):
-                return dg.SkipReason(f"{self.connection_env} is not set: no database to read from")
+            if not self._is_connected:
+                return dg.SkipReason(self._resting)
             return change_sensor.tick(context, self.name, self.postgres(), lake.open(), self._states)
 
         return sensor
@@ -233,4 +237,16 @@ def _results(table: ChangeTable, state: State) -> Iterator[dg.AssetCheckResult]:
             check_name=name,
             passed=not found,
             metadata={**facts[name], **({"problem": "; ".join(found)} if found else {})},
+        )
+
+
+def _unasked(table: ChangeTable, reason: str) -> Iterator[dg.AssetCheckResult]:
+    """Warnings: what lies downstream goes on with what bronze has."""
+    for name in _CHECKS:
+        yield dg.AssetCheckResult(
+            asset_key=bronze_key(table.name),
+            check_name=name,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"problem": reason},
         )

@@ -88,6 +88,8 @@ class Drain:
             CdcError: The database cannot be reached, or refuses.
             CommitConflictError: Other runs of the stream were faster each time.
         """
+        if unknown := set(resnapshot) - {table.name for table in self.source.tables}:
+            raise CdcError(f"{self.source.name} has no table {', '.join(sorted(unknown))} that could be read again")
         report = Report()
         for _ in range(_ATTEMPTS):
             try:

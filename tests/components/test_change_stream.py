@@ -1,0 +1,204 @@
+"""The component against a real PostgreSQL: what it makes, what a tick asks for, how each check fails, no password."""
+
+import json
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+from postgres import execute
+from pydantic import ValidationError
+
+from pipeline_assets.components import ChangeStream
+from pipeline_assets.components.resources import lake_resource
+from pipeline_assets.lake import Lake, Table
+
+CUSTOMERS = dg.AssetKey(["bronze", "shop_db__customers"])
+TODAY = datetime.now(UTC).date().isoformat()
+
+
+def declared(**changes):
+    attributes = {
+        "name": "shop_db",
+        "connection_env": "TEST_SHOP_DB_URL",
+        "publication": "shop",
+        "slot": "shop",
+        "owner": "team:shop-data",
+        "tables": {"public.customers": {"contract": "shop_db.Customers", "keys": ["customer_id"]}},
+    }
+    return ChangeStream.model_validate({**attributes, **changes})
+
+
+class Stream:
+    """A stream of a database of its own, as Dagster definitions."""
+
+    def __init__(self, url, settings, instance, monkeypatch):
+        monkeypatch.setenv("TEST_SHOP_DB_URL", url)
+        self.url, self.instance, self.lake = url, instance, Lake(settings.lake_uri)
+        component = declared(slot=f"s{url.rpartition('_')[2]}")
+        self.slot = component.slot
+        definitions = dg.Definitions.merge(
+            dg.component_defs(component=component), dg.Definitions(resources={"lake": lake_resource()})
+        )
+        self.repository = definitions.get_repository_def()
+        self.sql(
+            "CREATE TABLE customers (customer_id bigint PRIMARY KEY, name text NOT NULL, email text, phone text, "
+            "country text NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL)",
+            "CREATE PUBLICATION shop FOR TABLE customers",
+        )
+
+    def sql(self, *statements):
+        return execute(self.url, *statements)
+
+    def insert(self, number, name="Ann"):
+        self.sql(f"INSERT INTO customers VALUES ({number}, '{name}', NULL, NULL, 'EIRE', now(), now())")
+
+    def tick(self):
+        sensor = self.repository.get_sensor_def("shop_db__changes")
+        with dg.build_sensor_context(
+            instance=self.instance, repository_def=self.repository, sensor_name=sensor.name,
+            resources={"lake": lake_resource()},
+        ) as context:  # fmt: skip
+            return sensor.evaluate_tick(context)
+
+    def run(self, job="to_gold", tags=None, run_config=None):
+        return self.repository.get_job(f"shop_db__{job}").execute_in_process(
+            instance=self.instance,
+            tags={"dagster/partition": TODAY, **(tags or {})},
+            raise_on_error=False,
+            run_config=run_config,
+        )
+
+    def rows(self):
+        with self.lake.connect() as con:
+            return con.execute(
+                f"SELECT op FROM {Table(self.lake, 'bronze.shop_db__customers').scan()} ORDER BY commit_lsn, tx_seq"
+            ).fetchall()
+
+
+@pytest.fixture
+def stream(database, settings, instance, monkeypatch):
+    return Stream(database, settings, instance, monkeypatch)
+
+
+def checks(result):
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+def problem(result, name):
+    found = next(check for check in result.get_asset_check_evaluations() if check.check_name == name)
+    return found.metadata["problem"].value
+
+
+def test_a_tick_asks_for_the_first_snapshot_then_for_changes_then_for_nothing(stream):
+    stream.insert(1)
+    [request] = stream.tick().run_requests
+    assert request.partition_key == TODAY
+    result = stream.run(tags=request.tags)
+    assert result.success
+    assert set(checks(result).values()) == {True}
+    assert stream.tick().skip_message.startswith("nothing new (0 events, lag ")
+    stream.insert(2)
+    stream.insert(3)
+    [request] = stream.tick().run_requests
+    assert request.tags["pipeline_assets/events"] == "2"
+    assert int(request.tags["pipeline_assets/lag_bytes"]) > 0
+    stream.run(tags=request.tags)
+    assert stream.rows() == [("r",), ("c",), ("c",)]
+    assert "nothing new" in stream.tick().skip_message
+
+
+def test_without_a_url_the_stream_rests(stream, monkeypatch):
+    monkeypatch.delenv("TEST_SHOP_DB_URL")
+    assert stream.tick().skip_message == "TEST_SHOP_DB_URL is not set: no database to read from"
+    result = stream.run()
+    assert result.success  # other sources' runs go on
+    found = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert {(check.check_name, check.severity.value) for check in found} == {
+        ("slot", "WARN"),
+        ("publication", "WARN"),
+        ("replica_identity", "WARN"),
+    }
+
+
+def test_counts_go_to_the_partitions_of_the_commit_dates(stream):
+    stream.insert(1)
+    result = stream.run()
+    [found] = [
+        event.step_materialization_data.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == CUSTOMERS
+    ]
+    assert found.partition == TODAY
+    facts = {key: value.value for key, value in found.metadata.items()}
+    assert (facts["rows"], facts["dead_letters"], facts["snapshots"]) == (1, 0, "shop_db__customers")
+
+
+def test_a_lost_slot_fails_the_check_which_says_what_to_run_and_that_job_mends_it(stream):
+    stream.insert(1)
+    stream.run()
+    stream.sql(f"SELECT pg_drop_replication_slot('{stream.slot}')", "DELETE FROM customers")
+    stream.insert(2)
+    [request] = stream.tick().run_requests
+    result = stream.run(tags=request.tags)
+    assert not result.success
+    assert not checks(result)["slot"]
+    assert "run the job shop_db__resnapshot" in problem(result, "slot")
+    assert stream.rows() == [("r",)]
+    assert stream.run("resnapshot").success
+    assert stream.rows() == [("r",), ("t",), ("r",)]
+
+
+def test_each_check_names_its_problem(stream):
+    stream.insert(1)
+    stream.run()
+    stream.sql("ALTER PUBLICATION shop SET (publish = 'insert')")
+    assert "leaves out" in problem(stream.run(), "publication")
+    stream.sql("ALTER PUBLICATION shop SET (publish = 'insert, update, delete, truncate')")
+    stream.sql("ALTER TABLE customers REPLICA IDENTITY NOTHING")
+    assert "REPLICA IDENTITY FULL" in problem(stream.run(), "replica_identity")
+    stream.sql("ALTER TABLE customers REPLICA IDENTITY DEFAULT")
+    stream.sql("INSERT INTO customers VALUES (2, 'x', NULL, NULL, 'EIRE', '-infinity', now())")
+    result = stream.run()
+    assert result.success  # the check of dead letters reports, and blocks nothing
+    assert not checks(result)["dead_letters"]
+    found = next(check for check in result.get_asset_check_evaluations() if check.check_name == "dead_letters")
+    assert "cast: created_at: '-infinity'" in str(found.metadata["reasons"].value)
+    stream.sql("DROP PUBLICATION shop")
+    assert "there is no publication shop" in problem(stream.run(), "slot")
+
+
+def test_a_failed_run_is_not_asked_for_again_at_once(stream):
+    stream.insert(1)
+    stream.sql("DROP PUBLICATION shop")
+    [request] = stream.tick().run_requests
+    assert not stream.run(tags=request.tags).success
+    assert "runs failed" in stream.tick().skip_message
+
+
+def test_no_password_is_told_anywhere(stream, monkeypatch, capfd):
+    secret = "s3cr3t-hunter2"
+    monkeypatch.setenv("TEST_SHOP_DB_URL", f"postgresql://reader:{secret}@127.0.0.1:1/shop")
+    assert "cannot be asked" in stream.tick().skip_message
+    result = stream.run(tags={"pipeline_assets/source": "other"})
+    assert not result.success
+    told = [event.to_json() if hasattr(event, "to_json") else str(event) for event in result.all_events]
+    run = stream.instance.get_run_by_id(result.run_id)
+    told += [json.dumps(run.run_config), json.dumps(dict(run.tags)), stream.tick().skip_message]
+    told += [str(record) for record in stream.instance.all_logs(result.run_id)]
+    assert secret not in "".join([*told, *capfd.readouterr()])
+    assert any("127.0.0.1" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "Shop"}, "name"),
+        ({"connection_env": "postgresql://u:p@h/d"}, "connection_env"),
+        ({"tables": {"a.customers": {"contract": "shop_db.Nobody", "keys": ["id"]}}}, "no contract"),
+        ({"tables": {"a.customers": {"contract": "shop_db.Customers", "keys": ["id"]}}}, "keys id are not columns"),
+        ({"tables": {"a.unrouted": {"contract": "shop_db.Customers", "keys": ["customer_id"]}}}, "is taken"),
+    ],
+)
+def test_a_wrong_declaration_is_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        declared(**changes)
