@@ -1,0 +1,282 @@
+"""Landed files of change records into the bronze tables of several source tables: each content once into each table.
+
+A file is parsed once, whatever the number of tables. Every table gets one commit, with the contents that it has now.
+The first table, the reference, gets its commit last, with the files and days that are done: a kill in between costs a
+second look at the same files, and puts nothing into a table twice.
+
+Events are never taken out again: a file that is delivered again with other bytes brings more events, and silver orders
+them. Dead letters that it makes untrue go (`superseded`). Which files are read is decided in `file_plan`.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+from deltalake import DeltaTable
+
+from pipeline_assets.ingest.cdc.change_table import ChangeTable, Counts, Staging, create
+from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.cdc.file_plan import Delivery, FileSource, Plan, plan
+from pipeline_assets.ingest.cdc.formats import parse
+from pipeline_assets.ingest.cdc.json_lines import LONGEST_LINE_BYTES, lines
+from pipeline_assets.ingest.cdc.superseded import Superseded
+from pipeline_assets.ingest.deliveries import owner_of
+from pipeline_assets.ingest.path_pattern import LandedFile
+from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
+
+BATCH = "files"
+"""Position that counts a table's batches. A batch id holds the next number: a batch that was killed is the next one
+again, and replaces the dead letters that it left."""
+
+_ATTEMPTS = 8
+_RECORDS_PER_CHUNK = 50_000
+_BYTES_PER_CHUNK = 64 * 1024 * 1024
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        read: Paths of the files that were read.
+        copies: Number of files whose content was in the tables already.
+        unchanged: Number of files that were known by size and time.
+        waiting: Number of files that are still being written.
+        records_in: Records read: rows + dead letters + skipped + present. A changed key counts as two, if the format
+            tells it as one.
+        skipped: Records that carry no data.
+        present: Events that their table had already, from a run that was killed.
+        counts: Table name to counts of the events that it got.
+        rows_by_day: Table name to commit date to rows.
+    """
+
+    read: list[str] = field(default_factory=list)
+    copies: int = 0
+    unchanged: int = 0
+    waiting: int = 0
+    records_in: int = 0
+    skipped: int = 0
+    present: int = 0
+    counts: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    rows_by_day: dict[str, dict[date, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+
+    def add(self, staging: Staging) -> None:
+        """Counts a batch that was committed."""
+        self.counts[staging.name] += staging.counts
+        for file in staging.files:
+            self.rows_by_day[staging.name][date.fromisoformat(str(file.partition_values["_partition_date"]))] += (
+                file.rows
+            )
+
+
+class _FileChangedError(Exception):
+    """A file changed while it was read: the plan is made again without it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def ingest(
+    lake: Lake,
+    con: duckdb.DuckDBPyConnection,
+    source: FileSource,
+    root: Path,
+    first: date,
+    last: date,
+    *,
+    settle_seconds: float,
+    run_id: str = "",
+) -> Report:
+    """Brings the records of a range of days' files into bronze, each content once.
+
+    Args:
+        lake: The lake.
+        con: A connection of it.
+        source: The declaration.
+        root: The landing folder.
+        first: First day.
+        last: Last day.
+        settle_seconds: Younger files wait.
+        run_id: Of the run, for the commits' metadata.
+
+    Raises:
+        CommitConflictError: Other runs of the source were faster each time.
+    """
+    days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
+    held_up: set[str] = set()
+    for _ in range(_ATTEMPTS):
+        logs = {table.name: create(con, table.bronze(lake)).open() for table in source.tables}
+        todo = plan(logs, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
+        try:
+            return _carry_out(lake, con, source, root, logs, todo, run_id)
+        except _FileChangedError as error:
+            held_up.add(error.path)
+        except PositionMovedError:
+            continue
+    raise CommitConflictError(source.reference(lake).name, _ATTEMPTS)
+
+
+def _carry_out(
+    lake: Lake,
+    con: duckdb.DuckDBPyConnection,
+    source: FileSource,
+    root: Path,
+    logs: Mapping[str, DeltaTable],
+    todo: Plan,
+    run_id: str,
+) -> Report:
+    """Reads what the plan says and commits it. Raises PositionMovedError when another run was faster."""
+    report = Report(copies=todo.copies, unchanged=todo.unchanged, waiting=todo.waiting)
+    reference = source.tables[0]
+    if not todo.read:
+        reference.bronze(lake).commit(con, [], expect=todo.expect, positions=todo.positions)
+        return report
+    batch = _Batch(lake, con, source, logs, todo, report)
+    try:
+        for delivery in todo.read:
+            batch.read(root, delivery)
+        batch.flush()
+        facts = {"run_id": run_id} if run_id else {}
+        for table in reversed(source.tables):
+            batch.commit(table, facts)
+    finally:
+        batch.discard()
+    return report
+
+
+class _Batch:
+    """One run's records on their way into all tables: parsed once, staged by table, committed table by table."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        con: duckdb.DuckDBPyConnection,
+        source: FileSource,
+        logs: Mapping[str, DeltaTable],
+        todo: Plan,
+        report: Report,
+    ) -> None:
+        self._source, self._todo, self._report = source, todo, report
+        self._keys, self._reference = source.keys, source.tables[0].name
+        self._names = {table.source_table: table.name for table in source.tables}
+        self._numbers = {name: log.transaction_version(BATCH) for name, log in logs.items()}
+        now = datetime.now(UTC)
+        ids = {name: f"{log.metadata().id} {(self._numbers[name] or 0) + 1}" for name, log in logs.items()}
+        lacking = frozenset[str]().union({self._reference}, *(delivery.lacking for delivery in todo.read))
+        self._stagings = {
+            table.name: Staging(con, lake, table, source.name, ids[table.name], now)
+            for table in source.tables
+            if table.name in lacking
+        }
+        # Records of no table go with the reference: what it has is done.
+        self._unrouted = Staging(con, lake, None, source.name, ids[self._reference], now)
+        paths = [delivery.file.path for delivery in todo.read]
+        self._superseded = Superseded(con, [*self._stagings.values(), self._unrouted], paths)
+        self._events: dict[str, list[ChangeEvent]] = defaultdict(list)
+        self._rejects: dict[str, list[Reject]] = defaultdict(list)
+        self._records = self._bytes = 0
+
+    def read(self, root: Path, delivery: Delivery) -> None:
+        """Takes all records of a file.
+
+        Raises:
+            _FileChangedError: It changed meanwhile.
+        """
+        path, content = delivery.file.path, delivery.content
+        self._report.read.append(path)
+        if content.failure is not None:
+            self._take(delivery, [Reject(content.failure, content.excerpt, path, 0)])
+            return
+        try:
+            for number, data, is_cut in lines(root / path, content):
+                self._superseded.compare(path, number, data)
+                self._take(delivery, [_too_long(path, number, data)] if is_cut else self._parse(path, number, data))
+                self._bytes += len(data)
+                if self._records >= _RECORDS_PER_CHUNK or self._bytes >= _BYTES_PER_CHUNK:
+                    self.flush()
+        except OSError as error:
+            raise _FileChangedError(path) from error
+        if not _is_as_listed(root / path, delivery.file):
+            raise _FileChangedError(path)
+        self._superseded.was_read(path)
+
+    def _parse(self, path: str, number: int, data: bytes) -> Sequence[ChangeEvent | Reject]:
+        return parse(self._source.format, data, origin=path, place=number, keys=self._keys)
+
+    def _take(self, delivery: Delivery, found: Sequence[ChangeEvent | Reject]) -> None:
+        """Routes what a record is to its table, or to the unrouted; passes over what is there already."""
+        self._report.records_in += max(len(found), 1)
+        self._report.skipped += not found
+        for item in found:
+            name = self._names.get(item.table or "")
+            if (name or self._reference) not in delivery.lacking:
+                self._report.present += 1
+            elif isinstance(item, ChangeEvent):
+                self._events[name or self._unrouted.name].append(item)
+            else:
+                self._rejects[name or self._unrouted.name].append(item)
+            self._records += 1
+
+    def flush(self) -> None:
+        """Stages what was taken so far."""
+        for staging in (*self._stagings.values(), self._unrouted):
+            staging.add(self._events.pop(staging.name, []))
+            staging.reject(self._rejects.pop(staging.name, []))
+        self._records = self._bytes = 0
+
+    def commit(self, table: ChangeTable, facts: Mapping[str, str]) -> None:
+        """Commits one table's batch; with the reference, which comes last, all that says that the files are done."""
+        staging = self._stagings.get(table.name)
+        if staging is None:
+            return
+        number = self._numbers[table.name]
+        expect, positions = {BATCH: number}, {BATCH: (number or 0) + 1}
+        for delivery in self._todo.read:
+            if table.name in delivery.lacking:
+                positions[owner_of(delivery.content_id)] = delivery.file.date.toordinal()
+        if table.name == self._reference:
+            self._unrouted.commit(expect={}, positions={}, metadata=facts)
+            self._superseded.remove(self._unrouted, facts)
+            self._report.add(self._unrouted)
+            expect |= self._todo.expect
+            positions |= self._todo.positions
+            facts = {**facts, **self._account()}
+        staging.commit(expect=expect, positions=positions, metadata=facts)
+        self._superseded.remove(staging, facts)
+        self._report.add(staging)
+
+    def _account(self) -> dict[str, str]:
+        """What the reference's commit says of the whole run, for `file_account`."""
+        stagings = [*self._stagings.values(), self._unrouted]
+        batches = {
+            staging.name: [
+                staging.batch_id,
+                sorted({str(file.partition_values["_partition_date"]) for file in staging.files}),
+            ]
+            for staging in stagings
+        }
+        counts = {name: str(getattr(self._report, name)) for name in ("records_in", "skipped", "present")}
+        return {**counts, "batches": json.dumps(batches), "read": json.dumps(self._report.read)}
+
+    def discard(self) -> None:
+        """Deletes what was staged and will not be committed."""
+        for staging in self._stagings.values():
+            staging.discard()
+
+
+def _too_long(path: str, number: int, data: bytes) -> Reject:
+    reason = f"record: longer than {LONGEST_LINE_BYTES} bytes; its start is kept, have it delivered in parts"
+    return Reject(reason, data.decode("utf-8", "backslashreplace"), path, number)
+
+
+def _is_as_listed(path: Path, file: LandedFile) -> bool:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return True  # archived after it was read: what was read is what had been delivered
+    return (status.st_size, status.st_mtime_ns) == (file.size_bytes, file.mtime_ns)

@@ -1,0 +1,200 @@
+"""Dead letters of change tables tried again: parsed from their raw record, appended where they fit now, then removed.
+
+Any origin will do: letters of files, of Kafka, and of the reader of a slot, whose raw record is an envelope as Debezium
+writes one. A letter whose table has been declared since moves there.
+
+The letters of one batch are one unit. What becomes of them is named after them (`replay:<hash>`), and each table's log
+says whether it has it. So a kill at any point is mended by the next replay: tables that have the unit are passed over,
+and the letters go only when all have it.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+import duckdb
+
+from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable, Counts, Staging
+from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.cdc.formats import Format, parse
+from pipeline_assets.ingest.sql import quoted
+from pipeline_assets.lake import Lake, PositionMovedError, Table
+from pipeline_assets.lake.dead_letters import dead_letter_table
+
+REPLAYED_BATCH, REPLAYED_LETTERS = "replayed_batch", "replayed_letters"
+"""In the metadata of the commit that removes letters: which batch they were of, and how many."""
+
+_LETTERS_PER_CHUNK = 10_000
+
+
+@dataclass
+class Report:
+    """What a replay did.
+
+    Attributes:
+        letters: Dead letters that were tried.
+        removed: Of these, the ones that were removed; what still does not fit is a new letter with today's reason.
+        skipped: Letters that carry no data of a row, as is known now.
+        counts: Table name to counts of the events that it got.
+        rows_by_day: Table name to commit date to rows.
+    """
+
+    letters: int = 0
+    removed: int = 0
+    skipped: int = 0
+    counts: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    rows_by_day: dict[str, dict[date, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+
+    def add(self, staging: Staging) -> None:
+        """Counts a batch that was committed."""
+        self.counts[staging.name] += staging.counts
+        for file in staging.files:
+            day = date.fromisoformat(str(file.partition_values["_partition_date"]))
+            self.rows_by_day[staging.name][day] += file.rows
+
+
+def replay(
+    lake: Lake,
+    con: duckdb.DuckDBPyConnection,
+    source: str,
+    tables: Sequence[ChangeTable],
+    *,
+    record_format: Format = "debezium",
+    run_id: str = "",
+) -> Report:
+    """Tries all dead letters of a source again.
+
+    A batch of letters of which none fits now is left as it is.
+
+    Args:
+        lake: The lake.
+        con: A connection of it.
+        source: Name of the source.
+        tables: Its declared tables.
+        record_format: Of its records; letters of events that were parsed before are envelopes in any case.
+        run_id: Of the run, for the commits' metadata.
+    """
+    attempt = _Attempt(lake, con, source, tables, record_format, {"run_id": run_id} if run_id else {})
+    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
+        letters = dead_letter_table(lake, f"bronze.{name}")
+        for batch_id in _batches(con, letters):
+            attempt.unit(letters, batch_id)
+    return attempt.report
+
+
+def _batches(con: duckdb.DuckDBPyConnection, letters: Table) -> list[str]:
+    """The batches that have letters now; what a replay adds meanwhile has been tried."""
+    if not letters.exists():
+        return []
+    found = con.execute(f"SELECT DISTINCT _batch_id FROM {letters.scan()} ORDER BY 1").fetchall()
+    return [batch_id for (batch_id,) in found]
+
+
+class _Attempt:
+    """One replay of a source's letters, unit by unit."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        con: duckdb.DuckDBPyConnection,
+        source: str,
+        tables: Sequence[ChangeTable],
+        record_format: Format,
+        facts: Mapping[str, str],
+    ) -> None:
+        self.report = Report()
+        self._lake, self._con, self._source, self._tables = lake, con, source, tables
+        self._format, self._facts = record_format, facts
+        self._keys = {table.source_table: table.keys for table in tables}
+        bronze = {table.source_table: table.bronze(lake) for table in tables}
+        self._logs = {name: table.open() for name, table in bronze.items() if table.exists()}
+
+    def unit(self, letters: Table, batch_id: str) -> None:
+        """Appends what fits of one batch's letters and removes them; leaves all as it is if nothing fits."""
+        where = f"_batch_id = {quoted(batch_id)}"
+        name = self._name(letters, where)
+        has_it = {table for table, log in self._logs.items() if log.transaction_version(name) is not None}
+        now = datetime.now(UTC)
+        stagings = {
+            table.source_table: Staging(self._con, self._lake, table, self._source, name, now)
+            for table in self._tables
+            if table.source_table not in has_it
+        }
+        unrouted = Staging(self._con, self._lake, None, self._source, name, now)
+        tried = skipped = 0
+        try:
+            for chunk in self._chunks(letters, where):
+                tried += len(chunk)
+                skipped += self._stage(chunk, stagings, unrouted)
+            self.report.letters += tried
+            if has_it or skipped or any(staging.counts.rows for staging in stagings.values()):
+                self._commit([staging for staging in stagings.values() if staging.counts.events_in], unrouted)
+                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_LETTERS: str(tried)}
+                letters.commit(self._con, [], where=where, metadata=facts)
+                self.report.removed += tried
+                self.report.skipped += skipped
+        finally:
+            for staging in stagings.values():
+                staging.discard()
+
+    def _name(self, letters: Table, where: str) -> str:
+        """Names a unit after its letters: a batch that was read again with others is another unit."""
+        record = "md5(concat_ws('|', _source.file, _source.line, reason, raw))"
+        found = self._con.execute(
+            f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {letters.scan()} WHERE {where}"
+        ).fetchone()
+        unit = f"{letters.name}|{where}|{found[0] if found else ''}"
+        return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
+
+    def _chunks(self, letters: Table, where: str) -> Iterator[list[tuple[str, int, str]]]:
+        """File, line and raw record of letters, by a cursor of its own: staging uses the connection meanwhile."""
+        found = self._con.cursor().execute(
+            f"SELECT _source.file, _source.line, raw FROM {letters.scan()} WHERE {where} ORDER BY 1, 2"
+        )
+        while chunk := found.fetchmany(_LETTERS_PER_CHUNK):
+            yield chunk
+
+    def _stage(
+        self,
+        chunk: Sequence[tuple[str, int, str]],
+        stagings: Mapping[str, Staging],
+        unrouted: Staging,
+    ) -> int:
+        """Stages what some letters are now. Returns how many carry no data."""
+        events: dict[str, list[ChangeEvent]] = defaultdict(list)
+        rejects: dict[str, list[Reject]] = defaultdict(list)
+        skipped = 0
+        for origin, place, raw in chunk:
+            found = self._parse(raw, origin, place or 0)
+            skipped += not found
+            for item in found:
+                if isinstance(item, ChangeEvent):
+                    events[item.table].append(item)
+                else:
+                    rejects[item.table if item.table and item.table in self._keys else ""].append(item)
+        for table, staging in stagings.items():
+            staging.add(events[table])
+            staging.reject(rejects[table])
+        unrouted.reject(rejects[""])
+        return skipped
+
+    def _parse(self, raw: str, origin: str, place: int) -> Sequence[ChangeEvent | Reject]:
+        """Parses a raw record: as its source writes it, or as the envelope of an event that did not fit."""
+        found = parse(self._format, raw, origin=origin, place=place, keys=self._keys)
+        if self._format != "debezium" and found and isinstance(found[0], Reject) and found[0].table is None:
+            envelope = parse("debezium", raw, origin=origin, place=place, keys=self._keys)
+            return envelope if envelope and isinstance(envelope[0], ChangeEvent) else found
+        return found
+
+    def _commit(self, stagings: Sequence[Staging], unrouted: Staging) -> None:
+        for staging in stagings:
+            name = staging.batch_id
+            try:
+                staging.commit(expect={name: None}, positions={name: 1}, metadata=self._facts)
+            except PositionMovedError:  # another replay was faster
+                continue
+            self.report.add(staging)
+        unrouted.commit(expect={}, positions={}, metadata=self._facts)
+        self.report.add(unrouted)
