@@ -22,6 +22,7 @@ from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, stream_position, toasted
 from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres
+from pipeline_assets.ingest.cdc.replay import replay
 
 _FRESH_FOR = timedelta(days=1)
 
@@ -36,6 +37,8 @@ class StreamedTable(CapturedTable):
 # What a run does beyond draining the slot. Tags, because the config of a partitioned job does not reach ranged runs.
 RESNAPSHOT_TAG = "pipeline_assets/resnapshot"
 """Names of the tables to read whole again, with commas between."""
+REPLAY_TAG = "pipeline_assets/replay"
+"""Present: the dead letters are tried again first."""
 RECONCILE_TAG = "pipeline_assets/reconcile"
 """Present: the source's rows are stored too, to be compared with silver."""
 
@@ -125,6 +128,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 {RESNAPSHOT_TAG: every},
                 "Reads the tables whole again: after a lost slot or a gap.",
             ),
+            "replay": (to_gold, {REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
         }
         if self._states:
             text = "Compares the source with silver at one WAL position, and mends what differs."
@@ -167,6 +171,8 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 yield from change_assets.results(context, self.name, tables, {}, {}, {"resting": self._resting})
                 return
             with lake.connect() as con:
+                if REPLAY_TAG in tags:
+                    replay(lake.open(), con, self.name, tables, run_id=run_id)
                 report = Drain(lake.open(), con, source, self.postgres(), run_id).run(
                     resnapshot=[name for name in tags.get(RESNAPSHOT_TAG, "").split(",") if name],
                     reconcile=RECONCILE_TAG in tags,

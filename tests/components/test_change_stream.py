@@ -13,6 +13,7 @@ from pipeline_assets.components.resources import lake_resource
 from pipeline_assets.lake import Lake, Table
 
 CUSTOMERS = dg.AssetKey(["bronze", "shop_db__customers"])
+_REFUSING = "SELECT *, 'cast: name: refused' AS _reason FROM cdc_incoming"
 TODAY = datetime.now(UTC).date().isoformat()
 
 
@@ -165,6 +166,17 @@ def test_each_check_names_its_problem(stream):
     assert "cast: created_at: '-infinity'" in str(found.metadata["reasons"].value)
     stream.sql("DROP PUBLICATION shop")
     assert "there is no publication shop" in problem(stream.run(), "slot")
+
+
+def test_dead_letters_are_replayed_by_a_job(stream, monkeypatch):
+    stream.run()
+    stream.insert(1)
+    with monkeypatch.context() as yesterday:
+        yesterday.setattr("pipeline_assets.ingest.cdc.change_table._judge_sql", lambda table: _REFUSING)
+        assert not checks(stream.run())["dead_letters"]
+    result = stream.run("replay")
+    assert checks(result)["dead_letters"]
+    assert stream.rows() == [("c",)]
 
 
 def test_a_failed_run_is_not_asked_for_again_at_once(stream):
