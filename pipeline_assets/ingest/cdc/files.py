@@ -18,12 +18,13 @@ from pathlib import Path
 import duckdb
 from deltalake import DeltaTable
 
-from pipeline_assets.ingest.cdc.change_table import ChangeTable, Counts, Staging, create
+from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging, create
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.file_plan import Delivery, FileSource, Plan, plan
 from pipeline_assets.ingest.cdc.formats import parse
 from pipeline_assets.ingest.cdc.json_lines import LONGEST_LINE_BYTES, lines
 from pipeline_assets.ingest.cdc.superseded import Superseded
+from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.path_pattern import LandedFile
 from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
@@ -38,7 +39,7 @@ _BYTES_PER_CHUNK = 64 * 1024 * 1024
 
 
 @dataclass
-class Report:
+class Report(Tally):
     """What a run did.
 
     Attributes:
@@ -50,8 +51,6 @@ class Report:
             tells it as one.
         skipped: Records that carry no data.
         present: Events that their table had already, from a run that was killed.
-        counts: Table name to counts of the events that it got.
-        rows_by_day: Table name to commit date to rows.
     """
 
     read: list[str] = field(default_factory=list)
@@ -61,16 +60,6 @@ class Report:
     records_in: int = 0
     skipped: int = 0
     present: int = 0
-    counts: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
-    rows_by_day: dict[str, dict[date, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
-
-    def add(self, staging: Staging) -> None:
-        """Counts a batch that was committed."""
-        self.counts[staging.name] += staging.counts
-        for file in staging.files:
-            self.rows_by_day[staging.name][date.fromisoformat(str(file.partition_values["_partition_date"]))] += (
-                file.rows
-            )
 
 
 class _FileChangedError(Exception):

@@ -11,14 +11,15 @@ and the letters go only when all have it.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import duckdb
 
-from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable, Counts, Staging
+from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable, Staging
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.formats import Format, parse
+from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Lake, PositionMovedError, Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
@@ -30,29 +31,18 @@ _LETTERS_PER_CHUNK = 10_000
 
 
 @dataclass
-class Report:
+class Report(Tally):
     """What a replay did.
 
     Attributes:
         letters: Dead letters that were tried.
         removed: Of these, the ones that were removed; what still does not fit is a new letter with today's reason.
         skipped: Letters that carry no data of a row, as is known now.
-        counts: Table name to counts of the events that it got.
-        rows_by_day: Table name to commit date to rows.
     """
 
     letters: int = 0
     removed: int = 0
     skipped: int = 0
-    counts: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
-    rows_by_day: dict[str, dict[date, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
-
-    def add(self, staging: Staging) -> None:
-        """Counts a batch that was committed."""
-        self.counts[staging.name] += staging.counts
-        for file in staging.files:
-            day = date.fromisoformat(str(file.partition_values["_partition_date"]))
-            self.rows_by_day[staging.name][day] += file.rows
 
 
 def replay(

@@ -1,0 +1,221 @@
+"""The `ChangeFiles` component: one `defs.yaml` makes landed change records into bronze change tables, one per table.
+
+How files become rows is in `ingest.cdc.files`; which days need a run in `landing_sensor`; what it shares with the
+changes of a slot in `change_assets`.
+
+Concept: https://docs.dagster.io/guides/build/components
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from pipeline_assets.components import change_assets, landing_sensor
+from pipeline_assets.components.change_assets import NAME, OWNER, CapturedTable, bronze_key, letters_key
+from pipeline_assets.components.change_stream import REPLAY_TAG
+from pipeline_assets.components.checks import table_value
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.ingest.cdc import files, replay
+from pipeline_assets.ingest.cdc.accounting import dead_letters
+from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
+from pipeline_assets.ingest.cdc.file_account import account
+from pipeline_assets.ingest.cdc.file_plan import FileSource
+from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.lake import Table
+from pipeline_assets.partitions import days_of
+from pipeline_assets.settings import load_settings
+
+_FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
+_FILES_SHOWN = 100
+_REASONS_SHOWN = 20
+_SENSOR_SECONDS = 30
+
+
+class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
+    """Change records that land as files, those of several tables together.
+
+    A run reads the files of the days that it is asked for. In the tables a partition is a commit date: a file of today
+    may bring a change of yesterday. Silver and gold follow in the same run, as with a database's slot.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    """Name of the source: table `shop.customers` becomes `bronze.<name>__customers`."""
+
+    path: str
+    """Below the landing folder, with the day in it: `shop_mysql/{date}/*.jsonl*`. Plain, gzip or zstd JSON Lines."""
+
+    format: Literal["debezium", "maxwell"]
+    """Who writes the records. How it has to be configured: pipeline_assets/ingest/cdc/connectors/README.md."""
+
+    tables: Annotated[dict[str, CapturedTable], Field(min_length=1)]
+    """The tables as the records name them: `schema.table` of PostgreSQL, `database.table` of MySQL. The first is the
+    reference: its log says which files are done."""
+
+    owner: Annotated[str, Field(pattern=OWNER)]
+    """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
+
+    frequency: Literal["hourly", "daily", "weekly"] = "hourly"
+    """How often files are expected; twice that without one and the assets are no longer fresh."""
+
+    description: str = ""
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_a_pattern(cls, value: str) -> str:
+        PathPattern.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _tables_have_names(self) -> "ChangeFiles":
+        change_assets.captured(self.name, self.tables)
+        return self
+
+    @cached_property
+    def _tables(self) -> list[ChangeTable]:
+        return change_assets.captured(self.name, self.tables)
+
+    @property
+    def source(self) -> FileSource:
+        """The declaration as the domain code takes it."""
+        return FileSource(self.name, PathPattern.parse(self.path), self.format, tuple(self._tables))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds the source's definitions."""
+        bronze = dg.AssetSelection.assets(*(bronze_key(table.name) for table in self._tables))
+        names = [*(table.name for table in self._tables), f"{self.name}__{UNROUTED}"]
+        to_gold = bronze.downstream() | dg.AssetSelection.assets(*map(letters_key, names))
+        jobs: dict[str, tuple[dict[str, str], str]] = {
+            "to_gold": ({}, f"Reads the files of {self.path}, then all that lies downstream."),
+            "replay": ({REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
+        }
+        return dg.Definitions(
+            assets=[self._assets()],
+            asset_checks=[self._checks()],
+            sensors=[self._sensor()],
+            jobs=[
+                dg.define_asset_job(f"{self.name}__{job}", to_gold, tags=tags, description=description)
+                for job, (tags, description) in jobs.items()
+            ],
+        )
+
+    def _assets(self) -> dg.AssetsDefinition:
+        source, fresh_for = self.source, 2 * _FREQUENCIES[self.frequency]
+
+        @dg.multi_asset(
+            name=f"{self.name}__ingest",
+            specs=change_assets.specs(self.name, source.tables, owner=self.owner, fresh_for=fresh_for),
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            pool=f"source_{self.name}",
+            description=self.description or None,
+        )
+        def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
+            settings, run_id = load_settings(), context.run.run_id
+            days = days_of(context.partition_keys)
+            replayed = replay.Report()
+            with lake.connect() as con:
+                if REPLAY_TAG in context.run.tags:
+                    replayed = replay.replay(
+                        lake.open(), con, source.name, source.tables, record_format=source.format, run_id=run_id
+                    )
+                report = files.ingest(
+                    lake.open(),
+                    con,
+                    source,
+                    Path(settings.landing_uri),
+                    days[0],
+                    days[-1],
+                    settle_seconds=settings.settle_seconds,
+                    run_id=run_id,
+                )
+            report.include(replayed)
+            yield from change_assets.results(
+                context,
+                source.name,
+                source.tables,
+                report.counts,
+                report.rows_by_day,
+                _facts(report, replayed),
+            )
+
+        return ingest
+
+    def _checks(self) -> dg.AssetChecksDefinition:
+        source = self.source
+        described = {
+            "records": (True, "Records read = rows + dead letters + records without data, over all tables."),
+            "unrouted": (False, "No record waits that belongs to no declared table, or is no record."),
+        }
+        specs = [
+            dg.AssetCheckSpec(name, asset=bronze_key(table.name), blocking=blocking, description=text)
+            for table in source.tables
+            for name, (blocking, text) in described.items()
+        ]
+
+        @dg.multi_asset_check(name=f"{source.name}__checks", specs=[*specs, *change_assets.check_specs(source.tables)])
+        def checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+            with lake.connect() as con:
+                found = account(con, lake.open(), source)
+                waiting = dead_letters(con, Table(lake.open(), f"bronze.{source.name}__{UNROUTED}"))
+            reasons = [{"reason": reason, "letters": count} for reason, count in waiting[:_REASONS_SHOWN]]
+            for table in source.tables:
+                key = bronze_key(table.name)
+                yield dg.AssetCheckResult(
+                    asset_key=key, check_name="records", passed=found.adds_up, metadata=dict(vars(found))
+                )
+                yield dg.AssetCheckResult(
+                    asset_key=key,
+                    check_name="unrouted",
+                    passed=not waiting,
+                    metadata={
+                        "dead_letters": sum(count for _, count in waiting),
+                        **({"reasons": table_value(reasons)} if waiting else {}),
+                    },
+                )
+            yield from change_assets.check_accounts(lake, source.tables, f"{source.name}__replay")
+
+        return checks
+
+    def _sensor(self) -> dg.SensorDefinition:
+        source = self.source
+
+        @dg.sensor(
+            name=f"{source.name}__landing",
+            job_name=f"{source.name}__to_gold",
+            minimum_interval_seconds=_SENSOR_SECONDS,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=f"Asks for one run per range of days with new files in {self.path}.",
+        )
+        def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+            settings = load_settings()
+            return landing_sensor.tick(
+                context,
+                name=source.name,
+                table=source.reference(lake.open()),
+                root=Path(settings.landing_uri),
+                pattern=source.pattern,
+                settle=settings.settle_seconds,
+            )
+
+        return sensor
+
+
+def _facts(report: files.Report, replayed: replay.Report) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "records_in": report.records_in,
+        "records_skipped": report.skipped,
+        "files_read": len(report.read),
+        "files_copied": report.copies,
+        "files_unchanged": report.unchanged,
+        "files_waiting": report.waiting,
+    }
+    if report.read:
+        facts["files"] = table_value([{"file": path} for path in report.read[:_FILES_SHOWN]])
+    if replayed.letters:
+        facts |= {"letters_tried": replayed.letters, "letters_replayed": replayed.removed}
+    return facts
