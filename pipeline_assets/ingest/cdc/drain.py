@@ -180,7 +180,7 @@ class Drain:
                 if event.table in left_alone or event.commit_lsn < before.get(staging.name, 0):
                     continue  # suspect, or in the table since a run that was killed before it could advance the slot
                 chunk = chunks[staging.name]
-                chunk.append(self.postgres.completed(event) if event.unavailable and event.op == "c" else event)
+                chunk.append(event)
                 if len(chunk) == _EVENTS_PER_CHUNK:
                     staging.add(chunk)
                     chunk.clear()

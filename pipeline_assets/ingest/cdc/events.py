@@ -3,7 +3,8 @@
 Holds the types only. Who makes events is in `pgoutput`, `debezium` and `maxwell`; who writes them in `change_table`.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 OPS = ("r", "c", "u", "d", "t")
 """Debezium's: r snapshot read, c insert, u update, d delete, t truncate."""
@@ -60,6 +61,18 @@ class Reject(NamedTuple):
     origin: str
     place: int
     table: str | None = None
+
+
+class EventStream(Protocol):
+    """Events up to a bound, in commit order, whole transactions only. Each loop reads them anew.
+
+    Attributes:
+        reached: After a loop that ran to its end the position up to which (exclusively) all was yielded; None before.
+    """
+
+    reached: int | None
+
+    def __iter__(self) -> Iterator[ChangeEvent]: ...
 
 
 def lsn_text(lsn: int) -> str:

@@ -8,11 +8,11 @@ Nothing is kept open between calls: each opens a session of its own (5 ms) and c
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from pipeline_assets.ingest.cdc import catalog, lookup, slot, snapshot
+from pipeline_assets.ingest.cdc import catalog, slot, snapshot
 from pipeline_assets.ingest.cdc.catalog import ColumnDescription, Publication, TableDescription
 from pipeline_assets.ingest.cdc.connection import Database, redact
 from pipeline_assets.ingest.cdc.errors import CdcError
-from pipeline_assets.ingest.cdc.events import ChangeEvent
+from pipeline_assets.ingest.cdc.events import EventStream
 from pipeline_assets.ingest.cdc.pg_text import Encoders, PgType
 from pipeline_assets.ingest.cdc.pgoutput import Decoder
 from pipeline_assets.ingest.cdc.slot import Changes, Pending, SlotStatus
@@ -108,7 +108,7 @@ class Postgres:
         with self._database.connect() as session:
             slot.advance(session, self.slot_name, lsn)
 
-    def peek(self, upto: int, max_changes: int, keys: Mapping[str, Sequence[str]]) -> Changes:
+    def peek(self, upto: int, max_changes: int, keys: Mapping[str, Sequence[str]]) -> EventStream:
         """The changes in the slot, which stay in it. Loop over them; then `reached` says how far that was.
 
         Args:
@@ -119,12 +119,6 @@ class Postgres:
         """
         decoder = Decoder(keys, self._encoders, f"slot {self.slot_name}")
         return Changes(self._database, self.slot_name, self.publication_name, upto, max_changes, decoder)
-
-    def completed(self, event: ChangeEvent) -> ChangeEvent:
-        """An event whose row has the values that the change left out, as the table holds them now; see `lookup`."""
-        with self._database.connect() as session:
-            described = catalog.tables(session, [event.table], self.publication_name).get(event.table)
-            return event if described is None else lookup.complete(session, described, event, self._encoders)
 
     def pending(self, limit: int) -> Pending:
         """Counts what waits in the slot: up to about `limit` events, and for seconds at most. For a sensor."""
