@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import cast
 
 import pandera.polars as pa
 import polars as pl
@@ -141,8 +142,10 @@ def duckdb_type(dtype: pl.DataType | type[pl.DataType], where: str = "column") -
     """The DuckDB type of a polars type.
 
     Raises:
-        ContractError: There is none: nested and time types are not part of any contract yet.
+        ContractError: There is none: structs and times are not part of any contract yet.
     """
+    if isinstance(dtype, pl.List):
+        return f"{duckdb_type(cast(pl.DataType, dtype.inner), where)}[]"
     if isinstance(dtype, pl.Decimal):
         return f"DECIMAL({dtype.precision},{dtype.scale})"
     if isinstance(dtype, pl.Datetime):
@@ -155,7 +158,7 @@ def duckdb_type(dtype: pl.DataType | type[pl.DataType], where: str = "column") -
     except KeyError:
         known = ", ".join(sorted(t.__name__ for t in _DUCKDB_TYPES))
         raise ContractError(
-            f"{where}: {dtype} has no DuckDB type here; use Decimal, Datetime or one of {known}"
+            f"{where}: {dtype} has no DuckDB type here; use Decimal, Datetime, List or one of {known}"
         ) from None
 
 

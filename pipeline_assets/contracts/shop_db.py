@@ -1,13 +1,16 @@
 """Contracts of the shop's database: rows as captured, their current state and history in silver.
 
-Holds the row of each captured table, and what silver adds to it. Columns that the source adds later are allowed beside
-the contract's, as text, until they are named here. Gold's contracts of dimensions and facts are in `shop_gold`.
+Holds the row of each captured table; the contracts of silver are derived from it (`changes`). Columns that the source
+adds later are allowed beside the contract's, as text, until they are named here. Gold's contracts of dimensions and
+facts are in `shop_gold`.
 """
 
 from typing import Annotated
 
 import pandera.polars as pa
 import polars as pl
+
+from pipeline_assets.contracts.changes import history, state
 
 Instant = Annotated[pl.Datetime, "us", "UTC"]
 Price = Annotated[pl.Decimal, 12, 3]
@@ -66,3 +69,10 @@ class Orders(pa.DataFrameModel):
 
         name = "bronze.shop_db__orders"
         strict = False
+
+
+SilverCustomers = state(Customers, "silver.customers", keys=["customer_id"])
+SilverProducts = state(Products, "silver.products", keys=["stock_code"])
+SilverOrders = state(Orders, "silver.orders", keys=["order_id"])
+CustomersHistory = history(Customers, "silver.customers_history", keys=["customer_id"])
+ProductsHistory = history(Products, "silver.products_history", keys=["stock_code"])

@@ -71,7 +71,7 @@ def test_the_event_time_is_in_the_metadata():
     assert event_time(Plain) is None
 
 
-@pytest.mark.parametrize("dtype", [pl.List(pl.Int64), pl.Datetime("ns"), pl.Time])
+@pytest.mark.parametrize("dtype", [pl.Struct({"a": pl.Int64}), pl.Datetime("ns"), pl.List(pl.Time), pl.Time])
 def test_a_type_that_delta_does_not_hold_is_refused(dtype):
     with pytest.raises(ContractError):
         duckdb_type(dtype)

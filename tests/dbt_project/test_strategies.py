@@ -153,7 +153,7 @@ def test_a_model_whose_columns_changed_asks_for_a_full_refresh(events: Events, f
         ("{'strategy': 'upsert'}", _ROWS + _TOUCHED, "strategy is 'upsert'; use overwrite, append, replace or merge"),
         ("{'strategy': 'append'}", _ROWS + _TOUCHED, "would add the old rows of touched days once more"),
         ("{'strategy': 'merge', 'unique_key': 'id'}", _ROWS + _TOUCHED, "strategy merge needs unique_key and sequence"),
-        ("{'strategy': 'replace'}", "select 1 as id", "needs touched_rows() or touched_keys()"),
+        ("{'strategy': 'replace'}", "select 1 as id", "needs touched_rows(), touched_keys() or changed_keys()"),
         ("{'strategy': 'replace'}", _ROWS + _TOUCHED, "strategy replace needs date_column"),
     ],
     ids=["unknown", "append of touched rows", "merge without sequence", "replace of nothing", "replace without days"],

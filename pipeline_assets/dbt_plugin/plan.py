@@ -1,7 +1,7 @@
 """What one dbt run reads and what its models owe their upstream tables: the plugin's state, read off dbt's graph.
 
-Holds no DuckDB connection and commits nothing: that is `dbt_plugin`. A delta model's options are the `meta` of its
-config; dbt_project/macros/delta.sql lists them.
+Holds no DuckDB connection and commits nothing. A delta model's options are the `meta` of its config;
+dbt_project/macros/delta.sql lists them.
 """
 
 import os
@@ -37,25 +37,29 @@ class Plan:
         applied: Position name to the upstream version that the stored rows reflect; None for none.
         seen: Position name to the upstream version that this run reads.
         dates: Days to recompute.
-        keys: In-memory table of the keys to recompute, for models grained by key.
         by_keys: Whether the model is grained by key, not by day.
-        narrowed: Whether SQL was already narrowed to `dates`; from then on they must not grow.
+        has_keys: Whether there are keys to recompute.
+        replaced: In-memory relations of keys whose stored rows go, beyond the keys that the model's rows have.
+        reads_changes: Whether the model is made of a change table: its columns may grow, and rows may go by `_gone`.
+        narrowed: Whether SQL was already narrowed; from then on days must not grow.
     """
 
     everything: bool
     applied: dict[str, int | None] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     dates: frozenset[date] = frozenset()
-    keys: str | None = None
     by_keys: bool = False
+    has_keys: bool = False
+    replaced: list[str] = field(default_factory=list)
+    reads_changes: bool = False
     narrowed: bool = False
 
     def widen(self, dates: frozenset[date] | None) -> None:
         """Adds days; None is everything."""
         if self.narrowed and not self.everything and (dates is None or not dates <= self.dates):
             raise LakeError(
-                "the days to recompute grew after touched_rows() or touched_keys() had used them: one call per model; "
-                "call before() ahead of it and give further days by `also`"
+                "what is to be recomputed grew after a part of the model was narrowed to it: call follow() with all "
+                "upstream tables first, before() ahead of touched_rows(), and give further days by `also`"
             )
         if dates is None:
             self.everything = True
@@ -65,7 +69,18 @@ class Plan:
 
 @dataclass
 class Run:
-    """State of one dbt invocation."""
+    """State of one dbt invocation.
+
+    Attributes:
+        lake: The lake.
+        full_refresh: dbt's flag.
+        nodes: Table name to dbt's node.
+        readers: Table name to the tables that read it.
+        pins: Table name to the version that this run reads.
+        plans: Table name to what it recomputes.
+        owed: Table name to the days that tables downstream have yet to apply; None is all.
+        written: Table name to the days that this run's commit added rows to; None is all.
+    """
 
     lake: Lake
     full_refresh: bool = False
@@ -74,6 +89,7 @@ class Run:
     pins: dict[str, Pin] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
     owed: dict[str, frozenset[date] | None] = field(default_factory=dict)
+    written: dict[str, frozenset[date] | None] = field(default_factory=dict)
 
 
 def asked_days() -> frozenset[date]:
@@ -113,6 +129,11 @@ def upstreams(node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -
             yield from upstreams(nodes[key], nodes)
 
 
+def is_optional(node: Mapping[str, Any]) -> bool:
+    """Whether a table that was never built counts as an empty one: of a source that this lake may not have."""
+    return bool(model_options(node).get("optional"))
+
+
 def model_options(node: Mapping[str, Any]) -> Mapping[str, Any]:
     """A model's options: what it sets under `meta` in its config, and dbt's own."""
     config = node.get("config", {})
@@ -136,7 +157,9 @@ def by_partition(sql: str, plan: Plan, pins: Mapping[str, Pin], options: Mapping
     if not columns:
         return sql
     found = len(plan.dates)
-    if plan.everything:
+    if plan.everything and plan.reads_changes:
+        found = _PARTITIONS_AT_ONCE + 1  # the days of changes say nothing of the partitions of rows
+    elif plan.everything:
         upstream = [pin.table.open(pin.version) for pin in pins.values() if pin.position in plan.seen]
         # An upstream without partitions may hold any number of days.
         found = max((len(log.partitions()) or _PARTITIONS_AT_ONCE + 1 for log in upstream), default=0)
@@ -155,8 +178,8 @@ def check_options(name: str, options: Mapping[str, Any], plan: Plan) -> None:
         problem = "strategy append would add the old rows of touched days once more; use replace, or before()"
     elif strategy == "merge" and not (options.get("unique_key") and options.get("sequence")):
         problem = "strategy merge needs unique_key and sequence"
-    elif strategy == "replace" and not plan.seen:
-        problem = "strategy replace needs touched_rows() or touched_keys() in the model"
+    elif strategy == "replace" and not (plan.seen or plan.by_keys):
+        problem = "strategy replace needs touched_rows(), touched_keys() or changed_keys() in the model"
     elif strategy == "replace" and not options.get("unique_key" if plan.by_keys else "date_column"):
         problem = f"strategy replace needs {'unique_key' if plan.by_keys else 'date_column'}"
     if problem:

@@ -1,0 +1,7 @@
+{{ change_history(
+    source('bronze', 'shop_db__customers'),
+    contract='shop_db.Customers',
+    keys=['customer_id'],
+    bucket='customer_id // 100000',
+    valid_at='updated_at',
+) }}

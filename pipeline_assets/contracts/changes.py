@@ -1,0 +1,119 @@
+"""Contracts of silver tables made of changes, derived from the contract of the source's row.
+
+`state` is one row per key, `history` one row per version of a key; dbt_project/macros/changes.sql makes both. The rows
+themselves are described where the source is (`shop_db`).
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import pandera.polars as pa
+import polars as pl
+
+from pipeline_assets.contracts.base import Model
+
+Instant = Annotated[pl.Datetime, "us", "UTC"]
+Names = Annotated[pl.List, pl.String]
+
+_UNAVAILABLE = "Columns whose value no change has told yet, and which are null for that reason; normally none."
+_BUCKET = "Partition: a function of the key."
+_COMMIT_LSN = "Position of the commit that made the row what it is."
+_TX_SEQ = "Place within that transaction."
+
+
+class _State(pa.DataFrameModel):
+    """What a state has beside the source's columns."""
+
+    deleted: pl.Boolean = pa.Field(
+        alias="_deleted", description="The row is deleted at the source; all columns but the key are null."
+    )
+    unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
+    commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
+    tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
+    changed_at: Instant = pa.Field(alias="_changed_at", description="When that was committed.")
+    changed_date: pl.Date = pa.Field(alias="_changed_date", description="UTC date of `_changed_at`.")
+    bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
+
+
+class _History(pa.DataFrameModel):
+    """What a history has beside the source's columns."""
+
+    valid_from: Instant = pa.Field(description="Since when the row was like this.")
+    valid_to: Instant = pa.Field(nullable=True, description="Until when, exclusive; null for the last version.")
+    is_current: pl.Boolean = pa.Field(description="The last version of a row that is not deleted.")
+    is_deleted: pl.Boolean = pa.Field(
+        description="The row was deleted at the source for this time; all columns but the key are null."
+    )
+    unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
+    commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
+    tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
+    committed_at: Instant = pa.Field(alias="_committed_at", description="When that was committed.")
+    as_of: Instant = pa.Field(
+        alias="_as_of",
+        nullable=True,
+        description="Of the last version: up to when changes are in it. A later change begins no earlier.",
+    )
+    changed_date: pl.Date = pa.Field(
+        alias="_changed_date", description="UTC date of the commit that opened, confirmed or closed the version."
+    )
+    bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
+
+    @pa.dataframe_check(error="valid_from < valid_to")
+    @classmethod
+    def lasts(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """Versions that lasted no time are left out."""
+        return data.lazyframe.select((pl.col("valid_from") < pl.col("valid_to")).fill_null(value=True))
+
+    @pa.dataframe_check(error="is_current follows valid_to and is_deleted")
+    @classmethod
+    def current_is_last(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """A deleted row has no current version."""
+        last_and_alive = pl.col("valid_to").is_null() & ~pl.col("is_deleted")
+        return data.lazyframe.select(last_and_alive == pl.col("is_current"))
+
+
+def state(model: Model, table: str, keys: Sequence[str]) -> Model:
+    """Gives the contract of the current state of a source's table.
+
+    Args:
+        model: Contract of the source's row.
+        table: The silver table.
+        keys: Columns that name a row.
+    """
+    return _derived(model, table, keys, _State, gone="_deleted", doc="Current rows, and tombstones of deleted ones.")
+
+
+def history(model: Model, table: str, keys: Sequence[str]) -> Model:
+    """Gives the contract of the history of a source's table; arguments as of `state`."""
+    return _derived(model, table, keys, _History, gone="is_deleted", doc="Versions of rows, without overlap or gap.")
+
+
+def _derived(model: Model, table: str, keys: Sequence[str], own: Model, *, gone: str, doc: str) -> Model:
+    """The source's columns, null where the row is gone, and those that the silver table adds."""
+    required: list[str] = []
+    columns: dict[str, Any] = {"__annotations__": {}}
+    for name, (annotation, declared) in model.__fields__.items():
+        column = copy.copy(declared)
+        if name not in keys:
+            required += [] if column.nullable else [name]
+            column.nullable = column.nullable_explicit = True  # both: the second says that the first was meant
+        columns["__annotations__"][name] = annotation.raw_annotation
+        columns[name] = column
+
+    def live_rows_are_whole(cls: type, data: pa.PolarsData) -> pl.LazyFrame:
+        """What the source requires is there, but of rows that are gone or whose value was not told yet."""
+        missing = (pl.col(name).is_null() & ~pl.col("_unavailable").list.contains(name) for name in required)
+        return data.lazyframe.select(pl.col(gone) | ~pl.any_horizontal(pl.lit(value=False), *missing))
+
+    class Config:
+        """Columns that the source added are allowed beside the contract's."""
+
+        name = table
+        strict = False
+
+    check = pa.dataframe_check(error=f"{', '.join(required)}: not null of a live row")
+    of_both = {"Config": Config, "live_rows_are_whole": check(classmethod(live_rows_are_whole)), "__doc__": doc}
+    class_name = table.replace(".", "_").title().replace("_", "")
+    # The bases' columns come in reverse order: the source's first.
+    return type(class_name, (own, type("Source", (pa.DataFrameModel,), columns)), of_both)

@@ -1,0 +1,238 @@
+"""How a model of state or history reads its change table: which events are new, and what there is to know about them.
+
+The macros in dbt_project/macros/changes.sql fold the events; they get from here the relations to read, SQL of each
+column's value, and facts that let them leave out what no event needs. No event is folded here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline_assets.contracts.base import RawColumn, contract, raw_shape
+from pipeline_assets.dbt_plugin.follow import GONE, Following
+from pipeline_assets.dbt_plugin.plan import Pin, Plan
+from pipeline_assets.dbt_plugin.views import Views, relation, work
+from pipeline_assets.ingest.cdc import row
+from pipeline_assets.ingest.cdc.change_table import COLUMNS, COMMIT_LSN
+from pipeline_assets.lake import (
+    LakeError,
+    Table,
+    batches_since,
+    published,
+    quote_name,
+    quote_names,
+    select_batches,
+)
+from pipeline_assets.lake.pruning import rows_near_keys
+
+BUCKET = "_bucket"
+_STATE = ("_deleted", "_unavailable", "_commit_lsn", "_tx_seq", "_changed_at", "_changed_date", BUCKET)
+_HISTORY = ("valid_from", "valid_to", "is_current", "is_deleted", "_committed_at", "_as_of")
+OWN_COLUMNS = frozenset((*_STATE, *_HISTORY, "_gone"))
+"""Columns that state and history have beside the source's. A column that the source adds under such a name stays in
+bronze."""
+
+_NO_EVENTS = ", ".join(f"NULL::{column.dtype} AS {quote_name(column.name)}" for column in COLUMNS)
+
+
+@dataclass
+class Changes:
+    """What a model reads of its change table.
+
+    Attributes:
+        new: Relation of the events that the model has not applied; of all events when it is made anew.
+        every: Relation of all events.
+        rebuild: Whether the model is made anew.
+        late_until: Events up to this commit_lsn may be late: older than what is applied. None if none is.
+        truncated: Whether a truncation is among the events to fold.
+        moved: Whether an insert among them lacks a column: the other half of an update of the key.
+        unavailable: Columns that some of them lack.
+        added: Columns of theirs that the contract does not have.
+    """
+
+    new: str
+    every: str
+    rebuild: bool = True
+    late_until: int | None = None
+    truncated: bool = True
+    moved: bool = True
+    unavailable: frozenset[str] = frozenset()
+    added: tuple[str, ...] = field(default=())
+
+    @property
+    def folded(self) -> str:
+        """Relation of at least all events that are folded."""
+        return self.new if self.late_until is None else self.every
+
+
+class ChangeReader:
+    """Reads change tables for the models of a run."""
+
+    def __init__(self, views: Views, following: Following) -> None:
+        self._views, self._following = views, following
+
+    def read_changes(
+        self, model: str, upstream: str, contract_name: str, keys: Sequence[str], bucket: str, needs_stored: bool
+    ) -> dict[str, Any]:
+        """Gives a macro all that depends on the events: relations, facts and SQL of the columns.
+
+        Args:
+            model: Table that is being built.
+            upstream: Its change table.
+            contract_name: Contract of the source's row.
+            keys: Columns that name a row.
+            bucket: SQL over the keys that gives the model's partition.
+            needs_stored: Whether the stored rows are read even if all new events are complete.
+        """
+        shape = _columns(contract_name, keys)
+        plan, pin = self._following.upstream(model, upstream, by_dates=False)
+        plan.narrowed = plan.by_keys = plan.reads_changes = True
+        if pin is None:
+            self._refuse_to_empty(model, upstream)
+            plan.everything = True
+            none = self._view(model, upstream, f"SELECT {_NO_EVENTS} WHERE false")
+            changes = Changes(none, none)
+        else:
+            changes = self._new_events(model, plan, pin)
+        self._look_at(changes, shape)
+        changes.added = self._added(model, changes, shape)
+        answer = describe(changes, shape, keys)
+        if not plan.everything and (needs_stored or changes.unavailable or changes.truncated):
+            answer["stored"] = self._stored(model, changes, answer, bucket)
+        return answer
+
+    def _new_events(self, model: str, plan: Plan, pin: Pin) -> Changes:
+        """Finds the events that a model has not applied, and whether some are older than those that it has."""
+        every = relation(pin.table.name)
+        applied = plan.applied[pin.position]
+        batches = None if plan.everything else batches_since(pin.table, applied, pin.version)
+        lsn = None if batches is None else self._applied_lsn(pin.table, applied)
+        if batches is None or lsn is None:
+            plan.everything = True
+            return Changes(every, every)
+        plan.has_keys = bool(batches)
+        rows = select_batches(pin.table, pin.version, batches)
+        new = self._view(model, pin.table.name, f"SELECT * FROM ({rows}) WHERE {published(pin.table, pin.version)}")
+        if not any(batch.first_lsn <= lsn for batch in batches):
+            return Changes(new, every, rebuild=False)
+        late = f"SELECT count(*) FROM {new} WHERE op = 't' AND commit_lsn <= {lsn}"
+        if self._views.cursor().execute(late).fetchone() != (0,):
+            plan.everything = True  # it touches every row that the table had then
+            return Changes(every, every)
+        return Changes(new, every, rebuild=False, late_until=lsn)
+
+    def _view(self, model: str, upstream: str, select: str) -> str:
+        view = work(f"{model} <- {upstream}")
+        self._views.cursor().execute(f"CREATE OR REPLACE VIEW {view} AS {select}")
+        return view
+
+    def _applied_lsn(self, table: Table, applied: int | None) -> int | None:
+        """Greatest commit_lsn among the applied events, None if the log does not reach back; 0 when there were none."""
+        try:
+            return table.open(applied).transaction_version(COMMIT_LSN) or 0
+        except GONE:
+            return None
+
+    def _look_at(self, changes: Changes, shape: Sequence[RawColumn]) -> None:
+        """Notes what the events to fold have: truncations, columns left out, columns unknown to the contract."""
+        found = self._views.cursor().execute(
+            "SELECT coalesce(bool_or(op = 't'), false), coalesce(bool_or(op = 'c' AND len(unavailable) > 0), false), "
+            "flatten(list(DISTINCT unavailable)), flatten(list(DISTINCT json_keys(after))) "
+            f"FROM {changes.folded}"
+        )
+        changes.truncated, changes.moved, left_out, names = found.fetchone() or (False, False, [], [])
+        known = {column.name for column in shape}
+        taken = {name.lower() for name in known | OWN_COLUMNS}
+        added: dict[str, str] = {}  # Delta does not tell upper from lower case; of two spellings the first is taken
+        for name in sorted({*(names or ()), *(left_out or ())} - known):
+            if name.lower() not in taken:
+                added.setdefault(name.lower(), name)
+        changes.added = tuple(added.values())
+        changes.unavailable = frozenset(left_out or ()) & {*known, *changes.added}
+
+    def _added(self, model: str, changes: Changes, shape: Sequence[RawColumn]) -> tuple[str, ...]:
+        """The columns that the model's table has beside the contract's, and then those that come now."""
+        table = Table(self._views.run.lake, model)
+        if self._following.is_full_refresh(model) or not table.exists():
+            return changes.added
+        known = {column.name for column in shape} | OWN_COLUMNS
+        before = [column.name for column in table.open().schema().fields if column.name not in known]
+        spelled = {name.lower() for name in before}
+        return (*before, *(name for name in changes.added if name.lower() not in spelled))
+
+    def _stored(self, model: str, changes: Changes, answer: Mapping[str, Any], bucket: str) -> str:
+        """Relation of the model's stored rows: of the partitions that the new events' keys are in, if these are all."""
+        pin, cursor = self._views.pin(model, reader=model), self._views.cursor()
+        opened, rows = pin.table.open(pin.version), relation(model)
+        if not changes.truncated and changes.late_until is None:
+            keys = ", ".join(f"{key['value']} AS {key['name']}" for key in answer["keys"])
+            wanted = (
+                f"(SELECT DISTINCT CAST({bucket} AS BIGINT) AS {BUCKET} FROM (SELECT {keys} "
+                f"FROM (SELECT {answer['key_texts']} AS _key FROM {changes.new})))"
+            )
+            rows = rows_near_keys(cursor, opened, pin.table.scan(pin.version), [BUCKET], wanted)
+        known = [column.name for column in opened.schema().fields]
+        columns = [quote_names(known), *(f"NULL::VARCHAR AS {quote_name(n)}" for n in changes.added if n not in known)]
+        return self._view(model, model, f"SELECT {', '.join(columns)} FROM {rows}")
+
+    def _refuse_to_empty(self, model: str, upstream: str) -> None:
+        """A change table that is not there is empty; but not under a table that was made of its events."""
+        table = Table(self._views.run.lake, model)
+        if table.exists() and table.open().count():
+            raise LakeError(
+                f"{model} holds rows, but {upstream}, which they were made of, is not there any more: restore it. Or "
+                f"remove {table.uri}, if the source is to be loaded anew"
+            )
+
+
+def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) -> dict[str, Any]:
+    """Gives a macro the SQL of the columns, and the facts about the events, in plain dicts.
+
+    Args:
+        changes: What was found about the events.
+        shape: The contract's columns.
+        keys: Columns that name a row.
+
+    Returns:
+        `keys` and `columns` (all but the keys) are dicts of `name` (quoted), `type` and `value`: SQL over `_key`, which
+        `key_texts` gives, and `_row`, which `row_texts` gives. A column that some events lack has also `source_name`,
+        `told`, a name for the last document that told the column, and `told_value`: its value in there.
+    """
+    kinds = {column.name: column.dtype for column in shape} | dict.fromkeys(changes.added, "VARCHAR")
+    names = [name for name in kinds if name not in keys]
+    columns: list[dict[str, Any]] = []
+    for at, name in enumerate(names, 1):
+        column = {"name": quote_name(name), "type": kinds[name], "value": row.typed(f"_row[{at}]", kinds[name])}
+        if name in changes.unavailable:
+            column |= {"source_name": name, "told": f"_told_{at}"}
+            column["told_value"] = row.typed(f"{row.texts([name], f'_told_{at}')}[1]", kinds[name])
+        columns.append(column)
+    facts = ("new", "every", "rebuild", "late_until", "truncated", "moved")
+    return {
+        **{name: getattr(changes, name) for name in facts},
+        "stored": None,
+        "key_texts": row.texts(keys, "key"),
+        "row_texts": row.texts(names, "after"),
+        "keys": [
+            {"name": quote_name(name), "type": kinds[name], "value": row.typed(f"_key[{at}]", kinds[name])}
+            for at, name in enumerate(keys, 1)
+        ],
+        "columns": columns,
+    }
+
+
+def unread(contract_name: str, keys: Sequence[str], upstream: str) -> dict[str, Any]:
+    """Gives what `read_changes` does for events that cannot be looked at, as in unit tests: anything may be in them."""
+    shape = _columns(contract_name, keys)
+    everything = frozenset(column.name for column in shape if column.name not in keys)
+    return describe(Changes(upstream, upstream, unavailable=everything), shape, keys)
+
+
+def _columns(contract_name: str, keys: Sequence[str]) -> Sequence[RawColumn]:
+    shape = raw_shape(contract(contract_name)).columns
+    names = {column.name for column in shape}
+    if missing := [key for key in keys if key not in names]:
+        raise LakeError(f"keys {', '.join(missing)} are not columns of {contract_name}")
+    if taken := sorted(names & OWN_COLUMNS):
+        raise LakeError(f"{contract_name} has columns that state and history have themselves: {', '.join(taken)}")
+    return shape

@@ -1,0 +1,233 @@
+"""What each model of a run still owes its upstream tables, and SQL of just the rows and keys concerned.
+
+Holds the answers for models that follow days or keys of other tables. How a model follows a change table is in
+`changes`, how rows are written in `write`.
+"""
+
+from datetime import date
+
+import duckdb
+
+from pipeline_assets.dbt_plugin.plan import Pin, Plan, as_list, asked_days, model_options
+from pipeline_assets.dbt_plugin.views import Views, relation, work
+from pipeline_assets.lake import (
+    LakeError,
+    PositionMovedError,
+    Table,
+    TableUnreadableError,
+    changes_since,
+    days_predicate,
+    published,
+    quote_name,
+    quote_names,
+    select_days,
+)
+from pipeline_assets.lake.commit_facts import date_column
+from pipeline_assets.lake.pruning import rows_near_keys
+
+# What DuckDB says when a version's files are vacuumed.
+GONE = (TableUnreadableError, duckdb.IOException, duckdb.HTTPException)
+
+
+class Following:
+    """The plans of a run's models."""
+
+    def __init__(self, views: Views) -> None:
+        self._views, self._run = views, views.run
+
+    def plan(self, model: str) -> Plan:
+        """The plan of a model, begun at the first question."""
+        if model not in self._run.plans:
+            rebuild = self.is_full_refresh(model) or not Table(self._run.lake, model).exists()
+            self._run.plans[model] = Plan(everything=rebuild)
+        return self._run.plans[model]
+
+    def is_full_refresh(self, model: str) -> bool:
+        """Whether a model is to be made anew, schema included."""
+        own = model_options(self._run.nodes.get(model, {})).get("full_refresh")
+        return self._run.full_refresh if own is None else bool(own)
+
+    def upstream(self, model: str, upstream: str, *, by_dates: bool = True) -> tuple[Plan, Pin | None]:
+        """Adds an upstream to a model's plan: the version to record, and the days that changed since the last.
+
+        Args:
+            model: Table that is being built.
+            upstream: Table that it follows.
+            by_dates: Whether the model follows the upstream's days.
+
+        Returns:
+            The plan, and what is read of the upstream; None for an optional table that was never built.
+        """
+        plan, pin = self.plan(model), self._views.find(upstream, reader=model)
+        if pin is None:
+            return plan, None
+        if pin.position not in plan.seen:
+            stored = None if plan.everything else self._stored_position(model, pin.position)
+            if stored is not None and stored > pin.version:
+                raise PositionMovedError(model, {pin.position: stored})
+            plan.applied[pin.position], plan.seen[pin.position] = stored, pin.version
+            if stored is None:
+                plan.widen(None)
+        if by_dates and not plan.everything:
+            changes = changes_since(pin.table, plan.applied[pin.position])
+            plan.widen(None if changes.dates is None else changes.dates | asked_days())
+        return plan, pin
+
+    # ------------------------------------------------------------------ answers to macros
+
+    def follow(self, model: str, upstreams: list[str]) -> None:
+        """Asks all upstream tables of a model whether it has to recompute everything, before SQL is narrowed."""
+        for upstream in upstreams:
+            plan, pin = self.upstream(model, upstream, by_dates=False)
+            if pin and not plan.everything and changes_since(pin.table, plan.applied[pin.position]).dates is None:
+                plan.widen(None)
+
+    def touched_rows(self, model: str, upstream: str, column: str, also: str | None = None) -> str:
+        """Gives a relation: the upstream's rows of the days that the model has to recompute.
+
+        Args:
+            model: Table that is being built.
+            upstream: Table that it follows.
+            column: Date or timestamp column of the upstream that gives the day.
+            also: Query of further days (one DATE column).
+        """
+        plan, pin = self.upstream(model, upstream)
+        if also and not plan.everything:
+            plan.widen(self._query_dates(also))
+        plan.narrowed = True
+        if plan.everything or pin is None:
+            return relation(upstream)
+        view = work(f"{model} <- {upstream}")
+        rows = select_days(pin.table, pin.version, column, plan.dates)
+        self._views.cursor().execute(f"CREATE OR REPLACE VIEW {view} AS {rows}")
+        return view
+
+    def touched_keys(self, model: str, upstream: str, column: str, key: str) -> str:
+        """Gives a predicate on `key`: the keys in the touched days, of the upstream now and as applied before."""
+        plan, pin = self.upstream(model, upstream)
+        plan.narrowed = plan.by_keys = True
+        if plan.everything or pin is None:
+            return "true"
+        versions = {pin.version, plan.applied[pin.position]}
+        keys = " UNION ".join(
+            f"SELECT {quote_name(key)} FROM ({select_days(pin.table, version, column, plan.dates)}) "
+            f"WHERE {quote_name(key)} IS NOT NULL"
+            for version in versions
+            if version is not None
+        )
+        try:
+            return _is_in(key, self._keys(model, f"{model} keys", keys, [key]))
+        except GONE:
+            # The version applied before is vacuumed: which keys have vanished since can no longer be told.
+            plan.everything = True
+            return "true"
+
+    def changed_keys(self, model: str, upstream: str, key: str) -> str:
+        """Gives a predicate on `key`: the keys with a row that the upstream has gained since it was applied.
+
+        For upstream tables that never lose a key without a trace, and whose date column is the day of a row's last
+        change: state and history made of changes.
+        """
+        keys = self._changed(model, upstream, key)
+        return str(keys).lower() if isinstance(keys, bool) else _is_in(key, keys)
+
+    def changed_rows(self, model: str, upstream: str, key: str) -> str:
+        """Gives a relation: the upstream's rows of the changed keys, from the partitions that hold them."""
+        _, pin = self.upstream(model, upstream, by_dates=False)
+        keys = self._changed(model, upstream, key)
+        if keys is True or pin is None:
+            return relation(upstream)
+        scan, cursor = pin.table.scan(pin.version), self._views.cursor()
+        near, wanted = f"{scan}", "false"
+        if isinstance(keys, str):
+            opened = pin.table.open(pin.version)
+            by = [key, *opened.metadata().partition_columns]
+            near, wanted = rows_near_keys(cursor, opened, scan, by, keys), _is_in(key, keys)
+        view = work(f"{model} <- {upstream}")
+        columns = quote_names(column.name for column in pin.table.open(pin.version).schema().fields)
+        cursor.execute(
+            f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {near} "
+            f"WHERE {wanted} AND {published(pin.table, pin.version)}"
+        )
+        return view
+
+    def before(self, model: str, upstream: str) -> str:
+        """Gives a relation: the upstream as the model's stored rows reflect it."""
+        plan, pin = self.upstream(model, upstream, by_dates=False)
+        applied = plan.applied[pin.position] if pin else None
+        if pin is None or applied is None:
+            return relation(upstream)
+        return f"(select * from {pin.table.scan(applied)} where {published(pin.table, applied)})"
+
+    def is_rebuild(self, model: str) -> bool:
+        """Whether the model recomputes everything. To be asked after the other macros, which decide it."""
+        plan = self.plan(model)
+        if not (plan.seen or plan.by_keys):
+            raise LakeError(f"{model}: call touched_rows(), touched_keys() or before() ahead of is_rebuild()")
+        return plan.everything
+
+    def test_range(self, table: str) -> str:
+        """Gives a predicate on a table's days that its data tests have to look at.
+
+        These are the days this run touched or added rows to, those it was asked for, and those that a downstream table
+        has not applied yet: days whose tests failed, or never ran, keep being tested until downstream has them.
+        """
+        asked = asked_days()
+        column = model_options(self._run.nodes.get(table, {})).get("date_column")
+        plan, none = self._run.plans.get(table), frozenset[date]()
+        owed, written = self._run.owed.get(table, none), self._run.written.get(table, none)
+        if not column or owed is None or written is None or (plan.everything if plan else not asked):
+            return "true"
+        return days_predicate(column, owed | written | asked | (plan.dates if plan else none))
+
+    # ------------------------------------------------------------------ helpers
+
+    def _changed(self, model: str, upstream: str, key: str) -> str | bool:
+        """Names an in-memory table of the changed keys and their partitions; True for all keys, False for none."""
+        plan, pin = self.upstream(model, upstream, by_dates=False)
+        plan.narrowed = plan.by_keys = True
+        if plan.everything:
+            return True
+        if pin is None:
+            return False
+        opened, applied = pin.table.open(pin.version), plan.applied[pin.position]
+        added, column = changes_since(pin.table, applied).added, date_column(opened)
+        if added is None or column is None or applied is None:
+            raise LakeError(f"{model}: call follow() with {upstream} first; its changes cannot be told")
+        if not added:
+            return False
+        now, before = (select_days(pin.table, version, column, added) for version in (pin.version, applied))
+        name, columns = f"{model} <- {upstream} keys", [key, *opened.metadata().partition_columns]
+        # Columns that were added since are left out: a row that fills one has another sequence, too.
+        known = quote_names(field.name for field in pin.table.open(applied).schema().fields)
+        try:
+            return self._keys(
+                model, name, f"SELECT {known} FROM ({now}) EXCEPT SELECT {known} FROM ({before})", columns
+            )
+        except GONE:
+            return self._keys(model, name, now, columns)
+
+    def _keys(self, model: str, name: str, query: str, columns: list[str]) -> str:
+        """Makes an in-memory table of keys and notes it in the plan. The first column is the key."""
+        plan, keys, cursor = self.plan(model), work(name), self._views.cursor()
+        cursor.execute(f"CREATE OR REPLACE TABLE {keys} AS SELECT DISTINCT {quote_names(columns)} FROM ({query})")
+        plan.has_keys |= cursor.execute(f"SELECT count(*) FROM {keys}").fetchone() != (0,)
+        if as_list(model_options(self._run.nodes.get(model, {})).get("unique_key")) == columns[:1]:
+            plan.replaced.append(keys)
+        return keys
+
+    def _stored_position(self, model: str, position: str) -> int | None:
+        """The upstream version in the model's log, as of the version of the model that this run reads."""
+        pin = self._views.pin(model, reader=model)
+        return pin.table.open(pin.version).transaction_version(position)
+
+    def _query_dates(self, query: str) -> frozenset[date] | None:
+        try:
+            found = self._views.cursor().execute(query).fetchall()
+        except GONE:
+            return None
+        return frozenset(row[0] for row in found if row[0] is not None)
+
+
+def _is_in(key: str, keys: str) -> str:
+    return f"{quote_name(key)} in (select {quote_name(key)} from {keys})"

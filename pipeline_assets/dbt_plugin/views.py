@@ -1,0 +1,130 @@
+"""What one dbt run sees of the lake: each table at one version, as a view in dbt's DuckDB."""
+
+from collections.abc import Collection
+from threading import RLock
+
+import duckdb
+
+from pipeline_assets.dbt_plugin.plan import Pin, Run, is_optional, model_options
+from pipeline_assets.lake import (
+    LakeError,
+    Table,
+    TableNotFoundError,
+    audited_version,
+    changes_since,
+    position_name,
+    published,
+    quote_name,
+)
+
+WORK = "work"
+"""Schema of the in-memory helpers of one run (touched keys, touched rows); never a lake layer."""
+
+
+class Views:
+    """The tables of a run.
+
+    Attributes:
+        run: State of the invocation.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, run: Run) -> None:
+        self._con, self._lock, self.run = con, RLock(), run
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor of dbt's connection."""
+        return self._con.cursor()
+
+    def open(self, names: Collection[str], may_be_empty: Collection[str]) -> None:
+        """Pins and registers tables; of those that were never built, some count as empty."""
+        self._forget()
+        for name in sorted(names):
+            try:
+                self._pin(name)
+            except TableNotFoundError:
+                if name in may_be_empty:
+                    self._register_empty(name)
+
+    def pin(self, name: str, reader: str) -> Pin:
+        """Gives the version of a table that this run reads, registering its view the first time.
+
+        Raises:
+            LakeError: The table was never built.
+        """
+        try:
+            return self._pin(name)
+        except TableNotFoundError as error:
+            raise LakeError(
+                f"{reader} reads {name}, which has never been built (nothing at {Table(self.run.lake, name).uri}): "
+                f"materialize {name.replace('.', '/')} first, then run {reader} again"
+            ) from error
+
+    def find(self, name: str, reader: str) -> Pin | None:
+        """Gives the version as `pin` does; None for an optional table that was never built, whose view is empty."""
+        if not is_optional(self.run.nodes.get(name, {})):
+            return self.pin(name, reader)
+        try:
+            return self._pin(name)
+        except TableNotFoundError:
+            self._register_empty(name)
+            return None
+
+    def set_pin(self, table: Table, version: int) -> Pin:
+        """Makes a version the one that this run reads from now on."""
+        self._remember_owed(table)
+        pin = self.run.pins[table.name] = Pin(table, version, position_name(table))
+        self._register(table.name, f"SELECT * FROM {table.scan(version)} WHERE {published(table, version)}")
+        return pin
+
+    def _pin(self, name: str) -> Pin:
+        with self._lock:
+            if name not in self.run.pins:
+                table = Table(self.run.lake, name)
+                # Rows of bronze that no check has judged yet are not there for silver.
+                audited = audited_version(table)
+                self.set_pin(table, table.open().version() if audited is None else audited)
+            return self.run.pins[name]
+
+    def _register(self, name: str, select: str) -> None:
+        cursor = self.cursor()
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_name(name.split('.')[0])}")
+        cursor.execute(f"CREATE OR REPLACE VIEW {relation(name)} AS {select}")
+
+    def _register_empty(self, name: str) -> None:
+        """A view without rows by the declared columns: unit tests take their fixtures' types from it."""
+        columns = self.run.nodes[name]["columns"].values() or [{"name": "_", "data_type": "int"}]
+        typed = [
+            f"CAST(NULL AS {column.get('data_type') or 'varchar'}) AS {quote_name(column['name'])}"
+            for column in columns
+        ]
+        self._register(name, f"SELECT {', '.join(typed)} WHERE false")
+
+    def _remember_owed(self, table: Table) -> None:
+        """Notes the days that downstream tables have yet to apply: their data tests look at them again."""
+        readers = [Table(self.run.lake, name) for name in self.run.readers.get(table.name, [])]
+        if not readers or not model_options(self.run.nodes[table.name]).get("date_column"):
+            return
+        position = position_name(table)
+        applied = [version for reader in readers if (version := reader.position(position)) is not None]
+        # None (nobody has applied anything) is everything; the oldest version covers the younger ones.
+        self.run.owed[table.name] = changes_since(table, min(applied, default=None)).added
+
+    def _forget(self) -> None:
+        """Drops what the last invocation of this process left: dbt keeps its connection, and with it the views."""
+        cursor = self.cursor()
+        cursor.execute(f"DROP SCHEMA IF EXISTS {WORK} CASCADE")
+        cursor.execute(f"CREATE SCHEMA {WORK}")
+        views = cursor.execute("SELECT schema_name || '.' || view_name FROM duckdb_views() WHERE NOT internal")
+        for (name,) in views.fetchall():
+            if name in self.run.nodes:
+                cursor.execute(f"DROP VIEW {relation(name)}")
+
+
+def relation(name: str) -> str:
+    """Quotes a table's name as SQL takes it."""
+    return ".".join(quote_name(part) for part in name.split("."))
+
+
+def work(name: str) -> str:
+    """Names a helper relation."""
+    return f"{WORK}.{quote_name(name)}"
