@@ -236,6 +236,29 @@ versions as (
 
 ),
 
+{%- if changes['stored'] %}
+
+-- Stored rows that the versions take the place of.
+gone as (
+
+    select {{ key }}, valid_from, _bucket
+    from stored_versions
+    where valid_to is null
+
+    {%- if changes['late_until'] is not none %}
+
+    union all
+
+    select {{ key }}, valid_from, _bucket
+    from {{ changes['stored'] }}
+    semi join late_keys using ({{ key }})
+
+    {%- endif %}
+
+),
+
+{%- endif %}
+
 final as (
 
     select
@@ -248,21 +271,27 @@ final as (
 
     {%- if changes['stored'] %}
 
-    union all by name
+    union all
 
-    select {{ key }}, valid_from, _bucket, true as _gone
-    from stored_versions
-    where valid_to is null
+    select
+        {{ key }},
+        {% for column in changes['columns'] -%}
+        cast(null as {{ column.type }}) as {{ column.name }},
+        {% endfor -%}
+        valid_from,
+        cast(null as timestamptz) as valid_to,
+        cast(null as boolean) as is_current,
+        cast(null as boolean) as is_deleted,
+        cast(null as varchar[]) as _unavailable,
+        cast(null as bigint) as _commit_lsn,
+        cast(null as bigint) as _tx_seq,
+        cast(null as timestamptz) as _committed_at,
+        cast(null as timestamptz) as _as_of,
+        cast(null as date) as _changed_date,
+        _bucket,
+        true as _gone,
+    from gone
 
-    {%- if changes['late_until'] is not none %}
-
-    union all by name
-
-    select {{ key }}, valid_from, _bucket, true as _gone
-    from {{ changes['stored'] }}
-    semi join late_keys using ({{ key }})
-
-    {%- endif %}
     {%- endif %}
 
 )
