@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks import report
 
-NAMES = ("load", "writer", "sensor", "day_to_gold", "year_ten")
+NAMES = ("load", "writer", "sensor", "day_to_gold", "year_ten", "merge")
 
 
 def main(names: list[str]) -> int:
