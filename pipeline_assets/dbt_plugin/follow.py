@@ -62,7 +62,7 @@ class Following:
         if pin is None:
             return plan, None
         if pin.position not in plan.seen:
-            stored = None if plan.everything else self._stored_position(model, pin.position)
+            stored = self._stored_position(model, pin.position)
             if stored is not None and stored > pin.version:
                 raise PositionMovedError(model, {pin.position: stored})
             plan.applied[pin.position], plan.seen[pin.position] = stored, pin.version
@@ -217,7 +217,9 @@ class Following:
         return keys
 
     def _stored_position(self, model: str, position: str) -> int | None:
-        """The upstream version in the model's log, as of the version of the model that this run reads."""
+        """The upstream version in the log of the model as this run reads it; None when it is made anew."""
+        if self.is_full_refresh(model) or not Table(self._run.lake, model).exists():
+            return None
         pin = self._views.pin(model, reader=model)
         return pin.table.open(pin.version).transaction_version(position)
 
