@@ -18,7 +18,7 @@ from pipeline_assets.components.transform import LEAN_DBT, dbt_executable
 from pipeline_assets.settings import project_root
 
 BRONZE = "bronze.shop__invoice_lines"
-MODELS = ("silver.invoice_lines", "gold.customer_metrics", "gold.dim_products", "gold.daily_sales")
+MODELS = ("silver.invoice_lines", "gold.customer_metrics", "gold.product_sales", "gold.daily_sales")
 """In an order that dbt may build them in."""
 RUN: Sequence[Sequence[str]] = [["run"]]
 """The models in one call, without their tests."""

@@ -10,8 +10,11 @@ import pytest
 from pipeline_assets.components.transform import LakeTranslator, LeanDbtCliResource, table_name
 from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.definitions import defs
+from pipeline_assets.ingest.cdc.change_table import COLUMNS as CHANGES
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
 from pipeline_assets.settings import project_root
+
+CAPTURED = ("customers", "products", "orders")
 
 
 @pytest.fixture(scope="module")
@@ -26,45 +29,69 @@ def manifest(loaded: dg.Definitions) -> Mapping[str, Any]:
 
 def test_the_assets_are_these(loaded: dg.Definitions) -> None:
     keys = {key.to_user_string() for key in loaded.resolve_asset_graph().get_all_asset_keys()}
+    captured = {f"shop_db__{name}" for name in CAPTURED}
     assert keys == {
         "bronze/shop__invoice_lines",
         "dead_letters/shop__invoice_lines",
+        *(f"bronze/{name}" for name in captured),
+        *(f"dead_letters/{name}" for name in (*captured, "shop_db__unrouted")),
+        *(f"reconciliation/{name}" for name in captured),
         "silver/invoice_lines",
+        "silver/customers",
+        "silver/customers_history",
+        "silver/orders",
+        "silver/products",
+        "silver/products_history",
         "gold/customer_metrics",
         "gold/daily_sales",
+        "gold/dim_customers",
         "gold/dim_products",
+        "gold/fct_orders",
+        "gold/product_sales",
     }
 
 
-def test_every_table_but_dead_letters_has_a_blocking_contract_check(loaded: dg.Definitions) -> None:
+def test_every_table_has_its_blocking_checks(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
-    for key in graph.get_all_asset_keys():
-        blocking = {
-            check.name for check in graph.asset_check_keys if check.asset_key == key and graph.get(check).blocking
-        }
-        if key.path[0] != "dead_letters":
-            assert "contract" in blocking, key
-    bronze = dg.AssetKey(["bronze", "shop__invoice_lines"])
-    names = {check.name for check in graph.asset_check_keys if check.asset_key == bronze}
-    assert names == {"contract", "reconciliation", "failure_budget"}
+    blocking = {
+        key: {check.name for check in graph.asset_check_keys if check.asset_key == key and graph.get(check).blocking}
+        for key in graph.get_all_asset_keys()
+    }
+    for key, names in blocking.items():
+        if key.path[0] in ("silver", "gold"):
+            assert "contract" in names, key
+    assert blocking[dg.AssetKey(["bronze", "shop__invoice_lines"])] == {"contract", "reconciliation", "failure_budget"}
+    # A change fits the contract before it is in bronze: it is a dead letter otherwise.
+    assert blocking[dg.AssetKey(["bronze", "shop_db__customers"])] == {
+        "slot",
+        "publication",
+        "replica_identity",
+        "accounting",
+    }
 
 
 def test_dbt_tests_are_asset_checks(loaded: dg.Definitions) -> None:
     checks = {check.name for check in loaded.resolve_asset_graph().asset_check_keys}
-    assert "unique_dim_products_stock_code" in checks
+    assert "unique_product_sales_stock_code" in checks
     assert "daily_sales_hold_all_revenue" in checks
 
 
 def test_sensors_run_by_default_and_resources_are_named(loaded: dg.Definitions) -> None:
     repository = loaded.get_repository_def()
     running = {s.name for s in repository.sensor_defs if s.default_status == dg.DefaultSensorStatus.RUNNING}
-    assert running == {"shop__invoice_lines__landing", "alert_on_failure", "alert_on_failed_check"}
+    assert running == {
+        "shop__invoice_lines__landing",
+        "shop_db__changes",
+        "alert_on_failure",
+        "alert_on_failed_check",
+    }
     assert {"lake", "dbt"} <= set(repository.get_top_level_resources())
 
 
 def test_every_asset_is_partitioned_by_the_same_days_and_runs_ranges_at_once(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
-    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    # A reconciliation is of a moment, not of a day.
+    nodes = [graph.get(key) for key in graph.get_all_asset_keys() if key.path[0] != "reconciliation"]
     assert len({node.partitions_def for node in nodes}) == 1
     assert {node.backfill_policy for node in nodes} == {dg.BackfillPolicy.single_run()}
 
@@ -75,7 +102,7 @@ def test_every_asset_has_an_owner_a_description_and_described_columns(loaded: dg
         node = graph.get(key)
         assert node.owners, key
         assert node.description, key
-        if key.path[0] != "dead_letters":
+        if key.path[0] not in ("dead_letters", "reconciliation"):
             columns = node.metadata["dagster/column_schema"].columns
             assert columns, key
             assert all(column.description for column in columns), key
@@ -89,24 +116,27 @@ def test_the_layers_follow_each_other(loaded: dg.Definitions) -> None:
     }
     assert parents["silver/invoice_lines"] == {"bronze/shop__invoice_lines"}
     assert parents["gold/daily_sales"] == {"silver/invoice_lines", "gold/customer_metrics"}
+    assert parents["gold/fct_orders"] == {"silver/orders", "silver/customers_history"}
 
 
 def test_contracts_and_dbt_models_say_the_same_of_each_column(manifest: Mapping[str, Any]) -> None:
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-    assert len(models) == 4
+    assert len(models) == 12
     for model in models:
         promised = {column.name: column.dtype.lower() for column in column_schema(contract(table_name(model)))}
         written = {name: column["data_type"].lower() for name, column in model["columns"].items()}
         assert written == promised, model["name"]
 
 
-def test_the_bronze_source_of_dbt_is_the_table_that_ingestion_makes(manifest: Mapping[str, Any]) -> None:
-    (source,) = manifest["sources"].values()
-    made = [*raw_shape(contract("shop.InvoiceLines")).columns, *TECHNICAL_COLUMNS]
-    assert {name: c["data_type"].lower() for name, c in source["columns"].items()} == {
-        column.name: column.dtype.lower() for column in made
-    }
-    assert LakeTranslator().get_asset_key(source) == dg.AssetKey(["bronze", "shop__invoice_lines"])
+def test_the_bronze_sources_of_dbt_are_the_tables_that_ingestion_makes(manifest: Mapping[str, Any]) -> None:
+    sources = {source["name"]: source for source in manifest["sources"].values()}
+    landed = [*raw_shape(contract("shop.InvoiceLines")).columns, *TECHNICAL_COLUMNS]
+    made = {"shop__invoice_lines": landed, **{f"shop_db__{name}": CHANGES for name in CAPTURED}}
+    assert sources.keys() == made.keys()
+    for name, columns in made.items():
+        written = {column: c["data_type"].lower() for column, c in sources[name]["columns"].items()}
+        assert written == {column.name: column.dtype.lower() for column in columns}, name
+        assert LakeTranslator().get_asset_key(sources[name]) == dg.AssetKey(["bronze", name])
 
 
 def test_the_private_names_that_we_override_are_still_there() -> None:

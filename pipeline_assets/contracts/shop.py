@@ -27,6 +27,13 @@ Anything else (POST, DOT, M, BANK CHARGES, gift_0001_20 ...) books postage, fees
 SEGMENTS = ("VIP", "Gold", "Silver", "Bronze")
 """By lifetime value in GBP: above 10,000, above 1,000, above 100, the rest."""
 
+_ADDRESS_PART = r'[^\sA-Z@<>(),;"'
+EMAIL = rf"^{_ADDRESS_PART}]+@{_ADDRESS_PART}.]+(\.{_ADDRESS_PART}.]+)+$"
+"""A cleaned e-mail address: lower case, no blanks, nothing that stands between addresses, a domain with a dot in it."""
+
+PHONE = r"^\+?[0-9]{7,15}$"
+"""A cleaned telephone number: digits only, a + in front of an international one; E.164 allows fifteen."""
+
 _FIRST_CUSTOMER, _LAST_CUSTOMER = 10_000, 99_999
 
 
@@ -169,6 +176,15 @@ class CustomerMetrics(pa.DataFrameModel):
         isin=SEGMENTS,
         description="By lifetime value, GBP: VIP above 10,000, Gold above 1,000, Silver above 100, else Bronze.",
     )
+    name: pl.String = pa.Field(
+        nullable=True, str_length={"min_value": 1}, description="Name; null when the shop's database has none."
+    )
+    email: pl.String = pa.Field(
+        nullable=True, str_matches=EMAIL, description="E-mail address, lower case; null when none is known."
+    )
+    phone: pl.String = pa.Field(
+        nullable=True, str_matches=PHONE, description="Telephone number; null when none is known."
+    )
 
     @pa.dataframe_check(error="avg_order_value_gbp = lifetime_value_gbp / total_orders")
     @classmethod
@@ -201,18 +217,16 @@ class CustomerMetrics(pa.DataFrameModel):
         strict = True
 
 
-class DimProducts(pa.DataFrameModel):
-    """One stock code of any invoice line, charges included."""
+class ProductSales(pa.DataFrameModel):
+    """What was sold of one stock code; every code of an invoice line has a row, charges included."""
 
     stock_code: pl.String = pa.Field(
         unique=True, str_length={"min_value": 1}, description="Code of the product or of the charge."
     )
-    description: pl.String = pa.Field(nullable=True, description="Latest name on an invoice.")
-    unit_price_gbp: Price = pa.Field(nullable=True, gt=0, description="Latest price above zero, GBP.")
+    is_product: pl.Boolean = pa.Field(description="False for postage, fees, vouchers and manual bookings.")
     first_sold_date: pl.Date = pa.Field(nullable=True, description="Day of the first sale; null if never sold.")
     last_sold_date: pl.Date = pa.Field(nullable=True, description="Day of the last sale; null if never sold.")
     units_sold: pl.Int64 = pa.Field(ge=0, description="Units of all sales.")
-    is_product: pl.Boolean = pa.Field(description="False for postage, fees, vouchers and manual bookings.")
 
     @pa.dataframe_check(error="first_sold_date <= last_sold_date, both exist if units were sold")
     @classmethod
@@ -231,6 +245,6 @@ class DimProducts(pa.DataFrameModel):
     class Config:
         """Exactly these columns, one row per stock code."""
 
-        name = "gold.dim_products"
+        name = "gold.product_sales"
         metadata: ClassVar = {"event_time": "last_sold_date"}
         strict = True

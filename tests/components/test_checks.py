@@ -34,16 +34,41 @@ ROWS = {
             "customer_id": "17850", "total_orders": "2", "lifetime_value_gbp": "300", "avg_order_value_gbp": "150",
             "first_order_date": "DATE '2011-01-04'", "last_order_date": "DATE '2011-01-05'",
             "days_since_last_order": "1", "as_of_date": "DATE '2011-01-06'", "customer_segment": "'Silver'",
+            "name": "'Ada Lee'", "email": "'ada@example.com'", "phone": "'+447700900123'",
         },
         ("customer_segment", "'VIP'"),
     ),
-    "gold.dim_products": (
+    "gold.product_sales": (
         {
-            "stock_code": "'85123A'", "description": "'HEART'", "unit_price_gbp": "2.55",
-            "first_sold_date": "DATE '2011-01-04'", "last_sold_date": "DATE '2011-01-05'", "units_sold": "7",
-            "is_product": "true",
+            "stock_code": "'85123A'", "is_product": "true", "first_sold_date": "DATE '2011-01-04'",
+            "last_sold_date": "DATE '2011-01-05'", "units_sold": "7",
         },
         ("last_sold_date", "DATE '2010-01-01'"),
+    ),
+    "gold.dim_customers": (
+        {
+            "customer_key": "md5('17850')", "customer_id": "17850", "name": "'Ada Lee'", "email": "'ada@example.com'",
+            "phone": "'+447700900123'", "country": "'EIRE'", "created_at": "TIMESTAMPTZ '2011-01-04 08:00:00+00'",
+            "valid_from": "TIMESTAMPTZ '2011-01-04 08:00:00+00'", "valid_to": "NULL", "is_current": "true",
+        },
+        ("email", "'Ada@Example.com'"),
+    ),
+    "gold.dim_products": (
+        {
+            "product_key": "md5('85123A')", "stock_code": "'85123A'", "description": "'HEART'",
+            "unit_price_gbp": "2.55", "is_product": "true", "valid_from": "TIMESTAMPTZ '2011-01-04 08:00:00+00'",
+            "valid_to": "NULL", "is_current": "true",
+        },
+        ("is_current", "false"),
+    ),
+    "gold.fct_orders": (
+        {
+            "order_id": "'536365'", "customer_id": "17850", "customer_key": "md5('17850')", "status": "'paid'",
+            "is_cancelled": "false", "line_count": "1", "units": "6", "total_gbp": "15.3",
+            "ordered_at": "TIMESTAMPTZ '2011-01-04 08:26:00+00'", "order_date": "DATE '2011-01-04'",
+            "order_month": "DATE '2011-01-01'",
+        },
+        ("order_date", "DATE '2011-01-05'"),
     ),
 }  # fmt: skip
 

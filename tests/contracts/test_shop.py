@@ -16,7 +16,7 @@ TABLES = (
     "silver.invoice_lines",
     "gold.daily_sales",
     "gold.customer_metrics",
-    "gold.dim_products",
+    "gold.product_sales",
 )
 DAY = date(2011, 1, 2)
 GOOD: dict[str, dict[str, Any]] = {
@@ -64,15 +64,16 @@ GOOD: dict[str, dict[str, Any]] = {
         "days_since_last_order": 1,
         "as_of_date": date(2011, 1, 3),
         "customer_segment": "Gold",
+        "name": "Ada Lee",
+        "email": "ada@example.com",
+        "phone": "+447700900123",
     },
-    "gold.dim_products": {
+    "gold.product_sales": {
         "stock_code": "85123A",
-        "description": "HOLDER",
-        "unit_price_gbp": Decimal("2.550"),
+        "is_product": True,
         "first_sold_date": DAY,
         "last_sold_date": DAY,
         "units_sold": 6,
-        "is_product": True,
     },
 }
 
@@ -129,13 +130,14 @@ def test_technical_columns_are_allowed_in_bronze_only():
         ("gold.customer_metrics", {"lifetime_value_gbp": Decimal(1000), "avg_order_value_gbp": Decimal(500), "customer_segment": "Silver"}),
         ("gold.customer_metrics", {"lifetime_value_gbp": Decimal(100), "avg_order_value_gbp": Decimal(50), "customer_segment": "Bronze"}),
         ("gold.customer_metrics", {"lifetime_value_gbp": Decimal(10_001), "avg_order_value_gbp": Decimal("5000.5"), "customer_segment": "VIP"}),
+        ("gold.customer_metrics", {"name": None, "email": None, "phone": None}),
         (
-            "gold.dim_products",
-            {"units_sold": 0, "first_sold_date": None, "last_sold_date": None, "unit_price_gbp": None},
+            "gold.product_sales",
+            {"units_sold": 0, "first_sold_date": None, "last_sold_date": None},
         ),
-        *(("gold.dim_products", {"stock_code": code, "is_product": False}) for code in
+        *(("gold.product_sales", {"stock_code": code, "is_product": False}) for code in
           ("POST", "DOT", "M", "m", "BANK CHARGES", "C2", "D", "S", "AMAZONFEE", "CRUK", "B", "PADS", "gift_0001_20")),
-        *(("gold.dim_products", {"stock_code": code}) for code in ("85123A", "15056bl", "22423", "DCGS0076", "DCGSSGIRL")),
+        *(("gold.product_sales", {"stock_code": code}) for code in ("85123A", "15056bl", "22423", "DCGS0076", "DCGSSGIRL")),
     ],
 )  # fmt: skip
 def test_unusual_but_right_rows_pass(table, change):
@@ -163,12 +165,14 @@ def test_unusual_but_right_rows_pass(table, change):
         ("gold.customer_metrics", {"first_order_date": date(2011, 1, 3)}),
         ("gold.customer_metrics", {"days_since_last_order": 2}),
         ("gold.customer_metrics", {"avg_order_value_gbp": Decimal(1)}),
-        ("gold.dim_products", {"is_product": False}),
-        ("gold.dim_products", {"stock_code": "POST"}),
-        ("gold.dim_products", {"last_sold_date": date(2010, 1, 1)}),
-        ("gold.dim_products", {"unit_price_gbp": Decimal(0)}),
-        ("gold.dim_products", {"units_sold": 0}),
-        ("gold.dim_products", {"first_sold_date": None}),
+        ("gold.customer_metrics", {"name": ""}),
+        ("gold.customer_metrics", {"email": "ada@example"}),
+        ("gold.customer_metrics", {"phone": "07700 900123"}),
+        ("gold.product_sales", {"is_product": False}),
+        ("gold.product_sales", {"stock_code": "POST"}),
+        ("gold.product_sales", {"last_sold_date": date(2010, 1, 1)}),
+        ("gold.product_sales", {"units_sold": 0}),
+        ("gold.product_sales", {"first_sold_date": None}),
     ],
 )
 def test_a_broken_promise_is_found(table, change):
@@ -177,6 +181,6 @@ def test_a_broken_promise_is_found(table, change):
     assert {case.row for case in found.cases} == {1}
 
 
-@pytest.mark.parametrize("table", ["gold.daily_sales", "gold.customer_metrics", "gold.dim_products"])
+@pytest.mark.parametrize("table", ["gold.daily_sales", "gold.customer_metrics", "gold.product_sales"])
 def test_two_rows_of_one_key_are_found(table):
     assert validate(contract(table), [frame(table, {}, {})]).failing_rows == 2

@@ -58,7 +58,7 @@ def test_a_correction_that_removes_rows_removes_lines_customers_and_products(
     shop.correct(2, line("1", "02", 1))
     shop.dbt("run")
     assert shop.rows("gold.customer_metrics", "customer_id") == [(1,), (3,)]
-    assert shop.rows("gold.dim_products", "stock_code") == [("10001",)]
+    assert shop.rows("gold.product_sales", "stock_code") == [("10001",)]
     assert shop.state() == expected(shop)
     shop.correct(2)
     shop.correct(3)
@@ -171,14 +171,14 @@ def test_data_tests_look_at_the_touched_days_until_downstream_accepts_them(shop:
 def test_unit_tests_need_no_table(runner: Any, lake: Any) -> None:
     result = runner("test", "--select", "test_type:unit")
     assert result.success
-    assert sum(node.node.resource_type == "unit_test" for node in result.result.results) == 6
+    assert sum(node.node.resource_type == "unit_test" for node in result.result.results) == 13
 
 
 def test_the_first_build_of_an_empty_lake_fails_at_its_source_only(runner: Any, lake: Any, failures: Any) -> None:
     result = runner("build")
     assert not result.success
     assert "silver.invoice_lines reads bronze.shop__invoice_lines, which has never been built" in failures(result)
-    assert not runner("test", "--select", "unique_dim_products_stock_code").success
+    assert not runner("test", "--select", "unique_product_sales_stock_code").success
 
 
 def test_a_version_that_is_vacuumed_means_everything_is_recomputed(shop: Any, line: Any, expected: Any) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytestmark = pytest.mark.slow
 
-_PARTS = ("invoice_lines", "invoice_lines customer_metrics", "invoice_lines dim_products", "daily_sales")
+_PARTS = ("invoice_lines", "invoice_lines customer_metrics", "invoice_lines product_sales", "daily_sales")
 
 
 def _history(chance: random.Random, line: Any) -> list[tuple[int, list[Any]]]:

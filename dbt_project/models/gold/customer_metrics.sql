@@ -1,5 +1,6 @@
 {{ config(meta={'strategy': 'replace', 'unique_key': 'customer_id'}) }}
 
+{%- do follow(ref('invoice_lines'), ref('customers')) %}
 {%- set touched = touched_keys(ref('invoice_lines'), 'invoice_date', 'customer_id') %}
 
 with source as (
@@ -36,6 +37,7 @@ customers as (
         min(first_order_date) as first_order_date,
         max(last_order_date) as last_order_date,
         cast(null as date) as stored_as_of_date,
+        true as is_changed,
     from orders
     group by customer_id
 
@@ -51,6 +53,7 @@ customers as (
         first_order_date,
         last_order_date,
         as_of_date as stored_as_of_date,
+        {{ changed_keys(ref('customers'), 'customer_id') }} as is_changed,
     from {{ this }}
     where not ({{ touched }})
 
@@ -67,22 +70,39 @@ dated as (
 
 ),
 
-final as (
+-- The shop's database may know the customer, or have forgotten them: then only their sales are known.
+contacts as (
 
     select
         customer_id,
-        total_orders,
-        lifetime_value_gbp,
-        cast(lifetime_value_gbp / total_orders as decimal(18, 3)) as avg_order_value_gbp,
-        first_order_date,
-        last_order_date,
-        as_of_date - last_order_date as days_since_last_order,
-        as_of_date,
-        {{ customer_segment('lifetime_value_gbp') }} as customer_segment,
+        {{ cleaned_text('name') }} as name,
+        {{ cleaned_email('email') }} as email,
+        {{ cleaned_phone('phone') }} as phone,
+    from {{ ref('customers') }}
+    where not _deleted
+
+),
+
+final as (
+
+    select
+        dated.customer_id,
+        dated.total_orders,
+        dated.lifetime_value_gbp,
+        cast(dated.lifetime_value_gbp / dated.total_orders as decimal(18, 3)) as avg_order_value_gbp,
+        dated.first_order_date,
+        dated.last_order_date,
+        dated.as_of_date - dated.last_order_date as days_since_last_order,
+        dated.as_of_date,
+        {{ customer_segment('dated.lifetime_value_gbp') }} as customer_segment,
+        contacts.name,
+        contacts.email,
+        contacts.phone,
     from dated
+    left join contacts on dated.customer_id = contacts.customer_id
     -- A day with sales beyond the last one moves as_of_date, and with it every customer's days_since_last_order. So the
     -- stored customers are written again with the new date when it moved, and left alone when it did not.
-    where stored_as_of_date is distinct from as_of_date
+    where dated.is_changed or dated.stored_as_of_date is distinct from dated.as_of_date
 
 )
 
