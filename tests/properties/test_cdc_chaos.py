@@ -152,7 +152,8 @@ def check_history(con, lake, name, key):
     broken = con.execute(
         f"SELECT {key} FROM (SELECT {key}, valid_from, valid_to, is_current, is_deleted, lead(valid_from) OVER "
         f"(PARTITION BY {key} ORDER BY valid_from) AS next_from FROM {history}) "
-        "WHERE valid_to IS DISTINCT FROM next_from OR is_current <> (valid_to IS NULL AND NOT is_deleted) OR valid_to <= valid_from"
+        "WHERE valid_to IS DISTINCT FROM next_from OR valid_to <= valid_from "
+        "OR is_current <> (valid_to IS NULL AND NOT is_deleted)"
     ).fetchall()
     assert not broken, f"{name}: versions overlap or leave a gap"
     live = f"SELECT {key} FROM {silver} WHERE NOT _deleted"

@@ -83,7 +83,9 @@ def test_planted_differences_are_found_and_mended(shop):
     shop.drain(reconcile=True)
     shop.build_silver()
     scan = shop.silver.scan()
-    shop.plant(f"SELECT * REPLACE (999::DECIMAL(12,3) AS unit_price) FROM {scan} WHERE stock_code = 'P7'", "stock_code = 'P7'")
+    shop.plant(
+        f"SELECT * REPLACE (999::DECIMAL(12,3) AS unit_price) FROM {scan} WHERE stock_code = 'P7'", "stock_code = 'P7'"
+    )
     shop.plant(f"SELECT * REPLACE ('P9999' AS stock_code) FROM {scan} WHERE stock_code = 'P8'", "stock_code = 'P8'")
     found = shop.compare()
     assert sorted(found.differences) == [
