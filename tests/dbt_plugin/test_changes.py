@@ -1,0 +1,420 @@
+"""State and history of a change table: what each kind of event does, and what is not read for it.
+
+Events commit at hours (`at`) after 2026-01-01; any order of them is in tests/properties/test_change_order.py.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandera.polars as pa
+import polars as pl
+import pytest
+from change_models import HISTORY, SOURCE, STATE, ChangeModels, event
+from dbt_common.exceptions import DbtRuntimeError
+
+from pipeline_assets.dbt_plugin import changes
+from pipeline_assets.lake import Lake, Table
+from pipeline_assets.settings import load_settings
+
+
+class Things(pa.DataFrameModel):
+    """A source's row."""
+
+    id: pl.Int64
+    text: pl.String = pa.Field(nullable=True)
+    number: pl.Int64 = pa.Field(nullable=True)
+    since: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(nullable=True)
+
+
+class Clashing(pa.DataFrameModel):
+    """Has a column that a history has itself."""
+
+    id: pl.Int64
+    valid_from: pl.Date
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ChangeModels]]:
+    """Makes the models of a change table with ten keys to a partition."""
+    monkeypatch.setenv("PIPELINE_LAKE_URI", str(tmp_path))
+    load_settings.cache_clear()
+    made: list[ChangeModels] = []
+
+    def models(valid_at: str | None = None, model: Any = Things) -> ChangeModels:
+        monkeypatch.setattr(changes, "contract", lambda name: model)
+        lake = Lake(str(tmp_path), {"provider": "local"})
+        made.append(ChangeModels(lake, model, ["id"], "id // 10", valid_at=valid_at))
+        return made[-1]
+
+    yield models
+    for one in made:
+        one.close()
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def things(make: Callable[..., ChangeModels]) -> ChangeModels:
+    return make()
+
+
+def insert(key: int, at: int, text: str = "a", number: int = 1, **options: Any) -> Any:
+    return event(options.pop("op", "c"), {"id": key}, {"text": text, "number": number}, at=at, **options)
+
+
+def update(key: int, at: int, *, unavailable: tuple[str, ...] = (), **values: Any) -> Any:
+    return event("u", {"id": key}, values, at=at, unavailable=unavailable)
+
+
+def delete(key: int, at: int, **options: Any) -> Any:
+    return event("d", {"id": key}, at=at, **options)
+
+
+def truncate(at: int, seq: int = 0) -> Any:
+    return event("t", None, at=at, seq=seq)
+
+
+def hour(number: float) -> datetime:
+    return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=number)
+
+
+def state(things: ChangeModels, columns: str = "id, text, number, _deleted") -> list[tuple[Any, ...]]:
+    return things.rows(STATE, columns)
+
+
+def history(things: ChangeModels, columns: str = "id, text, number") -> list[tuple[Any, ...]]:
+    """Versions of each key in order: the columns, then the hours from and to, `current`, `deleted` or `past`."""
+    kind = "CASE WHEN is_current THEN 'current' WHEN is_deleted THEN 'deleted' ELSE 'past' END"
+    hours = "hour(valid_from) + 24 * (day(valid_from) - 1), hour(valid_to) + 24 * (day(valid_to) - 1)"
+    scan = Table(things.lake, HISTORY).scan()
+    return things.con.execute(f"SELECT {columns}, {hours}, {kind} FROM {scan} ORDER BY id, valid_from").fetchall()
+
+
+def lose_files(things: ChangeModels, name: str, folder: str) -> None:
+    """Makes every read of a partition an error."""
+    found = [*Path(Table(things.lake, name).uri).glob(f"{folder}/*.parquet")]
+    assert found
+    for file in found:
+        file.write_text("not to be read")
+
+
+# ---------------------------------------------------------------------------- events
+
+
+def test_the_last_event_of_a_key_is_its_state_and_all_of_them_its_history(things: ChangeModels) -> None:
+    things.land(insert(1, 1, op="r"), insert(2, 1, seq=2))
+    things.run()
+    things.land(update(1, 3, text="b", number=2), delete(2, 4))
+    things.run()
+    assert state(things) == [(1, "b", 2, False), (2, None, None, True)]
+    assert history(things) == [
+        (1, "a", 1, 1, 3, "past"),
+        (1, "b", 2, 3, None, "current"),
+        (2, "a", 1, 1, 4, "past"),
+        (2, None, None, 4, None, "deleted"),
+    ]
+    columns = "_commit_lsn, _tx_seq, _changed_at, _changed_date, _bucket, _unavailable"
+    assert state(things, columns)[0] == (3, 1, hour(3), date(2026, 1, 1), 0, [])
+
+
+def test_a_deleted_row_is_not_revived_by_an_older_event_and_comes_back_by_a_newer_one(things: ChangeModels) -> None:
+    things.land(insert(1, 1), delete(1, 5))
+    things.run()
+    things.land(update(1, 3, text="late", number=9))
+    things.run()
+    assert state(things) == [(1, None, None, True)]
+    assert history(things)[1:] == [(1, "late", 9, 3, 5, "past"), (1, None, None, 5, None, "deleted")]
+    things.land(insert(1, 8, "back"))
+    things.run()
+    assert state(things) == [(1, "back", 1, False)]
+    assert history(things)[2:] == [(1, None, None, 5, 8, "deleted"), (1, "back", 1, 8, None, "current")]
+
+
+def test_columns_left_out_are_those_of_the_batch_or_of_the_stored_row(things: ChangeModels) -> None:
+    things.land(insert(1, 1, "toasted"), insert(2, 1, "toasted", seq=2))
+    things.run()
+    things.land(
+        update(1, 2, number=2, unavailable=("text",)),
+        update(2, 2, text="new", number=2),
+        update(2, 3, number=3, unavailable=("text",)),
+        update(2, 4, text=None, unavailable=("number",)),  # null is a value that was told
+        update(2, 5, number=5, unavailable=("text",)),
+    )
+    things.run()
+    assert state(things) == [(1, "toasted", 2, False), (2, None, 5, False)]
+    assert [row[1:3] for row in history(things) if row[0] == 2] == [
+        ("toasted", 1),
+        ("new", 2),
+        ("new", 3),
+        (None, 3),
+        (None, 5),
+    ]
+    assert {row[0] for row in state(things, "len(_unavailable)")} == {0}
+
+
+def test_a_column_that_no_event_has_told_is_named_until_a_late_one_tells_it(things: ChangeModels) -> None:
+    things.land(update(1, 5, number=2, unavailable=("text",)))
+    things.run()
+    assert state(things, "text, _unavailable, _commit_lsn") == [(None, ["text"], 5)]
+    things.land(insert(1, 1, "told"))
+    things.run()
+    assert state(things, "text, _unavailable, _commit_lsn") == [("told", [], 5)]
+    assert history(things) == [(1, "told", 1, 1, 5, "past"), (1, "told", 2, 5, None, "current")]
+
+
+def test_what_was_told_before_a_delete_is_not_known_after_it(things: ChangeModels) -> None:
+    things.land(insert(1, 1, "old"), delete(1, 2))
+    things.run()
+    things.land(update(1, 3, number=2, unavailable=("text",)))
+    things.run()
+    assert state(things, "text, _unavailable") == [(None, ["text"])]
+
+
+def test_an_update_of_the_key_takes_along_what_the_insert_leaves_out(things: ChangeModels) -> None:
+    def move(old: int, new: int, at: int, seq: int = 1) -> list[Any]:
+        after = event("c", {"id": new}, {"number": at}, at=at, seq=seq + 1, lsn=at, unavailable=["text"])
+        return [delete(old, at, seq=seq, lsn=at), after]
+
+    things.land(insert(1, 1, "kept"))
+    things.run()
+    things.land(*move(1, 22, 2), *move(22, 3, 3))
+    things.run()
+    assert state(things) == [(1, None, None, True), (3, "kept", 3, False), (22, None, None, True)]
+    left, came = move(3, 44, 9)
+    things.land(came)  # before its other half
+    things.run()
+    assert state(things, "id, text, _unavailable")[-1] == (44, None, ["text"])
+    things.land(left)
+    things.run()
+    assert state(things, "id, text, _unavailable")[-1] == (44, "kept", [])
+    assert history(things)[-1] == (44, "kept", 9, 9, None, "current")
+
+
+def test_a_truncation_ends_every_row_but_those_that_came_after_it(things: ChangeModels) -> None:
+    things.land(*(insert(key, 1, seq=key) for key in (1, 2, 33)))
+    things.run()
+    things.land(update(1, 2, text="b", number=1), truncate(4), insert(2, 4, "after", seq=1), insert(5, 6))
+    things.run()
+    assert state(things) == [
+        (1, None, None, True),
+        (2, "after", 1, False),
+        (5, "a", 1, False),
+        (33, None, None, True),
+    ]
+    assert history(things) == [
+        (1, "a", 1, 1, 2, "past"),
+        (1, "b", 1, 2, 4, "past"),
+        (1, None, None, 4, None, "deleted"),
+        (2, "a", 1, 1, 4, "past"),
+        (2, "after", 1, 4, None, "current"),
+        (5, "a", 1, 6, None, "current"),  # not deleted at 4: it never was before
+        (33, "a", 1, 1, 4, "past"),
+        (33, None, None, 4, None, "deleted"),
+    ]
+
+
+def test_a_late_truncation_makes_the_tables_anew(things: ChangeModels) -> None:
+    things.land(insert(1, 1), insert(2, 8))
+    things.run()
+    things.land(truncate(5))
+    things.run()
+    assert state(things) == [(1, None, None, True), (2, "a", 1, False)]
+    assert history(things)[1:] == [(1, None, None, 5, None, "deleted"), (2, "a", 1, 8, None, "current")]
+
+
+def test_a_snapshot_over_stored_rows_deletes_what_it_has_not_and_leaves_the_history_of_the_others(
+    things: ChangeModels,
+) -> None:
+    things.land(insert(1, 1), insert(2, 1, seq=2), insert(3, 1, seq=3))
+    things.run()
+    before = history(things)
+    things.land(truncate(9), insert(1, 9, op="r", seq=1), insert(3, 9, "b", op="r", seq=2))
+    things.run()
+    assert state(things, "id, text, _deleted") == [(1, "a", False), (2, None, True), (3, "b", False)]
+    assert history(things) == [
+        before[0],
+        (2, "a", 1, 1, 9, "past"),
+        (2, None, None, 9, None, "deleted"),
+        (3, "a", 1, 1, 9, "past"),
+        (3, "b", 1, 9, None, "current"),
+    ]
+
+
+def test_versions_begin_by_the_sources_clock_and_never_before_the_last_one(make: Callable[..., ChangeModels]) -> None:
+    def said(at: int, text: str, hours: float | None) -> Any:
+        return update(1, at, text=text, number=1, since=None if hours is None else hour(hours).isoformat())
+
+    things = make(valid_at="since")
+    things.land(said(100, "a", 1), said(101, "b", 3), said(102, "c", 3))  # b lasted no time
+    things.run()
+    assert history(things, "text") == [("a", 1, 3, "past"), ("c", 3, None, "current")]
+    things.land(said(103, "d", 2), said(104, "e", 5))  # d began before c did: c lasted no time
+    things.run()
+    assert history(things, "text") == [("a", 1, 3, "past"), ("d", 3, 5, "past"), ("e", 5, None, "current")]
+    things.land(said(105, "f", None), delete(1, 106))  # without a clock of the source, the commit's
+    things.run()
+    assert history(things, "text")[-2:] == [("f", 105, 106, "past"), (None, 106, None, "deleted")]
+
+
+def test_a_change_that_changes_nothing_is_no_version_and_one_undone_at_once_leaves_none(things: ChangeModels) -> None:
+    things.land(insert(1, 1), update(1, 2, text="b", number=1))
+    things.run()
+    things.land(update(1, 3, text="b", number=1))
+    things.run()
+    assert history(things, "text") == [("a", 1, 2, "past"), ("b", 2, None, "current")]
+    assert things.rows(HISTORY, "_as_of") == [(hour(3),), (None,)]
+    things.land(event("u", {"id": 1}, {"text": "c", "number": 1}, at=5, ts=2))  # the clock was put back
+    things.run()
+    assert history(things, "text")[-1] == ("c", 3, None, "current")
+    things.land(event("u", {"id": 1}, {"text": "b", "number": 1}, at=6, ts=3))
+    things.run()
+    assert history(things, "text") == [("a", 1, 2, "past"), ("b", 2, None, "current")]
+
+
+# ---------------------------------------------------------------------------- columns
+
+
+def test_columns_that_the_source_adds_are_added_as_text_and_stay_filled(things: ChangeModels) -> None:
+    things.land(insert(1, 1), insert(2, 1, seq=2))
+    things.run()
+    things.land(update(1, 2, text="b", number=2, colour="red", size=4, tags=["x"]))
+    things.run()
+    assert state(things, "id, colour, size, tags") == [(1, "red", "4", '["x"]'), (2, None, None, None)]
+    things.land(update(2, 3, text="b", number=2))
+    things.land(update(1, 4, text="c", number=2, size=5, unavailable=("colour", "tags")))
+    things.run()
+    assert state(things, "id, colour, size, tags") == [(1, "red", "5", '["x"]'), (2, None, None, None)]
+    versions = [(1, None, None), (1, "red", "4"), (1, "red", "5"), (2, None, None), (2, None, None)]
+    assert [row[:3] for row in history(things, "id, colour, size")] == versions
+    before = {
+        name: sorted(things.rows(name, "COLUMNS(* EXCLUDE (number)), number"), key=str) for name in (STATE, HISTORY)
+    }
+    things.run(full_refresh=True)
+    after = {
+        name: sorted(things.rows(name, "COLUMNS(* EXCLUDE (number)), number"), key=str) for name in (STATE, HISTORY)
+    }
+    assert [len(rows) for rows in after.values()] == [len(rows) for rows in before.values()]
+    assert state(things, "id, colour, size, tags") == [(1, "red", "5", '["x"]'), (2, None, None, None)]
+
+
+def test_an_added_column_that_a_change_leaves_out_is_null_as_before_it_was_added(things: ChangeModels) -> None:
+    things.land(insert(1, 1))
+    things.run()
+    things.land(update(1, 2, text="b", number=1, unavailable=("colour",)))
+    things.run()
+    assert state(things, "text, colour, _unavailable") == [("b", None, [])]
+
+
+def test_added_columns_that_would_clash_stay_in_bronze(things: ChangeModels) -> None:
+    things.land(event("c", {"id": 1}, {"text": "a", "TEXT": "b", "_deleted": True, "Colour": 1, "colour": 2}, at=1))
+    things.run()
+    names = [field.name for field in things.log(STATE).schema().fields]
+    assert names.count("Colour") == 1
+    assert "TEXT" not in names
+    assert state(things, '"Colour", _deleted') == [("1", False)]
+
+
+def test_a_contract_that_clashes_or_lacks_a_key_is_refused(make: Callable[..., ChangeModels]) -> None:
+    with pytest.raises(DbtRuntimeError, match="has columns that state and history have themselves: valid_from"):
+        make(model=Clashing).run()
+
+
+# ---------------------------------------------------------------------------- what is read
+
+
+def test_only_new_batches_are_read_and_only_partitions_of_their_keys(things: ChangeModels) -> None:
+    things.land(*(insert(key, 1, seq=key) for key in (1, 12, 23, 34)))
+    things.run()
+    things.land(update(12, 30, text="b", number=1), update(34, 31, number=5, unavailable=("text",)))
+    lose_files(things, SOURCE, "_partition_date=2026-01-01")
+    for name in (STATE, HISTORY):
+        for bucket in (0, 2):
+            lose_files(things, name, f"_bucket={bucket}")
+    things.run()
+    found = [
+        things.con.execute(f"SELECT id, text, number FROM {Table(things.lake, STATE).scan()} WHERE _bucket = {bucket}")
+        for bucket in (1, 3)
+    ]
+    assert [row for rows in found for row in rows.fetchall()] == [(12, "b", 1), (34, "a", 5)]
+    assert things.log(STATE).history(1)[0]["added_dates"] == '["2026-01-02"]'
+
+
+def test_a_batch_of_the_same_day_is_told_from_those_before_it(things: ChangeModels) -> None:
+    things.land(insert(1, 1))
+    things.run()
+    version = things.log(STATE).version()
+    things.land(insert(2, 2))
+    things.run()
+    commit = things.log(STATE).history(1)[0]
+    assert (commit["rows_added"], commit["rows_removed"]) == ("1", "0")
+    assert things.log(STATE).version() == version + 1
+
+
+def test_a_run_without_new_events_commits_nothing(things: ChangeModels) -> None:
+    things.land(insert(1, 1))
+    things.run()
+    versions = [things.log(name).version() for name in (STATE, HISTORY)]
+    things.run()
+    assert [things.log(name).version() for name in (STATE, HISTORY)] == versions
+    Table(things.lake, SOURCE).commit(things.con, [], positions={"slot:x": 9})  # the drain found nothing
+    things.run()
+    for name in (STATE, HISTORY):
+        commit = things.log(name).history(1)[0]
+        assert (commit["rows_added"], commit["rows_removed"]) == ("0", "0")
+
+
+def test_maintenance_of_bronze_is_no_news_and_removed_events_make_the_tables_anew(things: ChangeModels) -> None:
+    things.land(insert(1, 1))
+    things.land(insert(2, 2))
+    things.run()
+    things.log(SOURCE).optimize.compact()
+    things.land(insert(3, 3))
+    things.run()
+    assert things.log(STATE).history(1)[0]["rows_added"] == "1"
+    Table(things.lake, SOURCE).replace(
+        things.con, f"SELECT * FROM {Table(things.lake, SOURCE).scan()} LIMIT 0", where="commit_lsn = 2"
+    )
+    things.run()
+    assert [row[0] for row in state(things)] == [1, 3]
+    assert [row[0] for row in history(things)] == [1, 3]
+
+
+def test_a_source_that_was_never_loaded_is_an_empty_one_and_one_that_vanished_is_an_error(things: ChangeModels) -> None:
+    things.run()
+    assert state(things) == history(things) == []
+    things.land(insert(1, 1))
+    things.run()
+    assert state(things) == [(1, "a", 1, False)]
+    Path(Table(things.lake, SOURCE).uri).rename(Path(things.lake.uri) / "away")
+    with pytest.raises(DbtRuntimeError, match=f"{STATE} holds rows, but {SOURCE}.* is not there any more: restore it"):
+        things.run()
+    assert state(things) == [(1, "a", 1, False)]
+
+
+def test_a_change_table_that_was_made_anew_replaces_all_rows(things: ChangeModels) -> None:
+    things.land(insert(1, 1))
+    things.run()
+    Path(Table(things.lake, SOURCE).uri).rename(Path(things.lake.uri) / "away")
+    things.land(insert(2, 1))
+    things.run()
+    assert state(things) == [(2, "a", 1, False)]
+    assert [row[0] for row in history(things)] == [2]
+
+
+@pytest.mark.parametrize("name", [STATE, HISTORY])
+def test_of_two_runs_at_once_the_slower_one_writes_nothing(things: ChangeModels, name: str, monkeypatch: Any) -> None:
+    things.land(insert(1, 1))
+    things.run()
+    things.land(update(1, 2, text="b", number=1))
+    operation = "merge" if name == STATE else "replace_keys"
+    real = getattr(Table, operation)
+
+    def after_another_run(table: Table, con: Any, *args: Any, **kwargs: Any) -> int:
+        table.commit(con, [], positions=kwargs["positions"])
+        return real(table, con, *args, **kwargs)
+
+    monkeypatch.setattr(Table, operation, after_another_run)
+    with pytest.raises(DbtRuntimeError, match=f"table {name}: the log moved"):
+        things.run(name)
+    assert things.rows(name, "text") == [("a",)]
