@@ -1,6 +1,6 @@
 """A shop whose bronze lines are written by hand, and dbt run in this process on the lake that holds them.
 
-The manifest is parsed once for the session (4 s); a run of the four models then takes about a second.
+The manifest is parsed once for the session (4 s); a run of all models then takes about a second.
 """
 
 import datetime
@@ -182,7 +182,7 @@ def line() -> Callable[..., tuple[Any, ...]]:
 
 @pytest.fixture
 def expected() -> Callable[[Shop], dict[str, list[tuple[Any, ...]]]]:
-    """The four tables as plain SQL over all of bronze: what any history of runs must come to."""
+    """The tables as plain SQL over all of bronze: what any history of runs must come to."""
     return lambda shop: _expected(shop.con, shop.bronze.scan())
 
 
