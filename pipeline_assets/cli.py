@@ -51,10 +51,16 @@ def demo(
     ] = None,
 ) -> None:
     """Replays real days of a shop through the whole pipeline, with broken and corrected files among them."""
+    from pipeline_assets.demo.postgres_server import PostgresServerError
     from pipeline_assets.demo.run import run_demo
+    from pipeline_assets.demo.shop import ShopError
 
-    # The very stream: what dbt prints is redirected meanwhile.
-    if not run_demo(Console(file=sys.stdout), all_days):
+    try:
+        # The very stream: what dbt prints is redirected meanwhile.
+        done = run_demo(Console(file=sys.stdout), all_days)
+    except (PostgresServerError, ShopError) as error:
+        _fail(str(error))
+    if not done:
         raise typer.Exit(1)
 
 

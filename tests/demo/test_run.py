@@ -1,0 +1,45 @@
+"""The demo as people run it, twice: all of it, and then nothing that it did before."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_assets.settings import project_root
+
+PIPELINE = str(Path(sys.executable).parent / "pipeline")
+
+
+def pipeline(state_dir: Path, *words: str) -> str:
+    environment = {**os.environ, "PIPELINE_STATE_DIR": str(state_dir), "DAGSTER_HOME": str(project_root())}
+    done = subprocess.run([PIPELINE, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def versions(state_dir: Path) -> dict[str, int]:
+    found: list[dict[str, Any]] = json.loads(pipeline(state_dir, "tables", "--json"))
+    return {table["name"]: table["version"] for table in found}
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_the_demo_shows_files_and_changes_and_does_nothing_the_second_time(tmp_path: Path) -> None:
+    shown = pipeline(tmp_path, "demo")
+    assert re.search(r"bronze.shop__invoice_lines +58,356 +13", shown)
+    assert re.search(r"customers +686 +448 +\d+ +26 +1,108 +1,108", shown)
+    assert "2010-12-04 is withheld" in shown
+    first = versions(tmp_path)
+    assert {"silver.customers", "silver.customers_history", "silver.orders", "gold.daily_sales"} < first.keys()
+    password = (tmp_path / "shop_db" / "password").read_text()
+    assert password not in shown
+    assert password not in (tmp_path / "demo.log").read_text()
+
+    again = pipeline(tmp_path, "demo")
+    assert again.count(" 0 transactions") == 2
+    assert versions(tmp_path) == first
