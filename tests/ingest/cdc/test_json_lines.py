@@ -22,7 +22,7 @@ def read(path: Path, data: bytes) -> list[tuple[int, bytes, bool]]:
         (b'{"a":1}\r\n{"b":2}\r\n', [(1, b'{"a":1}'), (2, b'{"b":2}')]),
         (b'{"a":1}\r{"b":2}\r', [(1, b'{"a":1}'), (2, b'{"b":2}')]),
         (b'\xef\xbb\xbf{"a":1}\n', [(1, b'{"a":1}')]),
-        (gzip.compress(b'{"a":1}\n'), [(1, b'{"a":1}')]),
+        (gzip.compress(b'{"a":1}\n', mtime=0), [(1, b'{"a":1}')]),
     ],
 )
 def test_lines_are_numbered_and_trimmed(tmp_path: Path, data: bytes, found: list[tuple[int, bytes]]) -> None:
