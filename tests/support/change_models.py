@@ -95,6 +95,10 @@ class ChangeModels:
         """A model's compiled SQL; to be asked after `run` has begun."""
         return self._render(name, execute=True)
 
+    def test_range(self, name: str) -> str:
+        """The predicate on the rows that data tests look at after the last run."""
+        return str(self._ask("test_range", table=name))
+
     def rows(self, name: str, columns: str = "*") -> list[tuple[Any, ...]]:
         return self.con.execute(f"SELECT {columns} FROM {Table(self.lake, name).scan()} ORDER BY ALL").fetchall()
 
