@@ -150,12 +150,12 @@ def changes(console: Console, lake: Lake, whole: Changes, last: Changes) -> None
         counts = [f"{count:,}" for count in (reads, inserts, updates, deletes, source)]
         table.add_row(name, *counts, shown, f"{versions:,}" if versions is not None else "")
     console.print("[bold]Out of the database[/bold], by its replication slot", table, "", sep="\n")
+    console.print("The last run alone:" if any(map(any, last.events.values())) else "The last demo had seen them all.")
     for name, (_, inserts, updates, deletes, toasted) in last.events.items():
+        without = f" ({toasted} without the order's lines, which silver keeps)" if toasted else ""
         if inserts or updates or deletes:
-            without = f", {toasted} of them without the order's lines, which silver keeps" if toasted else ""
             console.print(
-                f"  the last run alone, {name}: {inserts} inserts, {updates} updates{without}, {deletes} deletes",
-                highlight=False,
+                f"  {name}: {inserts} inserts, {updates} updates{without}, {deletes} deletes", highlight=False
             )
     console.print("")
     with serving.connect(lake, "1GB", None) as con:
