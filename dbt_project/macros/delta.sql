@@ -7,6 +7,8 @@
               merge        upsert by `unique_key`; an older `sequence` never wins
     partition_by           Delta partition column
     date_column            the day of a row; commits list the days they touched, for the models downstream
+    optional               to models downstream the table is empty as long as it was never built: its source may be none
+                           of this lake's
 -#}
 {% materialization delta, adapter='duckdb', supported_languages=['sql'] %}
     {{ run_hooks(pre_hooks) }}

@@ -144,6 +144,23 @@ def test_a_lake_of_files_alone_has_metrics_without_contacts_and_empty_dimensions
     assert len(database.rows(DIM_PRODUCTS)) == 1
 
 
+def test_a_lake_of_the_database_alone_has_no_metrics_until_files_land(database: Database) -> None:
+    downstream = ("customers+", "customers_history+", "products_history+", "orders+")  # as the job of the change stream
+    for when in ("01", "02"):
+        database.land(customer(1, when, email="ada@example.com"), order(when, when, 1), product("POST", when))
+        database.run(*downstream)
+        assert database.rows(METRICS) == []
+        assert database.rows("gold.daily_sales") == []
+    assert len(database.keys_of_orders()) == 2
+    database.run()
+    assert database.rows(METRICS, "customer_id, email, total_orders") == [
+        (1, "ada@example.com", 1),
+        (2, None, 1),
+        (3, None, 1),
+    ]
+    assert database.rows("gold.daily_sales", "unique_customers") == [(3,)]
+
+
 def test_upstream_tables_may_come_one_after_the_other(database: Database) -> None:
     database.land(customer(1, "01"))
     database.run("customers_history", "fct_orders")  # silver.orders is yet to be built

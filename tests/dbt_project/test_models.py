@@ -137,9 +137,9 @@ def test_a_range_asked_for_is_recomputed_beside_what_changed(shop: Any, line: An
 
 def test_an_upstream_that_was_never_built_is_named(shop: Any, line: Any) -> None:
     shop.land(2, line("1", "02"))
-    message = shop.dbt_fails("run", "--select", "customer_metrics")
-    assert "gold.customer_metrics reads silver.invoice_lines, which has never been built" in message
-    assert "materialize silver/invoice_lines first" in message
+    message = shop.dbt_fails("run", "--select", "invoice_lines", "daily_sales")
+    assert "gold.daily_sales reads gold.customer_metrics, which has never been built" in message
+    assert "materialize gold/customer_metrics first" in message
 
 
 def test_of_two_runs_at_once_the_slower_one_writes_nothing(shop: Any, line: Any, monkeypatch: Any) -> None:

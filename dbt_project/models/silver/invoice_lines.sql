@@ -4,6 +4,7 @@
             'strategy': 'replace',
             'date_column': 'invoice_date',
             'partition_by': 'invoice_date',
+            'optional': true,
         }
     )
 }}
