@@ -304,7 +304,7 @@ select * from final
 {#- `told_events`: the events to fold, by key. Truncations are events of every key. If some events lack columns, `_told_n`
     is the document that last told column n, `_origin` and `_origin_life` the row's first key and life. -#}
 {% macro _events(changes, key) -%}
-with {{ 'recursive' if changes['moved'] }} new_events as (
+with {{ 'recursive' if changes['moved'] }} new_events as not materialized (
 
     {{ _keyed_events(changes, changes['new']) }}
 
@@ -312,7 +312,7 @@ with {{ 'recursive' if changes['moved'] }} new_events as (
 
 {%- if changes['late_until'] is not none %}
 
-every_event as (
+every_event as not materialized (
 
     {{ _keyed_events(changes, changes['every']) }}
 

@@ -135,12 +135,15 @@ class ChangeReader:
 
     def _look_at(self, changes: Changes, shape: Sequence[RawColumn]) -> None:
         """Notes what the events to fold have: truncations, columns left out, columns unknown to the contract."""
-        found = self._views.cursor().execute(
+        cursor = self._views.cursor()
+        changes.truncated, changes.moved, left_out = cursor.execute(
             "SELECT coalesce(bool_or(op = 't'), false), coalesce(bool_or(op = 'c' AND len(unavailable) > 0), false), "
-            "flatten(list(DISTINCT unavailable)), flatten(list(DISTINCT json_keys(after))) "
-            f"FROM {changes.folded}"
+            f"flatten(list(DISTINCT unavailable)) FROM {changes.folded}"
+        ).fetchone() or (False, False, [])
+        # Documents that were applied before hold no column that the table has not got.
+        (names,) = cursor.execute(f"SELECT flatten(list(DISTINCT json_keys(after))) FROM {changes.new}").fetchone() or (
+            [],
         )
-        changes.truncated, changes.moved, left_out, names = found.fetchone() or (False, False, [], [])
         known = {column.name for column in shape}
         taken = {name.lower() for name in known | OWN_COLUMNS}
         added: dict[str, str] = {}  # Delta does not tell upper from lower case; of two spellings the first is taken

@@ -24,6 +24,8 @@ from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings
 
+pytestmark = pytest.mark.slow
+
 UNKNOWN = object()
 
 
