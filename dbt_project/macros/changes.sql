@@ -1,6 +1,6 @@
 {#- Current state and history of a source's table, out of the events of its bronze change table.
 
-    models/silver/customers.sql is the call of change_state() and nothing else; customers_history.sql of change_history().
+    models/silver/customers.sql is a call of change_state() and nothing else; customers_history.sql of change_history().
 
     source    the change table: source('bronze', 'shop_db__customers')
     contract  the Pandera model of the source's row: 'shop_db.Customers'
@@ -64,8 +64,8 @@ select * from final
 {%- endmacro %}
 
 
-{#- One row per version of a key, from `valid_from` to before `valid_to`. The versions of a key follow each other without
-    a gap: the time after a delete is a version, too (`is_deleted`). States that lasted no time are left out, and what
+{#- One row per version of a key, from `valid_from` to before `valid_to`. The versions of a key follow each other with
+    no gap: the time after a delete is a version, too (`is_deleted`). States that lasted no time are left out, and what
     changed nothing makes no version. -#}
 {% macro change_history(source, contract, keys, bucket, valid_at=none) -%}
 {{- config(
@@ -301,8 +301,8 @@ select * from final
 {%- endmacro %}
 
 
-{#- `told_events`: the events to fold, by key. Truncations are events of every key. If some events lack columns, `_told_n`
-    is the document that last told column n, `_origin` and `_origin_life` the row's first key and life. -#}
+{#- `told_events`: the events to fold, by key. Truncations are events of every key. If some events lack columns,
+    `_told_n` is the document that last told column n, `_origin` and `_origin_life` the row's first key and life. -#}
 {% macro _events(changes, key) -%}
 with {{ 'recursive' if changes['moved'] }} new_events as not materialized (
 
@@ -326,7 +326,9 @@ bonds as (
     select {{ _struct(key, 'a') }} as one, {{ _struct(key, 'b') }} as other
     from every_event as a
     inner join every_event as b on a.commit_lsn = b.commit_lsn and a.lsn = b.lsn
-    where (a.op = 'd' and b.op = 'c' and len(b.unavailable) > 0) or (b.op = 'd' and a.op = 'c' and len(a.unavailable) > 0)
+    where
+        (a.op = 'd' and b.op = 'c' and len(b.unavailable) > 0)
+        or (b.op = 'd' and a.op = 'c' and len(a.unavailable) > 0)
 
 ),
 
@@ -438,7 +440,7 @@ told_events as (
 
 {%- else %}
 
--- A row lives from its insert to its delete. What a change of it leaves out is as an earlier event of that life told it.
+-- A row lives from its insert to its delete. What a change leaves out is as an earlier event of that life told it.
 lives as (
 
     select
@@ -531,8 +533,10 @@ told_events as (
     select
         *,
         {%- for column in incomplete %}
-        last_value(case when not list_contains(unavailable, {{ dbt.string_literal(column.source_name) }}) then after end ignore nulls)
-            over (partition by _origin, _origin_life order by commit_lsn, tx_seq) as {{ column.told }},
+        last_value(
+            case when not list_contains(unavailable, {{ dbt.string_literal(column.source_name) }}) then after end
+            ignore nulls
+        ) over (partition by _origin, _origin_life order by commit_lsn, tx_seq) as {{ column.told }},
         {%- endfor %}
     from traced
 
@@ -568,7 +572,10 @@ told_events as (
         {%- if not column.told -%}
         {{ column.value }} as {{ column.name }},
         {% elif changes['stored'] -%}
-        case when {{ column.told }} is not null then {{ column.told_value }} else stored.{{ column.name }} end as {{ column.name }},
+        case
+            when {{ column.told }} is not null then {{ column.told_value }}
+            else stored.{{ column.name }}
+        end as {{ column.name }},
         {% else -%}
         {{ column.told_value }} as {{ column.name }},
         {% endif -%}
@@ -585,13 +592,14 @@ cast([] as varchar[])
 list_filter(
             [
                 {%- for column in incomplete %}
+                {%- set name = dbt.string_literal(column.source_name) %}
                 case
                     when
                         op not in ('d', 't') and {{ column.told }} is null
                         {%- if changes['stored'] %}
-                        and coalesce(list_contains(stored._unavailable, {{ dbt.string_literal(column.source_name) }}), true)
+                        and coalesce(list_contains(stored._unavailable, {{ name }}), true)
                         {%- endif %}
-                        then {{ dbt.string_literal(column.source_name) }}
+                        then {{ name }}
                 end,
                 {%- endfor %}
             ],
@@ -601,7 +609,7 @@ list_filter(
 {%- endmacro %}
 
 
-{#- From clause: events, their documents taken apart, beside the stored row that they go on from, if some lack columns. -#}
+{#- From clause: events, their documents taken apart, beside the stored row they go on from if some lack columns. -#}
 {% macro _from_events_and_stored_rows(changes, key, relation, live) -%}
 {%- set incomplete = changes['columns'] | selectattr('told') | list -%}
 from (select *, {{ changes['row_texts'] }} as _row from {{ relation }}) as events
