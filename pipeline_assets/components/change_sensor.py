@@ -25,6 +25,8 @@ EVENTS_TAG = "pipeline_assets/events"
 _EVENTS_COUNTED = 10_000
 # WAL of other tables holds back the slot too: beyond this a run moves it on although it brings no event.
 _IDLE_LAG_BYTES = 64 * 1024**2
+# Half of what change_stream calls fresh.
+_QUIET_SECONDS = 12 * 3600
 _FIRST_RETRY_SECONDS = 30
 _LAST_RETRY_SECONDS = 3600
 _RUNS_LOOKED_AT = 10
@@ -52,9 +54,11 @@ def tick(
         slot = postgres.slot()
         pending = postgres.pending(_EVENTS_COUNTED) if slot and not slot.is_lost else None
     except CdcError as error:
-        return dg.SkipReason(f"the source cannot be asked: {error}")
-    if slot is None or pending is None:
-        # The run takes the first snapshot, or its check says that the slot was lost: people are alerted by runs.
+        context.log.warning("the source cannot be asked: %s", error)
+        slot = pending = None
+    if slot is None or pending is None or _is_long_ago(context.instance, name):
+        # The run takes the first snapshot, or says what is wrong with the source: people are alerted by runs. It also
+        # tells a quiet source from a dead one.
         return dg.SensorResult(run_requests=[_request(name, _today(), {})])
     counted = f"{pending.events}{'+' if pending.events >= _EVENTS_COUNTED else ''}"
     facts = f"{counted} events, lag {slot.lag_bytes:,} bytes, slot at {lsn_text(slot.confirmed_flush_lsn)}"
@@ -96,6 +100,12 @@ def _held_up(instance: dg.DagsterInstance, name: str) -> str | None:
         f"the last {failed} runs failed, the newest is {records[0].dagster_run.run_id}; the next one follows in "
         f"{wait - since:.0f} s"
     )
+
+
+def _is_long_ago(instance: dg.DagsterInstance, name: str) -> bool:
+    """Whether the last run lies so far back that the tables would soon be called stale."""
+    records = instance.get_run_records(dg.RunsFilter(tags={SOURCE_TAG: name}), limit=1)
+    return bool(records) and time.time() - (records[0].end_time or time.time()) > _QUIET_SECONDS
 
 
 def _is_behind(bronze: Table, silver: Table) -> bool:

@@ -44,6 +44,9 @@ COLUMNS: tuple[RawColumn, ...] = (
 COMMIT_LSN = "commit_lsn"
 """Position in a change table's log: the greatest commit_lsn in the table."""
 
+SNAPSHOT = "snapshot"
+"""First word of the batch ids of snapshots. One speaks of every row: it makes the dead letters of earlier ones void."""
+
 UNROUTED = "unrouted"
 """Records of no declared table are dead letters of `<source>__unrouted`."""
 
@@ -220,7 +223,7 @@ class Staging:
                 self.con,
                 letters,
                 f"SELECT {_select(LETTER_COLUMNS, self.batch_id, self.extracted_at)} FROM cdc_letters",
-                where=f"_batch_id = {quoted(self.batch_id)}",
+                where=self._replaced_letters(),
                 metadata=facts,
             )
             self.con.unregister("cdc_letters")
@@ -252,6 +255,12 @@ class Staging:
         """Deletes the files of a batch that was not committed."""
         for file in [] if self._may_be_committed else self.files:
             discard(self.bronze.uri, file.path)
+
+    def _replaced_letters(self) -> str:
+        """Letters of an attempt at this batch that was killed; a snapshot's batch has another name each time."""
+        if self.batch_id.startswith(f"{SNAPSHOT} "):
+            return f"starts_with(_batch_id, '{SNAPSHOT} ')"
+        return f"_batch_id = {quoted(self.batch_id)}"
 
     def _add_letters(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
         if not rejects:

@@ -15,10 +15,10 @@ from itertools import islice
 
 import duckdb
 
-from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable, Counts, Staging
+from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Counts, Staging, create
 from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
-from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, save_columns
+from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect, save_columns
 from pipeline_assets.ingest.cdc.postgres import Postgres, Snapshot
 from pipeline_assets.ingest.cdc.reconcile import AT_SOURCE
 from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
@@ -111,14 +111,26 @@ class Drain:
         if slot is None:
             self.postgres.create_slot()
         healthy = [table for table in self.source.tables if table.name not in {**state.suspects, **state.unreadable}]
+        if not healthy:
+            return
+        for table in healthy:
+            # Draining closes the gap between slot and lake, but brings nothing of what is missing: note that first.
+            if table.name in state.to_snapshot and state.positions[table.name] is not None:
+                table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
+            save_columns(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
         point = self._snapshots(report, healthy, state, reconcile)
-        save_columns(self.lake, healthy, state.described)
         self._drain(report, healthy, state.position, self.postgres.flush_lsn() if point is None else point)
 
     def _drain(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> None:
-        reached = None
-        while reached != target:
-            reached = report.target = self._batch(report, tables, position, target)
+        reached = 0
+        while tables and reached < target:
+            before, reached = reached, self._batch(report, tables, position, target)
+            report.target = reached
+            if reached <= before:
+                raise CdcError(
+                    f"the WAL of {self.postgres!r} ends at {lsn_text(reached)}, but ended at {lsn_text(target)} when "
+                    "the run started: is this another server now?"
+                )
 
     def _snapshots(self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: bool) -> int | None:
         """Reads whole what has to be; to reconcile, stores all tables' rows. Gives the point of the latter."""
@@ -126,34 +138,42 @@ class Drain:
         if not to_read and not reconcile:
             return None
         wanted = tables if reconcile else to_read
+        streamed = [table for table in tables if state.positions[table.name] is not None]
+        # The changes up to the snapshot come first: a table that is read again loses none of them. Most of them now,
+        # because a snapshot holds locks and keeps the source from vacuuming.
+        self._drain(report, streamed, state.position, self.postgres.flush_lsn())
         with self.postgres.snapshot([table.source_table for table in wanted]) as snapshot:
-            # The changes up to the snapshot come first: a table that is read again loses none of them.
-            streamed = [table for table in tables if state.positions[table.name] is not None]
             self._drain(report, streamed, state.position, snapshot.point)
             for table in to_read:
-                self._snapshot(report, table, snapshot, state.position)
+                expected = snapshot.point if table in streamed else None
+                self._snapshot(report, table, snapshot, state.position, expected)
             if not reconcile:
                 return None
             for table in tables:
                 self._store_source(table, snapshot, state.position)
             return snapshot.point
 
-    def _snapshot(self, report: Report, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
+    def _snapshot(
+        self, report: Report, table: ChangeTable, snapshot: Snapshot, position: str, expected: int | None
+    ) -> None:
         """Reads one table whole, as one commit."""
-        staging = self._staging(table, f"snapshot {lsn_text(snapshot.point)}")
+        staging = self._staging(table, f"{SNAPSHOT} {lsn_text(snapshot.point)}")
         newest = staging.bronze.position(COMMIT_LSN)
         if newest is not None and newest >= snapshot.point:
             raise CdcError(
                 f"{table.name} holds changes up to {lsn_text(newest)}, but the source stands at "
-                f"{lsn_text(snapshot.point)}: this is another database cluster, whose positions cannot be compared. "
-                "Give the source another name, so that it gets tables of its own"
+                f"{lsn_text(snapshot.point)}: this is another database cluster, or an older state of it, and positions "
+                "cannot be compared. Give the source another name, so that it gets tables of its own"
             )
-        if newest is not None:
-            staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
-        for chunk in _chunks(snapshot.rows(table.source_table, table.keys)):
-            staging.add(chunk)
-        before = staging.bronze.position(position)
-        self._commit(report, staging, {position: before}, {position: snapshot.point})
+        try:
+            if newest is not None:
+                staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
+            for chunk in _chunks(snapshot.rows(table.source_table, table.keys)):
+                staging.add(chunk)
+            done = {} if expected is None else {RESNAPSHOT: 0}
+            self._commit(report, staging, {position: expected}, {position: snapshot.point, **done})
+        finally:
+            staging.discard()
         report.snapshots |= {table.name}
 
     def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
@@ -167,17 +187,18 @@ class Drain:
     def _batch(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> int:
         """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
         before = {table.name: table.bronze(self.lake).position(position) or 0 for table in tables}
+        start = min(before.values())
         stagings = {
             table.source_table: self._staging(table, f"{position} {lsn_text(before[table.name])}") for table in tables
         }
-        unrouted = self._staging(None, f"{position} {lsn_text(min(before.values(), default=0))}")
+        unrouted = self._staging(None, f"{position} {lsn_text(start)}")
         left_alone = {table.source_table for table in self.source.tables} - stagings.keys()
         changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, {t.source_table: t.keys for t in self.source.tables})
         try:
             chunks: dict[str, list[ChangeEvent]] = defaultdict(list)
             for event in changes:
                 staging = stagings.get(event.table, unrouted)
-                if event.table in left_alone or event.commit_lsn < before.get(staging.name, 0):
+                if event.table in left_alone or event.commit_lsn < before.get(staging.name, start):
                     continue  # suspect, or in the table since a run that was killed before it could advance the slot
                 chunk = chunks[staging.name]
                 chunk.append(event)

@@ -5,7 +5,7 @@ a suspect means for downstream is the component's.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from deltalake import CommitProperties
@@ -14,6 +14,9 @@ from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
 from pipeline_assets.ingest.cdc.events import lsn_text
 from pipeline_assets.ingest.cdc.postgres import Postgres, SlotStatus, TableDescription
 from pipeline_assets.lake import Lake, Table
+
+RESNAPSHOT = "resnapshot"
+"""Position in a change table's log: 1 from the decision to read the table again until that is done."""
 
 _COLUMNS = "pipeline_assets.source_columns"
 
@@ -41,6 +44,7 @@ class State:
         slot_name: Name of the slot.
         position: Name of the stream's position in each table's log.
         slot: The slot; None if it does not exist.
+        end: End of the source's WAL.
         described: Source table to what the database says of it; a table that it does not know is missing.
         positions: Table name to its position in the lake; None for a table that was never read.
         suspects: Table name to what is wrong and what to run.
@@ -55,6 +59,7 @@ class State:
     slot_name: str
     position: str
     slot: SlotStatus | None
+    end: int
     described: Mapping[str, TableDescription]
     positions: Mapping[str, int | None]
     suspects: dict[str, str] = field(default_factory=dict)
@@ -79,18 +84,22 @@ def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot:
         CdcError: The database cannot be reached.
     """
     position = stream_position(postgres)
+    # In this order: another run may go on meanwhile, and the slot never stands further than the tables, these never
+    # further than the WAL.
+    slot = postgres.slot()
     positions = {table.name: table.bronze(lake).position(position) for table in source.tables}
+    end = postgres.flush_lsn()
     described = postgres.describe([table.source_table for table in source.tables])
-    state = State(postgres.slot_name, position, postgres.slot(), described, positions)
+    state = State(postgres.slot_name, position, slot, end, described, positions)
     _check_slot(state, source)
     _check_publication(state, postgres)
     for table in source.tables:
         _check_table(state, table, postgres.publication_name)
-        if table.name in resnapshot:
+        if table.name in resnapshot or table.bronze(lake).position(RESNAPSHOT) == 1:
             state.to_snapshot.add(table.name)
         elif reason := _suspicion(state, lake, table):
             state.suspects[table.name] = f"{reason}. {remedy(source.name, table.name)}"
-        elif positions[table.name] is None or _was_reshaped(lake, table, described.get(table.source_table)):
+        elif positions[table.name] is None or _was_reshaped(table.bronze(lake), described.get(table.source_table)):
             state.to_snapshot.add(table.name)
     return state
 
@@ -116,16 +125,15 @@ def toasted(state: State, table: ChangeTable) -> list[str]:
     return [column.name for column in found.columns if column.is_toastable]
 
 
-def save_columns(lake: Lake, tables: Iterable[ChangeTable], described: Mapping[str, TableDescription]) -> None:
-    """Notes the columns that the source's tables had in this run, for the next run to see what was altered."""
-    for table in tables:
-        bronze, found = table.bronze(lake), _columns(described[table.source_table])
-        if bronze.exists() and found != _stored_columns(bronze):
-            bronze.open().alter.set_table_properties(
-                {_COLUMNS: json.dumps(found)},
-                raise_if_not_exists=False,
-                commit_properties=CommitProperties(max_commit_retries=10),
-            )
+def save_columns(bronze: Table, found: TableDescription) -> None:
+    """Notes the columns that the source's table has, for the next run to see what was altered."""
+    columns = _columns(found)
+    if columns != _stored_columns(bronze):
+        bronze.open().alter.set_table_properties(
+            {_COLUMNS: json.dumps(columns)},
+            raise_if_not_exists=False,
+            commit_properties=CommitProperties(max_commit_retries=10),
+        )
 
 
 def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
@@ -135,6 +143,11 @@ def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
         if table.bronze(lake).position(COMMIT_LSN) is None:
             return None
         return f"bronze.{table.name} holds changes of another slot or database cluster"
+    if position > state.end:
+        return (
+            f"bronze.{table.name} was read up to {lsn_text(position)}, and the WAL of the source ends at "
+            f"{lsn_text(state.end)}: the source was put back to an older state"
+        )
     if slot is None:
         return f"the slot {state.slot_name} is gone"
     if slot.is_lost:
@@ -209,17 +222,21 @@ def _identity_problems(table: ChangeTable, found: TableDescription) -> list[str]
     return []
 
 
-def _was_reshaped(lake: Lake, table: ChangeTable, found: TableDescription | None) -> bool:
+def _was_reshaped(bronze: Table, found: TableDescription | None) -> bool:
     """Whether the table was altered in a way that changed rows without a change event.
 
-    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed or retyped column.
+    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed or retyped column. A
+    table that was read, and whose columns were not noted, may have been altered since.
     """
-    before = _stored_columns(table.bronze(lake))
-    if before is None or found is None:
+    if found is None:
         return False
+    before = _stored_columns(bronze)
+    if before is None:
+        return True
+    names = {name for name, _ in before.values()}
     for column in found.columns:
         known = before.get(str(column.number))
-        if known is None and column.has_default:
+        if known is None and (column.has_default or column.name in names):
             return True
         if known is not None and known != [column.name, column.type]:
             return True
