@@ -79,7 +79,7 @@ class Following:
         """Asks all upstream tables of a model whether it has to recompute everything, before SQL is narrowed."""
         for upstream in upstreams:
             plan, pin = self.upstream(model, upstream, by_dates=False)
-            if pin and not plan.everything and changes_since(pin.table, plan.applied[pin.position]).dates is None:
+            if pin and not plan.everything and changes_since(pin.table, plan.applied[pin.position]).added is None:
                 plan.widen(None)
 
     def touched_rows(self, model: str, upstream: str, column: str, also: str | None = None) -> str:
@@ -185,25 +185,24 @@ class Following:
     def _changed(self, model: str, upstream: str, key: str) -> str | bool:
         """Names an in-memory table of the changed keys and their partitions; True for all keys, False for none."""
         plan, pin = self.upstream(model, upstream, by_dates=False)
+        applied = plan.applied[pin.position] if pin else None
+        added = changes_since(pin.table, applied).added if pin else frozenset()
+        column = date_column(pin.table.open(pin.version)) if pin else None
+        if added is None or (pin and column is None):
+            plan.widen(None)
         plan.narrowed = plan.by_keys = True
         if plan.everything:
             return True
-        if pin is None:
+        if pin is None or column is None or not added:
             return False
-        opened, applied = pin.table.open(pin.version), plan.applied[pin.position]
-        added, column = changes_since(pin.table, applied).added, date_column(opened)
-        if added is None or column is None or applied is None:
-            raise LakeError(f"{model}: call follow() with {upstream} first; its changes cannot be told")
-        if not added:
-            return False
-        now, before = (select_days(pin.table, version, column, added) for version in (pin.version, applied))
-        name, columns = f"{model} <- {upstream} keys", [key, *opened.metadata().partition_columns]
-        # Columns that were added since are left out: a row that fills one has another sequence, too.
-        known = quote_names(field.name for field in pin.table.open(applied).schema().fields)
+        name = f"{model} <- {upstream} keys"
+        columns = [key, *pin.table.open(pin.version).metadata().partition_columns]
+        now = select_days(pin.table, pin.version, column, added)
         try:
-            return self._keys(
-                model, name, f"SELECT {known} FROM ({now}) EXCEPT SELECT {known} FROM ({before})", columns
-            )
+            # Columns that were added since are left out: a row that fills one has another sequence, too.
+            known = quote_names(field.name for field in pin.table.open(applied).schema().fields)
+            before = f"SELECT {known} FROM ({select_days(pin.table, applied or 0, column, added)})"
+            return self._keys(model, name, f"SELECT {known} FROM ({now}) EXCEPT {before}", columns)
         except GONE:
             return self._keys(model, name, now, columns)
 

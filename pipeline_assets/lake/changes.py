@@ -38,7 +38,7 @@ class Changes:
     Attributes:
         version: The newest version, to be stored as the new position.
         dates: Dates whose rows were added or removed; None when only "anything may have changed" can be said.
-        added: Dates whose rows were added.
+        added: Dates whose rows were added; None also when all rows were replaced.
     """
 
     version: int
@@ -83,14 +83,15 @@ def changes_since(table: Table, version: int | None) -> Changes:
     if commits is None:
         return Changes(newest, None)
     touched: set[date] = set()
-    added: set[date] = set()
+    added: frozenset[date] | None = frozenset()
     for commit in commits:
         if TOUCHED_DATES in commit:
             touched.update(map(date.fromisoformat, json.loads(commit[TOUCHED_DATES])))
-            added.update(added_dates(commit) or ())
+            came = added_dates(commit)
+            added = None if added is None or came is None else added | came
         elif commit.get("operation") not in _NO_ROWS:
             return Changes(newest, None)
-    return Changes(newest, frozenset(touched), frozenset(added))
+    return Changes(newest, frozenset(touched), added)
 
 
 def batches_since(table: Table, version: int | None, until: int) -> list[Batch] | None:

@@ -23,6 +23,9 @@ TOUCHED_DATES = "touched_dates"
 ADDED_DATES = "added_dates"
 """Commit metadata: dates of the rows that came, as a JSON list; absent when they are the touched dates."""
 
+REPLACED_ALL = "replaced_all"
+"""Commit metadata: "true" when other rows stood in the table before, and none of them was kept for sure."""
+
 
 def date_column(table: DeltaTable) -> str | None:
     """Names the column whose dates the table's commits list; None if it has none."""
@@ -30,9 +33,14 @@ def date_column(table: DeltaTable) -> str | None:
 
 
 def added_dates(commit: Mapping[str, str]) -> frozenset[date] | None:
-    """Reads the dates of the rows that a commit brought; None if it does not say."""
+    """Reads the dates of the rows that a commit brought; None if that says nothing of what changed.
+
+    A commit that replaces all rows may lose a key: the rows that came do not tell that.
+    """
     listed = commit.get(ADDED_DATES, commit.get(TOUCHED_DATES))
-    return None if listed is None else frozenset(map(date.fromisoformat, json.loads(listed)))
+    if listed is None or REPLACED_ALL in commit:
+        return None
+    return frozenset(map(date.fromisoformat, json.loads(listed)))
 
 
 def properties(
@@ -47,7 +55,13 @@ def properties(
 
 
 def describe(
-    con: duckdb.DuckDBPyConnection, table: DeltaTable, uri: str, files: Sequence[DataFile], removal: Removal
+    con: duckdb.DuckDBPyConnection,
+    table: DeltaTable,
+    uri: str,
+    files: Sequence[DataFile],
+    removal: Removal,
+    *,
+    replaces_all: bool,
 ) -> dict[str, str]:
     """Gives the facts of a commit that is about to be made.
 
@@ -57,8 +71,11 @@ def describe(
         uri: The table's root.
         files: The new rows.
         removal: The rows that go.
+        replaces_all: Whether all rows go.
     """
     facts = {"rows_added": str(sum(file.rows for file in files)), "rows_removed": str(removal.rows)}
+    if replaces_all and removal.rows:
+        facts[REPLACED_ALL] = "true"
     if column := date_column(table):
         came = _dates(con, uri, files, column)
         touched = came | removal.dates

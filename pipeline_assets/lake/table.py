@@ -42,6 +42,7 @@ class _Plan:
 
     files: Sequence[DataFile]
     removal: Removal = field(default_factory=Removal)
+    replaces_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -343,7 +344,8 @@ class Table:
             if not where:
                 return _Plan(files)
             rows = f"(SELECT *, filename FROM {self.scan(table.version())})"
-            return _Plan(files, plan_removal(con, table, self.uri, rows, where, commit_facts.date_column(table)))
+            removal = plan_removal(con, table, self.uri, rows, where, commit_facts.date_column(table))
+            return _Plan(files, removal, replaces_all=where == "TRUE")
 
         return self._commit(con, plan, positions=positions, metadata=metadata, own_files=False)
 
@@ -364,7 +366,9 @@ class Table:
             moved = {key: value for key, value in (positions or {}).items() if table.transaction_version(key) != value}
             if not added and not attempted.removal.actions and not moved:
                 return table.version()
-            facts = commit_facts.describe(con, table, self.uri, attempted.files, attempted.removal)
+            facts = commit_facts.describe(
+                con, table, self.uri, attempted.files, attempted.removal, replaces_all=attempted.replaces_all
+            )
             schema = table.schema()
             try:
                 table.create_write_transaction(

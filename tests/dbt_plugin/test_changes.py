@@ -15,7 +15,7 @@ from change_models import HISTORY, SOURCE, STATE, ChangeModels, event
 from dbt_common.exceptions import DbtRuntimeError
 
 from pipeline_assets.dbt_plugin import changes
-from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake import Lake, Table, position_name
 from pipeline_assets.settings import load_settings
 
 
@@ -372,6 +372,24 @@ def test_data_tests_look_at_the_days_of_the_rows_that_came(things: ChangeModels)
     assert [things.test_range(name) for name in (STATE, HISTORY)] == [only, only]
     things.run()
     assert things.test_range(STATE) == "false"
+
+
+def test_downstream_is_told_of_changed_keys_and_of_tables_made_anew(things: ChangeModels) -> None:
+    things.land(*(insert(key, 1, seq=key) for key in (1, 2, 33)))
+    things.run()
+    position, gold = position_name(Table(things.lake, HISTORY)), Table(things.lake, "gold.things")
+    gold.create(things.log(STATE).schema())
+    gold.commit(things.con, [], positions={position: things.log(HISTORY).version()})
+    assert things.changed_keys("gold.things", HISTORY) == []
+    things.land(update(2, 2, text="b", number=1), update(1, 2, text="a", number=1))  # of 1, nothing but the clock
+    things.run()
+    assert things.changed_keys("gold.things", HISTORY) == [1, 2]
+    gold.commit(things.con, [], positions={position: things.log(HISTORY).version()})
+    things.land(update(33, 3, text="c", number=1))
+    things.run()
+    assert things.changed_keys("gold.things", HISTORY) == [33]  # and not all of the day
+    things.run(full_refresh=True)
+    assert things.changed_keys("gold.things", HISTORY) is None
 
 
 def test_maintenance_of_bronze_is_no_news_and_removed_events_make_the_tables_anew(things: ChangeModels) -> None:

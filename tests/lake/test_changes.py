@@ -37,6 +37,18 @@ def test_dates_of_rows_that_came_and_of_rows_that_went(con: duckdb.DuckDBPyConne
     assert found.dates == {date(2021, 5, 5), date(2021, 5, 6), date(2020, 1, 2)}
 
 
+def test_a_commit_that_replaces_all_rows_does_not_tell_by_those_that_came(
+    con: duckdb.DuckDBPyConnection, table: Table
+) -> None:
+    known = table.open().version()
+    rows = f"SELECT * FROM {table.scan(known)} WHERE id > 3"
+    table.replace(con, rows, where="id <= 3")
+    assert changes_since(table, known).added == {date(2020, 1, 1), date(2020, 1, 2), date(2020, 1, 3)}
+    table.replace(con, rows, where="TRUE")
+    assert changes_since(table, known).added is None
+    assert changes_since(table, known).dates == {date(2020, 1, 1), date(2020, 1, 2), date(2020, 1, 3)}
+
+
 def test_maintenance_touches_nothing(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     table.append(con, f"SELECT * FROM {table.scan()}", batch_id="again")
     known = table.open().version()

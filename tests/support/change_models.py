@@ -99,6 +99,17 @@ class ChangeModels:
         """The predicate on the rows that data tests look at after the last run."""
         return str(self._ask("test_range", table=name))
 
+    def changed_keys(self, model: str, upstream: str, key: str = "id") -> list[Any] | None:
+        """The keys that a table downstream would recompute; None for all."""
+        self._ask("begin", graph=self._graph(), selected=[], full_refresh=False)
+        predicate = self._ask("changed_keys", model=model, upstream=upstream, key=key)
+        if predicate == "true":
+            return None
+        found = self._dbt.execute(
+            f"SELECT {key} FROM {upstream} WHERE {predicate} GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        return [row[0] for row in found]
+
     def rows(self, name: str, columns: str = "*") -> list[tuple[Any, ...]]:
         return self.con.execute(f"SELECT {columns} FROM {Table(self.lake, name).scan()} ORDER BY ALL").fetchall()
 
