@@ -1,7 +1,9 @@
 """The code location with its real instance: what a daemon would do, step by step, so that a demo ends."""
 
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import IO
 
 import dagster as dg
 
@@ -9,6 +11,7 @@ from pipeline_assets.components.resources import lake_resource
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}  # the events are in the UI
 _DEMO = {"pipeline_assets/demo": "yes"}
+_PARTITION = "dagster/partition"
 
 Results = list[dg.ExecuteInProcessResult]
 
@@ -28,9 +31,19 @@ class Pipeline:
         self._instance = dg.DagsterInstance.get()
         self._cursors: dict[str, str | None] = {}
         self._log = log
-        for record in self._instance.get_run_records(dg.RunsFilter(tags=_DEMO)):
-            if not record.dagster_run.is_finished:  # of a demo that was killed; with a daemon, monitoring would tell
-                self._instance.report_run_failed(record.dagster_run, "the demo was killed")
+
+    def recover(self) -> Results:
+        """Execute again what a demo was at when it was killed, as run monitoring and run retries do with a daemon."""
+        left = [record.dagster_run for record in self._instance.get_run_records(dg.RunsFilter(tags=_DEMO))]
+        results = []
+        with self._talking():
+            for run in left:
+                if not run.is_finished:
+                    self._instance.report_run_failed(run, "the demo was killed")
+                    tags = {name: value for name, value in run.tags.items() if not name.startswith(_PARTITION)}
+                    wanted = list(run.asset_selection or []) or None
+                    results.append(self._execute(run.job_name, tags, run.tags.get(_PARTITION), wanted))
+        return results
 
     def tick(self, sensor_name: str, *, layers: tuple[str, ...] = ()) -> Results:
         """Evaluate a sensor once and execute the runs that it asks for.
@@ -39,10 +52,6 @@ class Pipeline:
             sensor_name: Of this code location.
             layers: Execute the assets of these layers only (the first part of their keys); all if empty.
         """
-        with self._log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
-            return self._tick(sensor_name, layers)
-
-    def _tick(self, sensor_name: str, layers: tuple[str, ...]) -> Results:
         sensor = self._repository.get_sensor_def(sensor_name)
         context = dg.build_sensor_context(
             instance=self._instance,
@@ -51,19 +60,30 @@ class Pipeline:
             sensor_name=sensor_name,
             resources={"lake": lake_resource()},
         )
-        with context:
-            ticked = sensor.evaluate_tick(context)
-        self._cursors[sensor_name] = ticked.cursor
-        job = self._repository.get_job(str(sensor.job_name))
-        wanted = [key for key in job.asset_layer.selected_asset_keys if key.path[0] in layers] or None
-        return [
-            job.execute_in_process(
-                instance=self._instance,
-                partition_key=request.partition_key,
-                asset_selection=wanted,
-                tags={**request.tags, **_DEMO},
-                run_config=_QUIET,
-                raise_on_error=False,
-            )
-            for request in ticked.run_requests or []
-        ]
+        with self._talking() as log:
+            with context:
+                ticked = sensor.evaluate_tick(context)
+            self._cursors[sensor_name] = ticked.cursor
+            requests = ticked.run_requests or []
+            log.write(f"{sensor_name} asks for {len(requests)} runs. {ticked.skip_message or ''}\n")
+            job_name = str(sensor.job_name)
+            keys = self._repository.get_job(job_name).asset_layer.selected_asset_keys
+            wanted = [key for key in keys if key.path[0] in layers] or None
+            return [self._execute(job_name, request.tags, request.partition_key, wanted) for request in requests]
+
+    def _execute(
+        self, job_name: str, tags: Mapping[str, str], partition: str | None, assets: list[dg.AssetKey] | None
+    ) -> dg.ExecuteInProcessResult:
+        return self._repository.get_job(job_name).execute_in_process(
+            instance=self._instance,
+            partition_key=partition,
+            asset_selection=assets,
+            tags={**tags, **_DEMO},
+            run_config=_QUIET,
+            raise_on_error=False,
+        )
+
+    @contextmanager
+    def _talking(self) -> Iterator[IO[str]]:
+        with self._log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            yield log

@@ -133,7 +133,7 @@ def changes_since(lake: Lake, shop_url: str, commits: dict[str, int]) -> Changes
             history = f"silver.{table}_history"
             rows[table] = (
                 (source.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,))[0],
-                _row(con, _LIVE.format(table=table))[0],
+                _row(con, _LIVE.format(table=table))[0] if f"silver.{table}" in known else 0,
                 _row(con, f"SELECT count(*) FROM {history}")[0] if history in known else None,
             )
     return Changes(events, rows)
@@ -158,6 +158,8 @@ def changes(console: Console, lake: Lake, whole: Changes, last: Changes) -> None
                 f"  {name}: {inserts} inserts, {updates} updates{without}, {deletes} deletes", highlight=False
             )
     console.print("")
+    if "silver.customers_history" not in lake.table_names():
+        return
     with serving.connect(lake, "1GB", None) as con:
         history = _table("name", "e-mail", "phone", "country", "from", "until", "deleted")
         for *person, start, end, gone in con.execute(_HISTORY).fetchall():

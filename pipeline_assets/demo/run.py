@@ -80,7 +80,7 @@ class _Demo:
     ) -> None:
         self._console, self._settings, self._lake = console, settings, lake
         self._source, self._days, self._url = source, days, url
-        self._landing = Path(settings.landing_uri)
+        self._landing, self._log = Path(settings.landing_uri), settings.state_dir / "demo.log"
         self._results: Results = []
 
     def run(self) -> bool:
@@ -88,7 +88,8 @@ class _Demo:
         before: dict[str, int] = {}
         with _progress(self._console) as step:
             with step("the code location loads"):
-                pipeline = Pipeline(self._settings.state_dir / "demo.log")
+                pipeline = Pipeline(self._log)
+                self._results += pipeline.recover()
             self._land(pipeline, step)
             self._land_again(pipeline, step)
             if self._url:
@@ -106,7 +107,12 @@ class _Demo:
             report.changes(self._console, self._lake, whole, report.changes_since(self._lake, self._url, before))
             agree = whole.agree
         report.what_next(self._console, page)
-        return agree and self._all_days_are_in_gold()
+        if agree and self._all_days_are_in_gold():
+            return True
+        self._console.print(
+            f"[red]The tables do not hold everything yet.[/red] Why is in {report.shown_path(self._log)}"
+        )
+        return False
 
     @property
     def _corrected_day(self) -> date:
@@ -158,7 +164,8 @@ class _Demo:
             if not result.success and all(check.passed for check in result.get_asset_check_evaluations())
         ]
         for result in failed:
-            self._console.print(f"[red]run {result.run_id} failed[/red], `make dev` shows it; the log is in demo.log")
+            log = report.shown_path(self._log)
+            self._console.print(f"[red]Run {result.run_id} failed[/red]: see {log}, or the run in `make dev`")
         return not failed
 
     def _all_days_are_in_gold(self) -> bool:
