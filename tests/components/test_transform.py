@@ -10,13 +10,12 @@ import pytest
 
 from pipeline_assets.definitions import defs
 from pipeline_assets.demo import shop
-from pipeline_assets.demo.run import SAMPLE
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.partitions import range_tags
 from pipeline_assets.settings import Settings
 
 BROKEN = ("invoice_lines_broken.csv", "invoice_lines_cut.csv.gz")
-DAYS = shop.trading_days(SAMPLE)[:4]
+DAYS = shop.trading_days(shop.DEMO_PARQUET)[:4]
 
 
 class Location:
@@ -46,13 +45,13 @@ def location(settings: Settings, instance: dg.DagsterInstance) -> Location:
 @pytest.mark.slow
 def test_silver_and_gold_follow_bronze_with_their_facts(location: Location) -> None:
     root = Path(location.settings.landing_uri)
-    shop.land_days(SAMPLE, root, days=DAYS)
+    shop.land_days(shop.DEMO_PARQUET, root, days=DAYS)
     assert location.run(DAYS[0], DAYS[-1]).success
     revenue = location.one("SELECT sum(line_amount_gbp) FROM silver.invoice_lines WHERE is_sale")
     assert location.one("SELECT sum(total_revenue) FROM gold.daily_sales") == revenue
 
     # a correction of the last day that also brings late lines of two trading days before
-    shop.land_correction(SAMPLE, root, DAYS[-1])
+    shop.land_correction(shop.DEMO_PARQUET, root, DAYS[-1])
     result = location.run(DAYS[-1], DAYS[-1])
     assert result.success
     silver = next(
@@ -77,11 +76,11 @@ def test_silver_and_gold_follow_bronze_with_their_facts(location: Location) -> N
 def test_a_day_that_failed_stays_out_of_silver_in_later_runs_too(location: Location) -> None:
     root = Path(location.settings.landing_uri)
     bad = DAYS[-1] + timedelta(days=30)
-    shop.land_broken_file(SAMPLE, root, bad)
+    shop.land_broken_file(shop.DEMO_PARQUET, root, bad)
     failed = location.run(bad, bad)
     assert not failed.success
     assert not [e for e in failed.get_asset_materialization_events() if e.asset_key and e.asset_key.path[0] == "silver"]
-    shop.land_days(SAMPLE, root, days=DAYS[:1])
+    shop.land_days(shop.DEMO_PARQUET, root, days=DAYS[:1])
     assert location.run(DAYS[0], DAYS[0]).success
     broken = f"SELECT count(*) FROM silver.invoice_lines WHERE invoice_no = '{shop.BROKEN_INVOICE}'"
     assert location.one(broken) == 0

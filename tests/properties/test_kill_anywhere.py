@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pipeline_assets.demo import shop
-from pipeline_assets.demo.run import SAMPLE
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.settings import Settings
 
@@ -83,13 +82,13 @@ def content_of(lake: Lake) -> dict[str, list[tuple[object, ...]]]:
 @pytest.mark.slow
 def test_a_pipeline_killed_at_every_commit_ends_like_one_that_never_was(settings: Settings, tmp_path: Path) -> None:
     landing_root, target = Path(settings.landing_uri), tmp_path / "target"
-    days = shop.trading_days(SAMPLE)[:KILLS]
+    days = shop.trading_days(shop.DEMO_PARQUET)[:KILLS]
     killed = 0
     for kill_at, day in enumerate(days):
-        shop.land_days(SAMPLE, landing_root, days=[day])
+        shop.land_days(shop.DEMO_PARQUET, landing_root, days=[day])
         if kill_at == KILLS // 2:
-            shop.land_correction(SAMPLE, landing_root, days[3])
-            shop.land_broken_file(SAMPLE, landing_root, days[-1] + timedelta(days=3))
+            shop.land_correction(shop.DEMO_PARQUET, landing_root, days[3])
+            shop.land_broken_file(shop.DEMO_PARQUET, landing_root, days[-1] + timedelta(days=3))
         killed += run(kill_at, target, settings.lake_uri) == -signal.SIGKILL
     assert killed >= KILLS - 4  # the last commits of a run that has little to do may not be reached
     assert run(99, target, settings.lake_uri) == 0
