@@ -163,7 +163,7 @@ class Staging:
             return
         incoming = _arrow(events)
         self.con.register("cdc_incoming", incoming)
-        self.con.execute(f"CREATE OR REPLACE TEMP TABLE cdc_judged AS {_judge_sql(self.table)}")
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE cdc_judged AS {judge_sql(self.table, 'cdc_incoming')}")
         self.con.unregister("cdc_incoming")
         create(self.con, self.bronze)
         columns = _select([column.name for column in COLUMNS], self.batch_id, self.extracted_at)
@@ -319,8 +319,14 @@ def _concat(letters: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(letters) if letters else _LETTERS.empty_table()
 
 
-def _judge_sql(table: ChangeTable) -> str:
-    """SQL of the incoming events with `_reason`: null for one that fits, else what is wrong with which column."""
+def judge_sql(table: ChangeTable, relation: str) -> str:
+    """Gives a query of a relation's events with `_reason`: null for one that fits, else what is wrong, by column.
+
+    Args:
+        table: The declared table that they are to fit.
+        relation: What to read from, as it stands after FROM. It has at least `op`, `key`, `after` and `unavailable`;
+            all of its columns are in the result.
+    """
     columns = {column.name: column for column in raw_shape(table.model).columns}
     keys = [columns[name] for name in table.keys]
     bad: list[tuple[str, str]] = []
@@ -337,7 +343,7 @@ def _judge_sql(table: ChangeTable) -> str:
     texts = f"{row.texts(table.keys, 'key')} AS _key, {row.texts(list(columns), 'after')} AS _after"
     return (
         f"SELECT * EXCLUDE (_key, _after), CASE WHEN {wrong} THEN concat_ws('; ', {messages}) END AS _reason "
-        f"FROM (SELECT *, {texts} FROM cdc_incoming)"
+        f"FROM (SELECT *, {texts} FROM {relation})"
     )
 
 
