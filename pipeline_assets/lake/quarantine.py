@@ -13,7 +13,7 @@ from collections.abc import Collection
 from datetime import date
 
 import duckdb
-from deltalake import CommitProperties, DeltaTable
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipeline_assets.lake.commit_facts import DATE_COLUMN, TOUCHED_DATES
@@ -91,11 +91,9 @@ def _hold(
         f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {table.scan(opened.version())} WHERE {PARTITION} "
         f"BETWEEN DATE '{min(moved)}' AND DATE '{max(moved)}' AND ({days})"
     ).fetchall()
-    opened.alter.set_table_properties(
+    table.set_properties(
         {_HELD_DAYS: json.dumps(sorted(day.isoformat() for day in held))},
-        raise_if_not_exists=False,
-        commit_properties=CommitProperties(
-            custom_metadata={TOUCHED_DATES: json.dumps(sorted(row[0].isoformat() for row in rows))},
-            max_commit_retries=0,
-        ),
+        version=opened.version(),  # what the days were reckoned from
+        metadata={TOUCHED_DATES: json.dumps(sorted(row[0].isoformat() for row in rows))},
+        max_retries=0,
     )

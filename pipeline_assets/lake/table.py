@@ -131,6 +131,31 @@ class Table:
                 if any(column.name not in known for column in new):
                     raise
 
+    def set_properties(
+        self,
+        properties: Mapping[str, str],
+        *,
+        version: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        max_retries: int,
+    ) -> None:
+        """Sets table properties, in a commit of its own.
+
+        Args:
+            properties: Name to value; others stay as they are.
+            version: The version that they follow from; the newest one if not given.
+            metadata: Further facts, kept in the commit.
+            max_retries: How many commits of others it may come after; with 0 it is the next one, or none.
+
+        Raises:
+            CommitFailedError: Others committed; nothing was set.
+        """
+        self.open(version).alter.set_table_properties(
+            dict(properties),
+            raise_if_not_exists=False,
+            commit_properties=commit_facts.properties(None, metadata, retries=max_retries),
+        )
+
     def append(
         self,
         con: duckdb.DuckDBPyConnection,

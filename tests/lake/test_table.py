@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from deltalake import DeltaTable, Schema
+from deltalake.exceptions import CommitFailedError
 
 from pipeline_assets.lake import (
     CommitConflictError,
@@ -220,6 +221,19 @@ def test_create_adds_new_columns_and_keeps_the_rows(con: duckdb.DuckDBPyConnecti
     table.create(wider)
     table.create(wider)
     assert con.sql(f"SELECT count(*), count(weight) FROM {table.scan()}").fetchone() == (10, 0)
+
+
+def test_properties_are_set_after_the_version_they_follow_from_or_not_at_all(
+    con: duckdb.DuckDBPyConnection, table: Table
+) -> None:
+    planned = table.open().version()
+    table.set_properties({"test.a": "1"}, metadata={"why": "test"}, max_retries=0)
+    assert table.open().history(1)[0]["why"] == "test"
+    table.append(con, ROWS.format(1), batch_id="overtakes")
+    with pytest.raises(CommitFailedError):
+        table.set_properties({"test.a": "2"}, version=planned, max_retries=0)
+    table.set_properties({"test.b": "3"}, max_retries=0)
+    assert {"test.a": "1", "test.b": "3"}.items() <= table.open().metadata().configuration.items()
 
 
 def test_partition_values_of_any_text_are_found_again(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
