@@ -1,27 +1,24 @@
 """`Table`: the one place that commits to Delta tables. Append, replace, merge; each one commit, each idempotent.
 
-How a write is made safe: the rows are first written as Parquet files that nobody sees (`files`). Then, in a loop: open
-the newest version, compare the positions in its log with those the write expects, find the rows to replace, and
-commit the next version, which storage grants to one writer only. A writer that lost re-reads and decides anew; it
-never re-sends blindly, because delta-rs accepts a repeated application transaction.
+How a write is made safe: the rows are first written as Parquet files that nobody sees (`files`). Then, until a version
+is won from other writers (`commit_loop`): open the newest version, compare the positions in its log with those the
+write expects, find the rows to replace, and commit the next version.
 
 Reading tables is DuckDB's `delta_scan`; what changed since a version is in `changes`.
 """
 
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import duckdb
 from deltalake import DeltaTable, Schema, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import DeltaError
 from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
 
-from pipeline_assets.lake import commit_facts, merging, schemas
+from pipeline_assets.lake import commit_facts, commit_loop, merging, schemas
 from pipeline_assets.lake import files as data_files
+from pipeline_assets.lake.commit_loop import Plan
 from pipeline_assets.lake.errors import (
-    CommitConflictError,
     PositionMovedError,
     SchemaMismatchError,
     TableNotFoundError,
@@ -29,20 +26,8 @@ from pipeline_assets.lake.errors import (
 )
 from pipeline_assets.lake.files import DataFile
 from pipeline_assets.lake.pruning import rows_near_keys
-from pipeline_assets.lake.removal import Removal, plan_removal
+from pipeline_assets.lake.removal import plan_removal
 from pipeline_assets.lake.storage import Lake, quote_names, quote_text
-
-# 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
-_ATTEMPTS = 100
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One attempt's commit against one version."""
-
-    files: Sequence[DataFile]
-    removal: Removal = field(default_factory=Removal)
-    replaces_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,7 +176,8 @@ class Table:
                 metadata={"batch_id": batch_id, **(metadata or {})},
             )
         except PositionMovedError:
-            self._discard(files)
+            for file in files:
+                data_files.discard(self.uri, file.path)
             return None
 
     def replace(
@@ -244,7 +230,7 @@ class Table:
             con.sql(rows).to_arrow_reader(),
             mode="overwrite",
             schema_mode="overwrite",
-            commit_properties=commit_facts.properties(positions, metadata, retries=_ATTEMPTS),
+            commit_properties=commit_facts.properties(positions, metadata, retries=commit_loop.ATTEMPTS),
         )
         return self.open().version()
 
@@ -283,13 +269,13 @@ class Table:
         con.execute(f"CREATE OR REPLACE TEMP TABLE {gone} AS SELECT {quote_names(keys)} FROM ({rows}){further}")
         files = self._write(con, rows)
 
-        def plan(table: DeltaTable) -> _Plan:
-            self._check(table, expect)
+        def plan(table: DeltaTable) -> Plan:
             stored = rows_near_keys(con, table, self.scan(table.version()), keys, gone)
             where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {gone})"
-            return _Plan(files, plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table)))
+            removal = plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table))
+            return Plan(files, removal)
 
-        return self._commit(con, plan, positions=positions, metadata=metadata, own_files=False)
+        return self._commit(con, plan, expect=expect, positions=positions, metadata=metadata)
 
     def merge(
         self,
@@ -324,17 +310,17 @@ class Table:
         """
         merging.take_in(con, self.name, rows, keys, sequence)
 
-        def plan(table: DeltaTable) -> _Plan:
-            self._check(table, expect)
+        def plan(table: DeltaTable) -> Plan:
             stored = rows_near_keys(con, table, self.scan(table.version()), keys, merging.INCOMING)
             merging.find_winners(con, stored, list(schemas.types(table.schema())), keys, sequence)
             files = self._write(con, f"SELECT * FROM {merging.WINNERS}")
             if not files:
-                return _Plan([])
+                return Plan([])
             where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {merging.WINNERS})"
-            return _Plan(files, plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table)))
+            removal = plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table))
+            return Plan(files, removal, own_files=True)
 
-        return self._commit(con, plan, positions=positions, metadata=metadata, own_files=True)
+        return self._commit(con, plan, expect=expect, positions=positions, metadata=metadata)
 
     def commit(
         self,
@@ -364,51 +350,27 @@ class Table:
             CommitConflictError: Too many conflicts with other writers.
         """
 
-        def plan(table: DeltaTable) -> _Plan:
-            self._check(table, expect)
+        def plan(table: DeltaTable) -> Plan:
             if not where:
-                return _Plan(files)
+                return Plan(files)
             rows = f"(SELECT *, filename FROM {self.scan(table.version())})"
             removal = plan_removal(con, table, self.uri, rows, where, commit_facts.date_column(table))
-            return _Plan(files, removal, replaces_all=where == "TRUE")
+            return Plan(files, removal, replaces_all=where == "TRUE")
 
-        return self._commit(con, plan, positions=positions, metadata=metadata, own_files=False)
+        return self._commit(con, plan, expect=expect, positions=positions, metadata=metadata)
 
     def _commit(
         self,
         con: duckdb.DuckDBPyConnection,
-        plan: Callable[[DeltaTable], _Plan],
+        plan: Callable[[DeltaTable], Plan],
         *,
+        expect: Mapping[str, int | None] | None,
         positions: Mapping[str, int] | None,
         metadata: Mapping[str, str] | None,
-        own_files: bool,
     ) -> int:
-        """Plans and commits until a version is won. `own_files`: the plan's files are of one attempt only."""
-        for attempt in range(_ATTEMPTS):
-            table = self.open()
-            attempted = plan(table)
-            added = [*attempted.files, *attempted.removal.survivors]
-            moved = {key: value for key, value in (positions or {}).items() if table.transaction_version(key) != value}
-            if not added and not attempted.removal.actions and not moved:
-                return table.version()
-            facts = commit_facts.describe(
-                con, table, self.uri, attempted.files, attempted.removal, replaces_all=attempted.replaces_all
-            )
-            schema = table.schema()
-            try:
-                table.create_write_transaction(
-                    [*(file.add_action(schema) for file in added), *attempted.removal.actions],
-                    mode="append",
-                    schema=schema,
-                    partition_by=table.metadata().partition_columns,
-                    commit_properties=commit_facts.properties(moved, {**facts, **(metadata or {})}, retries=0),
-                )
-            except CommitFailedError:
-                self._discard(added if own_files else attempted.removal.survivors)
-                time.sleep(random.uniform(0, min(0.02 * 2 ** min(attempt, 5), 0.5)))  # noqa: S311 - jitter
-                continue
-            return table.version() + 1
-        raise CommitConflictError(self.name, _ATTEMPTS)
+        return commit_loop.commit(
+            con, self.name, self.open, self.uri, plan, expect=expect, positions=positions, metadata=metadata
+        )
 
     def _write(self, con: duckdb.DuckDBPyConnection, rows: str) -> list[DataFile]:
         """Writes a query's rows as files of this table, refusing what does not fit its schema."""
@@ -421,13 +383,3 @@ class Table:
         return data_files.write_parquet(
             con, f"SELECT {quote_names(list(wanted))} FROM ({rows})", self.uri, partition_by=partition_by
         )
-
-    def _check(self, table: DeltaTable, expect: Mapping[str, int | None] | None) -> None:
-        """Raises PositionMovedError unless the log holds the positions that a write was planned on."""
-        found = {name: table.transaction_version(name) for name in expect or {}}
-        if found != dict(expect or {}):
-            raise PositionMovedError(self.name, found)
-
-    def _discard(self, files: Sequence[DataFile]) -> None:
-        for file in files:
-            data_files.discard(self.uri, file.path)

@@ -17,10 +17,10 @@ from pipeline_assets.lake import (
     Table,
     TableNotFoundError,
     TableUnreadableError,
+    commit_loop,
     query_schema,
     write_parquet,
 )
-from pipeline_assets.lake import table as table_module
 
 ROWS = """
     SELECT i AS id, DATE '2020-01-01' + (i % 3)::INTEGER AS day, (i / 7)::DECIMAL(12, 3) AS price, i AS seq,
@@ -163,7 +163,7 @@ def test_endless_conflicts_end_in_an_error(
     stale = table.open()
     table.append(con, ROWS.format(1), batch_id="newer")
     monkeypatch.setattr(Table, "open", lambda self, version=None: stale)
-    monkeypatch.setattr(table_module, "_ATTEMPTS", 3)
+    monkeypatch.setattr(commit_loop, "ATTEMPTS", 3)
     with pytest.raises(CommitConflictError, match="run again"):
         table.append(con, ROWS.format(1), batch_id="loser")
 
