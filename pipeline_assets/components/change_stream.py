@@ -114,9 +114,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         letters = dg.AssetSelection.assets(
             *(letters_key(name) for name in [*(t.name for t in self._tables), f"{self.name}__{UNROUTED}"])
         )
-        reconciled = reconciliation.assets(
-            self.name, self._states, lambda: stream_position(self.postgres()), self.owner
-        )
+        reconciled = reconciliation.assets(self.name, self._states, self._position, self.owner)
         checks = dg.AssetSelection.assets(*(asset.key for asset in reconciled))
         states = dg.AssetSelection.assets(*(dg.AssetKey(state.split(".")) for state in self._states.values()))
         to_gold = (bronze.downstream() | letters) - checks
@@ -148,6 +146,14 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             ],
         )
 
+    def _position(self) -> str | None:
+        return stream_position(self.postgres()) if self._is_connected else None
+
+    def _is_reconciled_in(self, run: dg.DagsterRun) -> bool:
+        """Whether the run compares with silver later: by the job, or by a selection of assets."""
+        selected = run.asset_selection or frozenset()
+        return RECONCILE_TAG in run.tags or any(reconciliation.key(table.name) in selected for table in self._states)
+
     @property
     def _states(self) -> dict[ChangeTable, str]:
         """The captured tables whose current state lies in silver."""
@@ -175,7 +181,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                     replay(lake.open(), con, self.name, tables, run_id=run_id)
                 report = Drain(lake.open(), con, source, self.postgres(), run_id).run(
                     resnapshot=[name for name in tags.get(RESNAPSHOT_TAG, "").split(",") if name],
-                    reconcile=RECONCILE_TAG in tags,
+                    reconcile=self._is_reconciled_in(context.run),
                 )
             for reason in report.suspects.values():
                 context.log.error(reason)
@@ -227,7 +233,7 @@ _CHECKS = {
 def _results(table: ChangeTable, state: State) -> Iterator[dg.AssetCheckResult]:
     suspect, unreadable = state.suspects.get(table.name), state.unreadable.get(table.name)
     problems = {
-        "slot": [suspect] if suspect else [*state.blocked, *state.stream],
+        "slot": [suspect] if suspect else [*state.blocked, *state.slot_problems],
         "publication": [*([unreadable] if unreadable else []), *state.publication],
         "replica_identity": state.identity.get(table.name, []),
     }

@@ -15,57 +15,60 @@ from pipeline_assets.components.checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.events import lsn_text
-from pipeline_assets.ingest.cdc.reconcile import Comparison, compare, repair
+from pipeline_assets.ingest.cdc.reconcile import UNREADABLE, Comparison, compare, repair
 from pipeline_assets.lake import Table
-
-_SHOWN = 20
 
 
 def assets(
-    source: str, states: Mapping[ChangeTable, str], position: Callable[[], str], owner: str
+    source: str, states: Mapping[ChangeTable, str], position: Callable[[], str | None], owner: str
 ) -> list[dg.AssetsDefinition]:
     """Makes an asset with a check for each captured table that has its state in silver.
+
+    A run that holds one of them (`is_wanted`) stores the source's rows first.
 
     Args:
         source: Name of the source.
         states: Captured table to silver table.
-        position: Gives the name of the stream's position; asks the database.
+        position: Gives the name of the stream's position; asks the database. None: the source rests.
         owner: Of the assets.
     """
     return [_asset(source, table, state, position, owner) for table, state in states.items()]
 
 
-def _asset(source: str, table: ChangeTable, state: str, position: Callable[[], str], owner: str) -> dg.AssetsDefinition:
+def key(name: str) -> dg.AssetKey:
+    """The asset that reconciles a captured table."""
+    return dg.AssetKey(["reconciliation", name])
+
+
+def _asset(
+    source: str, table: ChangeTable, state: str, position: Callable[[], str | None], owner: str
+) -> dg.AssetsDefinition:
     @dg.asset(
-        key=dg.AssetKey(["reconciliation", table.name]),
+        key=key(table.name),
         group_name="reconciliation",
         owners=[owner],
         kinds={"deltalake", "duckdb"},
         deps=[dg.AssetKey(state.split(".")), bronze_key(table.name)],
         description=f"{table.source_table} against {state}: counts and checksums by key range at one WAL position. "
         "Differences are mended by events, which the next run carries to silver.",
-        check_specs=[
-            dg.AssetCheckSpec("equal", asset=dg.AssetKey(["reconciliation", table.name]), description="No row differs.")
-        ],
+        check_specs=[dg.AssetCheckSpec("equal", asset=key(table.name), description="No row differs.")],
         pool=f"source_{source}",
+        backfill_policy=dg.BackfillPolicy.single_run(),  # it has no partitions, but runs of ranges may hold it
     )
     def reconcile(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[object]:
+        stream = position()
+        if stream is None:
+            resting = {"problem": "the source rests: its connection is not set"}
+            yield dg.MaterializeResult(metadata=resting)
+            severity = dg.AssetCheckSeverity.WARN
+            yield dg.AssetCheckResult(check_name="equal", passed=False, severity=severity, metadata=resting)
+            return
         with lake.connect() as con:
-            found = compare(con, lake.open(), table, Table(lake.open(), state), position())
+            found = compare(con, lake.open(), table, Table(lake.open(), state), stream)
             mended = repair(con, lake.open(), source, table, found, context.run.run_id)
         yield dg.MaterializeResult(metadata=_facts(found, mended))
         yield dg.AssetCheckResult(
-            check_name="equal",
-            passed=not found.differences,
-            metadata={
-                "differences": len(found.differences),
-                "mended_by_events": mended,
-                "failing_cases": table_value(
-                    [{"in_silver": kind, "key": key} for kind, key in found.differences[:_SHOWN]]
-                ),
-            }
-            if found.differences
-            else {},
+            check_name="equal", passed=not found.differences, metadata=_problems(table, found, mended)
         )
 
     return reconcile
@@ -76,7 +79,20 @@ def _facts(found: Comparison, mended: int) -> dict[str, Any]:
         "wal_position": lsn_text(found.point),
         "source_rows": sum(part.source_rows for part in found.ranges),
         "silver_rows": sum(part.silver_rows for part in found.ranges),
-        "differences": len(found.differences),
+        "differences": sum(found.differences.values()),
         "mended_by_events": mended,
         "key_ranges": table_value([asdict(part) for part in found.ranges]),
     }
+
+
+def _problems(table: ChangeTable, found: Comparison, mended: int) -> dict[str, Any]:
+    if not found.differences:
+        return {}
+    cases = [{"in_silver": case.kind, "key": case.key, "reason": case.reason or ""} for case in found.examples]
+    problems = {**found.differences, "mended_by_events": mended, "failing_cases": table_value(cases)}
+    if UNREADABLE in found.differences:
+        problems["remedy"] = (
+            f"an unreadable row does not fit {table.model.__name__}, so no event can mend it: mend the contract (or "
+            f"the row at the source), then replay dead_letters.{table.name}"
+        )
+    return problems

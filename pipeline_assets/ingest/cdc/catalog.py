@@ -3,7 +3,7 @@
 Whether that is good enough for a stream is judged in `health`; values are read by `slot` and `snapshot`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,9 @@ class TableDescription:
         is_published: Whether its changes arrive under its own name.
         published_columns: Which columns of it do.
         row_filter: Condition of the publication that its rows must meet, if there is one.
-        files: Numbers of the files with its rows: new ones after TRUNCATE, or ALTER TABLE that rewrote it.
+        publishing: Numbers that change when the publication's options do, or when the table leaves it and returns.
+        files: Relation (itself or its partitions) to the number of the file with its rows: a new one after TRUNCATE, or
+            ALTER TABLE that rewrote it.
     """
 
     name: str
@@ -70,7 +72,8 @@ class TableDescription:
     is_published: bool
     published_columns: tuple[str, ...]
     row_filter: str | None
-    files: tuple[int, ...]
+    publishing: str | None
+    files: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ _INDEX_COLUMNS = """
     WHERE i.indrelid = c.oid AND k.place <= i.indnkeyatts AND
 """
 
+_ROOTS = "SELECT relid::oid FROM pg_partition_ancestors(c.oid) UNION SELECT c.oid"
+
 _TABLES = f"""
     SELECT n.nspname || '.' || c.relname, format('%%I.%%I', n.nspname, c.relname),
         c.relreplident::text, c.relkind = 'p',
@@ -108,7 +113,13 @@ _TABLES = f"""
         (SELECT array_agg(a.attname::text) FROM pg_attribute a
          WHERE a.attrelid = c.oid AND a.attname = ANY(p.attnames) AND (a.attgenerated = '' OR %(sends_generated)s)),
         p.rowfilter,
-        (SELECT array_agg(pg_relation_filenode(f.relid)::bigint ORDER BY f.relid)
+        (SELECT concat_ws(' ', u.oid, u.xmin, string_agg(e.oid::text, ',' ORDER BY e.oid))
+         FROM pg_publication u LEFT JOIN LATERAL (
+             SELECT oid FROM pg_publication_rel WHERE prpubid = u.oid AND prrelid IN ({_ROOTS})
+             UNION ALL SELECT oid FROM pg_publication_namespace WHERE pnpubid = u.oid AND pnnspid IN (
+                 SELECT relnamespace FROM pg_class WHERE oid IN ({_ROOTS}))) e ON true
+         WHERE u.pubname = %(publication)s GROUP BY u.oid, u.xmin),
+        (SELECT json_object_agg(f.relid::bigint, coalesce(pg_relation_filenode(f.relid)::bigint, 0))
          FROM (SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) f (relid)),
         (SELECT array_agg(ARRAY[
                 a.attnum::text, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid::text, a.attnotnull::text,
@@ -134,7 +145,7 @@ def tables(session: Session, names: Collection[str], publication: str) -> dict[s
 def _described(
     name: str, sql_name: str, replica_identity: str, is_partitioned: bool, primary_key: list[str] | None,
     index: list[str] | None, partition_of: str | None, published: list[str] | None, row_filter: str | None,
-    files: list[int | None], columns: list[list[str]] | None,
+    publishing: str | None, files: dict[str, int], columns: list[list[str]] | None,
 ) -> TableDescription:  # fmt: skip
     described = tuple(
         ColumnDescription(int(number), column, dtype, int(oid), *(flag == "true" for flag in flags))
@@ -143,7 +154,7 @@ def _described(
     identity = [column.name for column in described] if replica_identity == "f" else index
     return TableDescription(
         name, sql_name, described, tuple(primary_key or ()), replica_identity, tuple(identity or ()), is_partitioned,
-        partition_of, published is not None, tuple(published or ()), row_filter, tuple(file or 0 for file in files),
+        partition_of, published is not None, tuple(published or ()), row_filter, publishing, files,
     )  # fmt: skip
 
 

@@ -9,18 +9,19 @@ How a slot is read is in `postgres`, how a batch is committed in `change_table`,
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 
 import duckdb
 
-from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Counts, Staging, create
+from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Staging, create
 from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
-from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect, save_columns
+from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect, note
 from pipeline_assets.ingest.cdc.postgres import Postgres, Snapshot
-from pipeline_assets.ingest.cdc.reconcile import AT_SOURCE
+from pipeline_assets.ingest.cdc.reconcile import store
+from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
 
 _ATTEMPTS = 5
@@ -31,29 +32,18 @@ _EVENTS_PER_CHUNK = 50_000
 
 
 @dataclass
-class Report:
+class Report(Tally):
     """What a run did.
 
     Attributes:
         target: WAL position that the run drained to; None if it could not read.
         suspects: Tables that were left alone, with the reason and the remedy.
         snapshots: Tables that were read whole.
-        counts: Table name to counts.
-        rows_by_day: Table name to commit date to rows.
     """
 
     target: int | None = None
     suspects: Mapping[str, str] = field(default_factory=dict)
     snapshots: frozenset[str] = frozenset()
-    counts: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
-    rows_by_day: dict[str, dict[date, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
-
-    def add(self, staging: Staging) -> None:
-        """Counts a batch that was committed."""
-        self.counts[staging.name] += staging.counts
-        for file in staging.files:
-            day = date.fromisoformat(str(file.partition_values["_partition_date"]))
-            self.rows_by_day[staging.name][day] += file.rows
 
 
 @dataclass
@@ -117,7 +107,7 @@ class Drain:
             # Draining closes the gap between slot and lake, but brings nothing of what is missing: note that first.
             if table.name in state.to_snapshot and state.positions[table.name] is not None:
                 table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
-            save_columns(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
+            note(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
         point = self._snapshots(report, healthy, state, reconcile)
         self._drain(report, healthy, state.position, self.postgres.flush_lsn() if point is None else point)
 
@@ -178,11 +168,8 @@ class Drain:
 
     def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
         """Stores the source's rows at the snapshot's point beside the change table, for `reconcile` to compare."""
-        stored = replace(table, name=f"{table.name}{AT_SOURCE}")
-        staging = self._staging(stored, f"source {lsn_text(snapshot.point)}")
-        for chunk in _chunks(snapshot.rows(table.source_table, table.keys)):
-            staging.add(chunk)
-        staging.commit(expect={}, positions={position: snapshot.point}, where="TRUE")
+        chunks = _chunks(snapshot.rows(table.source_table, table.keys))
+        store(self.con, self.lake, table, chunks, {position: snapshot.point})
 
     def _batch(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> int:
         """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""

@@ -7,8 +7,7 @@ a suspect means for downstream is the component's.
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-
-from deltalake import CommitProperties
+from typing import Any
 
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
 from pipeline_assets.ingest.cdc.events import lsn_text
@@ -18,7 +17,7 @@ from pipeline_assets.lake import Lake, Table
 RESNAPSHOT = "resnapshot"
 """Position in a change table's log: 1 from the decision to read the table again until that is done."""
 
-_COLUMNS = "pipeline_assets.source_columns"
+_SOURCE_TABLE = "pipeline_assets.source_table"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class State:
         suspects: Table name to what is wrong and what to run.
         to_snapshot: Names of tables to be read whole.
         blocked: Why the slot cannot be read at all; empty if it can.
-        stream: Further problems of the slot.
+        slot_problems: Further problems of the slot.
         unreadable: Table name to problems that keep it from being read: it does not exist, or is not published.
         publication: Problems of the publication that concern every table.
         identity: Table name to problems of its keys or its replica identity.
@@ -65,7 +64,7 @@ class State:
     suspects: dict[str, str] = field(default_factory=dict)
     to_snapshot: set[str] = field(default_factory=set)
     blocked: list[str] = field(default_factory=list)
-    stream: list[str] = field(default_factory=list)
+    slot_problems: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     publication: list[str] = field(default_factory=list)
     identity: dict[str, list[str]] = field(default_factory=dict)
@@ -99,7 +98,7 @@ def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot:
             state.to_snapshot.add(table.name)
         elif reason := _suspicion(state, lake, table):
             state.suspects[table.name] = f"{reason}. {remedy(source.name, table.name)}"
-        elif positions[table.name] is None or _was_reshaped(table.bronze(lake), described.get(table.source_table)):
+        elif positions[table.name] is None or _was_altered(table.bronze(lake), described.get(table.source_table)):
             state.to_snapshot.add(table.name)
     return state
 
@@ -125,15 +124,11 @@ def toasted(state: State, table: ChangeTable) -> list[str]:
     return [column.name for column in found.columns if column.is_toastable]
 
 
-def save_columns(bronze: Table, found: TableDescription) -> None:
-    """Notes the columns that the source's table has, for the next run to see what was altered."""
-    columns = _columns(found)
-    if columns != _stored_columns(bronze):
-        bronze.open().alter.set_table_properties(
-            {_COLUMNS: json.dumps(columns)},
-            raise_if_not_exists=False,
-            commit_properties=CommitProperties(max_commit_retries=10),
-        )
+def note(bronze: Table, found: TableDescription) -> None:
+    """Notes what the source's table looks like, for the next run to see what was altered."""
+    facts = _facts(found)
+    if facts != _noted(bronze):
+        bronze.set_properties({_SOURCE_TABLE: json.dumps(facts)}, max_retries=10)
 
 
 def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
@@ -171,14 +166,19 @@ def _check_slot(state: State, source: ChangeSource) -> None:
             f"the slot {name} belongs to the database {slot.database}: give the source another slot name"
         )
     elif slot.is_lost:
-        state.stream.append(f"the slot {name} is lost ({slot.invalidation_reason or slot.wal_status})")
+        state.slot_problems.append(f"the slot {name} is lost ({slot.invalidation_reason or slot.wal_status})")
+    elif slot.wal_status == "unreserved":
+        state.slot_problems.append(
+            f"the slot {name} is about to be lost: WAL that it needs may go with the next checkpoint, as the source's "
+            "max_slot_wal_keep_size is reached: run the stream now, and raise that setting"
+        )
     elif slot.lag_bytes > source.max_lag_bytes:
-        state.stream.append(
+        state.slot_problems.append(
             f"the slot {name} is {slot.lag_bytes:,} bytes of WAL behind, more than max_lag_mb allows: look for failed "
             "runs, or raise max_lag_mb"
         )
     elif slot.retained_bytes > source.max_lag_bytes:
-        state.stream.append(
+        state.slot_problems.append(
             f"the slot {name} holds back {slot.retained_bytes:,} bytes of WAL, more than max_lag_mb allows: look for a "
             "transaction at the source that has been open for long"
         )
@@ -222,20 +222,27 @@ def _identity_problems(table: ChangeTable, found: TableDescription) -> list[str]
     return []
 
 
-def _was_reshaped(bronze: Table, found: TableDescription | None) -> bool:
+def _was_altered(bronze: Table, found: TableDescription | None) -> bool:
     """Whether the table was altered in a way that changed rows without a change event.
 
-    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed or retyped column. A
-    table that was read, and whose columns were not noted, may have been altered since.
+    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed or retyped column;
+    for what is written while a table is out of the publication, or an operation or some rows or columns are; and for a
+    partition that is truncated or detached. (A partition that is attached may bring rows without events, too, but most
+    are made empty: those are not looked for.) A table that was read, and of which nothing was noted, may have been
+    altered since.
     """
     if found is None:
         return False
-    before = _stored_columns(bronze)
+    before = _noted(bronze)
     if before is None:
         return True
-    names = {name for name, _ in before.values()}
+    if before["publishing"] != found.publishing:
+        return True
+    if found.is_partitioned and any(found.files.get(name) != file for name, file in before["files"].items()):
+        return True
+    names = {name for name, _ in before["columns"].values()}
     for column in found.columns:
-        known = before.get(str(column.number))
+        known = before["columns"].get(str(column.number))
         if known is None and (column.has_default or column.name in names):
             return True
         if known is not None and known != [column.name, column.type]:
@@ -243,12 +250,17 @@ def _was_reshaped(bronze: Table, found: TableDescription | None) -> bool:
     return False
 
 
-def _columns(found: TableDescription) -> dict[str, list[str]]:
-    return {str(column.number): [column.name, column.type] for column in found.columns}
+def _facts(found: TableDescription) -> dict[str, Any]:
+    return {
+        "columns": {str(column.number): [column.name, column.type] for column in found.columns},
+        "publishing": found.publishing,
+        # Of a table without partitions TRUNCATE is an event, and ALTER TABLE shows in the columns.
+        "files": dict(found.files) if found.is_partitioned else {},
+    }
 
 
-def _stored_columns(bronze: Table) -> dict[str, list[str]] | None:
+def _noted(bronze: Table) -> dict[str, Any] | None:
     if not bronze.exists():
         return None
-    stored = bronze.open().metadata().configuration.get(_COLUMNS)
+    stored = bronze.open().metadata().configuration.get(_SOURCE_TABLE)
     return dict(json.loads(stored)) if stored else None

@@ -1,26 +1,32 @@
 """Source against silver at one consistent point: counts and checksums by key range, and events that mend what differs.
 
-`drain` has stored the source's rows at a WAL position and drained exactly up to it; silver was built from that. So the
-two must be equal, row by row, whatever was written meanwhile. Nothing of a database is read here.
+`drain` stores the source's rows at a WAL position, as they are, and drains exactly up to it; silver was built from
+that. So the two must be equal, row by row, whatever was written meanwhile. Compared are the columns of the contract;
+those that the source added later are not. Nothing of a database is read here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
+from typing import NamedTuple
 
 import duckdb
+import pyarrow as pa
 
 from pipeline_assets.contracts.base import raw_shape
 from pipeline_assets.ingest.cdc import row
-from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging, judge_sql
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
 from pipeline_assets.ingest.sql import identifier
-from pipeline_assets.lake import Lake, LakeError, PositionMovedError, Table, position_name
+from pipeline_assets.lake import Lake, LakeError, PositionMovedError, Table, position_name, query_schema
+from pipeline_assets.lake.files import write_parquet
 
-AT_SOURCE = "__at_source"
-"""Suffix of the table with the source's rows as last stored for reconciliation."""
+UNREADABLE = "unreadable"
+"""Kind of a source's row that does not fit the contract: its change is a dead letter. No event can mend it."""
 
 _RANGES = 20
+_EXAMPLES = 20
 _EVENTS_PER_CHUNK = 50_000
 
 
@@ -34,9 +40,9 @@ class KeyRange:
 
     Attributes:
         first_key: Smallest key of the range at the source, as text; None for keys below all of these.
-        source_rows: Rows at the source.
+        source_rows: Rows at the source, unreadable ones too.
         silver_rows: Live rows in silver.
-        source_checksum: XOR of the hashes of the source's rows.
+        source_checksum: XOR of the hashes of the source's readable rows.
         silver_checksum: XOR of the hashes of silver's rows.
     """
 
@@ -52,6 +58,14 @@ class KeyRange:
         return (self.source_rows, self.source_checksum) == (self.silver_rows, self.silver_checksum)
 
 
+class Difference(NamedTuple):
+    """A row that differs: its kind, its key as JSON, and why it is unreadable."""
+
+    kind: str
+    key: str
+    reason: str | None
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Outcome of a comparison.
@@ -59,12 +73,45 @@ class Comparison:
     Attributes:
         point: WAL position at which both sides were compared.
         ranges: All key ranges, in order.
-        differences: (kind, key as JSON) of rows that differ; kind is missing, extra or different (in silver).
+        differences: Kind to number of rows: missing, extra or different in silver, or `UNREADABLE` at the source.
+        examples: The first few of them.
     """
 
     point: int
     ranges: Sequence[KeyRange]
-    differences: Sequence[tuple[str, str]] = ()
+    differences: Mapping[str, int]
+    examples: Sequence[Difference]
+
+
+def store(
+    con: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    table: ChangeTable,
+    chunks: Iterable[Sequence[ChangeEvent]],
+    positions: Mapping[str, int],
+) -> None:
+    """Stores the source's rows for `compare`, in place of those of the last time. They are not judged: all are there.
+
+    Args:
+        con: A connection of the lake.
+        lake: The lake.
+        table: The captured table.
+        chunks: All its rows, as `r` events.
+        positions: Where they were read.
+    """
+    stored = _at_source(lake, table)
+    stored.create(
+        query_schema(con, "SELECT NULL::VARCHAR AS key, NULL::VARCHAR AS after"),
+        description=f"Rows of {table.source_table} as last stored for reconciliation.",
+    )
+    files = []
+    for chunk in chunks:
+        con.register(
+            "cdc_rows", pa.table({"key": [event.key for event in chunk], "after": [event.after for event in chunk]})
+        )
+        files += write_parquet(con, "SELECT key, after FROM cdc_rows", stored.uri)
+        con.unregister("cdc_rows")
+    stored.commit(con, files, where="TRUE", positions=positions)
 
 
 def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silver: Table, position: str) -> Comparison:
@@ -81,22 +128,28 @@ def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silv
         NotComparableError: Silver was built from another position than the source was read at.
     """
     point = _common_point(lake, table, silver, position)
-    source = _at_source(lake, table)
     columns = raw_shape(table.model).columns
-    listed = ", ".join(identifier(column.name) for column in columns)
+    keys, listed = ", ".join(map(identifier, table.keys)), ", ".join(identifier(column.name) for column in columns)
     typed = ", ".join(
         f"{row.typed(f'_row[{at}]', column.dtype)} AS {identifier(column.name)}" for at, column in enumerate(columns, 1)
     )
     texts = row.texts([column.name for column in columns], "after")
-    con.execute(
-        f"CREATE OR REPLACE VIEW cdc_source AS SELECT key, after, {typed} "
-        f"FROM (SELECT key, after, {texts} AS _row FROM {source.scan()})"
+    judged = judge_sql(
+        table, f"(SELECT *, 'r' AS op, []::VARCHAR[] AS unavailable FROM {_at_source(lake, table).scan()})"
     )
-    con.execute(f"CREATE OR REPLACE VIEW cdc_silver AS SELECT {listed} FROM {silver.scan()} WHERE NOT _deleted")
-    ranges = _ranges(con, table.keys, listed)
-    equal = all(found.is_equal for found in ranges)
-    differences = [] if equal else _differences(con, table.keys, listed)
-    return Comparison(point, ranges, differences)
+    con.execute(
+        f"""CREATE OR REPLACE VIEW cdc_source AS
+        SELECT {keys}, key, after, _reason AS reason, CASE WHEN _reason IS NULL THEN hash({listed}) END AS row_hash
+        FROM (SELECT key, after, _reason, {typed} FROM (SELECT *, {texts} AS _row FROM ({judged})))"""
+    )
+    con.execute(
+        f"CREATE OR REPLACE VIEW cdc_silver AS SELECT {keys}, hash({listed}) AS row_hash FROM {silver.scan()} "
+        "WHERE NOT _deleted"
+    )
+    ranges = _ranges(con, table.keys)
+    if all(found.is_equal for found in ranges):
+        return Comparison(point, ranges, {}, ())
+    return Comparison(point, ranges, *_differences(con, table.keys))
 
 
 def repair(
@@ -104,37 +157,39 @@ def repair(
 ) -> int:
     """Appends the events that make silver equal to the source: `r` of its rows, `d` of rows that it does not have.
 
-    They carry the commit position of the comparison's point, so newer changes win over them. Once per point.
+    They carry the commit position of the comparison's point, so newer changes win over them. Once per point. Unreadable
+    rows are left alone.
 
     Returns:
         Number of events.
     """
-    if not found.differences:
+    mendable = sum(rows for kind, rows in found.differences.items() if kind != UNREADABLE)
+    if not mendable:
         return 0
     batch_id = f"repair {found.point:X}"
     staging = Staging(con, lake, table, source, batch_id, datetime.now(UTC))
-    now, lsn = int(datetime.now(UTC).timestamp() * 1_000_000), found.point - 1
-    rows = con.cursor().execute("SELECT kind, key, after FROM cdc_differences ORDER BY key")
-    number = 0
-    while chunk := rows.fetchmany(_EVENTS_PER_CHUNK):
-        events = []
-        for number, (kind, key, after) in enumerate(chunk, number + 1):  # noqa: B020 - goes on counting
-            op = "d" if kind == "extra" else "r"
-            events.append(
-                ChangeEvent(
-                    table.source_table, op, key, None, after, (), lsn, number, lsn, None, now, "reconciliation", number
-                )
-            )
-        staging.add(events)
+    now, lsn, numbers = int(datetime.now(UTC).timestamp() * 1_000_000), found.point - 1, count(1)
+    rows = con.cursor().execute(
+        f"SELECT kind, key, after FROM cdc_differences WHERE kind <> '{UNREADABLE}' ORDER BY key"
+    )
     try:
+        while chunk := rows.fetchmany(_EVENTS_PER_CHUNK):
+            events = []
+            for kind, key, after in chunk:
+                op, number = "d" if kind == "extra" else "r", next(numbers)
+                place = (lsn, number, lsn, None, now, "reconciliation", number)
+                events.append(ChangeEvent(table.source_table, op, key, None, after, (), *place))
+            staging.add(events)
         staging.commit(expect={batch_id: None}, positions={batch_id: 1}, metadata={"run_id": run_id})
     except PositionMovedError:  # mended before
+        pass
+    finally:
         staging.discard()
-    return number
+    return mendable
 
 
 def _at_source(lake: Lake, table: ChangeTable) -> Table:
-    return Table(lake, f"bronze.{table.name}{AT_SOURCE}")
+    return Table(lake, f"bronze.{table.name}__at_source")
 
 
 def _common_point(lake: Lake, table: ChangeTable, silver: Table, position: str) -> int:
@@ -153,17 +208,17 @@ def _common_point(lake: Lake, table: ChangeTable, silver: Table, position: str) 
     return point
 
 
-def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str], columns: str) -> list[KeyRange]:
+def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> list[KeyRange]:
     """Counts and checksums of both sides by ranges of the first key column, cut at the source's quantiles."""
     key = identifier(keys[0])
     cuts = ", ".join(f"{at / _RANGES}" for at in range(_RANGES))
     con.execute(
         f"CREATE OR REPLACE TABLE cdc_cuts AS SELECT row_number() OVER (ORDER BY cut) AS number, cut FROM "
-        f"(SELECT DISTINCT unnest(quantile_disc({key}, [{cuts}])) AS cut FROM cdc_source)"
+        f"(SELECT DISTINCT unnest(quantile_disc({key}, [{cuts}])) AS cut FROM cdc_source) WHERE cut IS NOT NULL"
     )
     sides = [
-        f"SELECT {at} AS side, coalesce((SELECT max(number) FROM cdc_cuts WHERE cut <= {key}), 0) AS number, "
-        f"hash({columns}) AS row_hash FROM {view}"
+        f"SELECT {at} AS side, coalesce((SELECT max(number) FROM cdc_cuts WHERE cut <= {key}), 0) AS number, row_hash "
+        f"FROM {view}"
         for at, view in enumerate(("cdc_source", "cdc_silver"))
     ]
     found = con.execute(
@@ -174,19 +229,20 @@ def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str], columns: str) -
     return [KeyRange(cut, here, there, f"{a:016x}", f"{b:016x}") for cut, here, there, a, b in found.fetchall()]
 
 
-def _differences(con: duckdb.DuckDBPyConnection, keys: Sequence[str], columns: str) -> list[tuple[str, str]]:
-    """Finds the rows that differ, into the table `cdc_differences` (kind, key, after)."""
-    names = ", ".join(map(identifier, keys))
+def _differences(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> tuple[dict[str, int], list[Difference]]:
+    """Finds the rows that differ, into the table `cdc_differences` (kind, key, reason, after)."""
     key = "to_json(struct_pack(" + ", ".join(f"{identifier(name)} := silver.{identifier(name)}" for name in keys) + "))"
     con.execute(
         f"""CREATE OR REPLACE TABLE cdc_differences AS
         SELECT
-            CASE WHEN silver.row_hash IS NULL THEN 'missing' WHEN source.row_hash IS NULL THEN 'extra'
-                ELSE 'different' END AS kind,
+            CASE WHEN source.reason IS NOT NULL THEN '{UNREADABLE}' WHEN silver.row_hash IS NULL THEN 'missing'
+                WHEN source.row_hash IS NULL THEN 'extra' ELSE 'different' END AS kind,
             coalesce(source.key, {key}::VARCHAR) AS key,
+            source.reason,
             source.after
-        FROM (SELECT {names}, key, after, hash({columns}) AS row_hash FROM cdc_source) AS source
-        FULL JOIN (SELECT {names}, hash({columns}) AS row_hash FROM cdc_silver) AS silver USING ({names})
-        WHERE source.row_hash IS DISTINCT FROM silver.row_hash"""
+        FROM cdc_source AS source FULL JOIN cdc_silver AS silver USING ({", ".join(map(identifier, keys))})
+        WHERE source.row_hash IS DISTINCT FROM silver.row_hash OR source.reason IS NOT NULL"""
     )
-    return con.execute("SELECT kind, key FROM cdc_differences ORDER BY key").fetchall()
+    counted = con.execute("SELECT kind, count(*) FROM cdc_differences GROUP BY kind ORDER BY kind").fetchall()
+    examples = con.execute(f"SELECT kind, key, reason FROM cdc_differences ORDER BY key LIMIT {_EXAMPLES}").fetchall()
+    return dict(counted), [Difference(*example) for example in examples]

@@ -227,6 +227,46 @@ def test_a_column_with_a_default_has_the_table_read_again(shop):
     assert shop.drain().snapshots == {"shop_db__products"}
 
 
+def test_a_table_that_was_not_published_for_a_while_is_read_again(shop):
+    shop.sql(insert("A"))
+    shop.drain()
+    shop.sql("CREATE TABLE extra (id int PRIMARY KEY)", "ALTER PUBLICATION shop ADD TABLE extra")
+    assert shop.drain().snapshots == frozenset()  # that concerns no other table
+    shop.sql("ALTER PUBLICATION shop DROP TABLE products", insert("B"), "ALTER PUBLICATION shop ADD TABLE products")
+    assert shop.drain().snapshots == {"shop_db__products"}
+    assert shop.ops() == ["r", "t", "r", "r"]
+    shop.sql("ALTER PUBLICATION shop SET TABLE products WHERE (stock_code <> 'C'), orders", insert("C"))
+    assert shop.drain().snapshots == {"shop_db__products"}
+    shop.sql(
+        "ALTER PUBLICATION shop SET (publish = 'insert')", "DELETE FROM products WHERE stock_code = 'A'",
+        "ALTER PUBLICATION shop SET (publish = 'insert, update, delete, truncate')",
+    )  # fmt: skip
+    assert shop.drain().snapshots == {"shop_db__products", "shop_db__orders"}
+    assert shop.drain().snapshots == frozenset()
+
+
+def test_a_partition_that_goes_without_an_event_has_the_table_read_again(shop):
+    shop.sql(
+        "DROP TABLE products",
+        "CREATE TABLE products (stock_code text PRIMARY KEY, description text, unit_price numeric(12,3) NOT NULL, "
+        "updated_at timestamptz NOT NULL DEFAULT now()) PARTITION BY LIST (stock_code)",
+        "CREATE TABLE products_a PARTITION OF products FOR VALUES IN ('A')",
+        "CREATE TABLE products_b PARTITION OF products FOR VALUES IN ('B')",
+        "ALTER PUBLICATION shop ADD TABLE products",
+        "ALTER PUBLICATION shop SET (publish_via_partition_root = true)",
+        insert("A", "B"),
+    )
+    shop.drain()
+    shop.sql("CREATE TABLE products_c PARTITION OF products FOR VALUES IN ('C')", insert("C"))
+    assert shop.drain().snapshots == frozenset()
+    shop.sql("TRUNCATE products_b")
+    assert shop.drain().snapshots == {"shop_db__products"}
+    shop.sql("ALTER TABLE products DETACH PARTITION products_a")
+    assert shop.drain().snapshots == {"shop_db__products"}
+    assert shop.ops() == ["r", "r", "c", "t", "r", "r", "t", "r"]
+    assert shop.drain().snapshots == frozenset()
+
+
 def test_long_values_that_a_change_leaves_out_are_unavailable_and_not_null(shop):
     shop.sql(f"INSERT INTO orders (order_id, status, lines) SELECT '1', 'placed', ({LONG})::jsonb")
     shop.drain()

@@ -88,10 +88,11 @@ def test_planted_differences_are_found_and_mended(shop):
     )
     shop.plant(f"SELECT * REPLACE ('P9999' AS stock_code) FROM {scan} WHERE stock_code = 'P8'", "stock_code = 'P8'")
     found = shop.compare()
-    assert sorted(found.differences) == [
+    assert found.differences == {"different": 1, "extra": 1, "missing": 1}
+    assert [(case.kind, case.key) for case in found.examples] == [
         ("different", '{"stock_code":"P7"}'),
-        ("extra", '{"stock_code":"P9999"}'),
         ("missing", '{"stock_code":"P8"}'),
+        ("extra", '{"stock_code":"P9999"}'),
     ]
     assert sum(not part.is_equal for part in found.ranges) <= 3
     assert repair(shop.con, shop.lake, "shop_db", PRODUCTS, found, "run") == 3
@@ -117,3 +118,21 @@ def test_silver_of_another_position_is_not_compared(shop):
     shop.build_silver()
     with pytest.raises(NotComparableError, match="another run went on"):
         shop.compare()
+
+
+def test_a_row_that_does_not_fit_is_found_whether_silver_has_it_or_not_and_never_deleted(shop):
+    execute(shop.url, "ALTER TABLE products ALTER unit_price TYPE text, ALTER updated_at TYPE text")
+    shop.drain()
+    execute(
+        shop.url,
+        "UPDATE products SET unit_price = 'ten' WHERE stock_code = 'P7'",
+        "INSERT INTO products VALUES ('P501', 'never fitted', 'one')",
+    )
+    shop.drain(reconcile=True)
+    shop.build_silver()
+    found = shop.compare()
+    assert found.differences == {"unreadable": 2}
+    assert {case.key for case in found.examples} == {'{"stock_code":"P7"}', '{"stock_code":"P501"}'}
+    assert all("cast: unit_price" in case.reason for case in found.examples)
+    assert sum(part.source_rows for part in found.ranges) == 501
+    assert repair(shop.con, shop.lake, "shop_db", PRODUCTS, found, "run") == 0
