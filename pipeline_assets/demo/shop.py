@@ -195,19 +195,21 @@ def _lines_of(day: date) -> str:
 
 
 def _corrected_lines(day: date, *, late_by: timedelta) -> str:
+    # Not count(*) OVER (): that crashes DuckDB 1.5.5 now and then (duckdb/duckdb#25713).
     return f"""
         WITH numbered AS (
-            SELECT *, row_number() OVER (ORDER BY rowid) AS n, count(*) OVER () AS total
-            FROM lines WHERE InvoiceDate::DATE = DATE '{day}'
+            SELECT *, row_number() OVER (ORDER BY rowid) AS n FROM lines WHERE InvoiceDate::DATE = DATE '{day}'
+        ), counted AS (
+            SELECT max(n) AS total FROM numbered
         ), repriced AS (
             SELECT * REPLACE (
                 CASE WHEN n = (SELECT min(n) FROM numbered WHERE UnitPrice > 0)
                 THEN round(UnitPrice * 0.9, 3) ELSE UnitPrice END::DECIMAL(12, 3) AS UnitPrice
-            ) FROM numbered WHERE n <= total - {CORRECTION_REMOVED_LINES}
+            ) FROM numbered, counted WHERE n <= total - {CORRECTION_REMOVED_LINES}
         ), late AS (
             SELECT * REPLACE (
                 '{LATE_INVOICE}' AS InvoiceNo, InvoiceDate - INTERVAL {late_by.days} DAY AS InvoiceDate, total + n AS n
-            ) FROM numbered WHERE n <= {CORRECTION_LATE_LINES}
+            ) FROM numbered, counted WHERE n <= {CORRECTION_LATE_LINES}
         )
         SELECT * EXCLUDE (n, total) FROM (FROM repriced UNION ALL FROM late) ORDER BY n"""
 
