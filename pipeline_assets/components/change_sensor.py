@@ -14,7 +14,7 @@ import dagster as dg
 from pipeline_assets.components.landing_sensor import SOURCE_TAG
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.events import lsn_text
-from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres
+from pipeline_assets.ingest.cdc.postgres import CdcError, Pending, Postgres
 from pipeline_assets.lake import Lake, Table, position_name
 from pipeline_assets.lake.changes import batches_since
 from pipeline_assets.partitions import DAILY, range_tags
@@ -52,7 +52,9 @@ def tick(
         return dg.SkipReason(reason)
     try:
         slot = postgres.slot()
-        pending = postgres.pending(_EVENTS_COUNTED) if slot and not slot.is_lost else None
+        pending = None
+        if slot and not slot.is_lost:
+            pending = postgres.pending(_EVENTS_COUNTED) if slot.lag_bytes else Pending(0, True, None)
     except CdcError as error:
         context.log.warning("the source cannot be asked: %s", error)
         slot = pending = None

@@ -30,7 +30,7 @@ class Misaccount:
 
 
 def account(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Counts, list[Misaccount]]:
-    """Compares the batches of the last run that brought events with what lies in the tables.
+    """Compares the batches of the last run that brought events, its latest 200, with what lies in the tables.
 
     Args:
         con: A connection of the lake.
