@@ -10,7 +10,7 @@
     run recomputes what the upstream has changed since. A model of several upstream tables calls follow() with all of them
     first. In unit tests there is nothing to follow: everything is touched.
 
-    State and history of change tables are macros of their own: changes.sql.
+    State and history of change tables are macros of their own: changes/state.sql, changes/history.sql.
 -#}
 
 {#- A relation: the upstream's rows of the days to recompute, from files that hold such days only. `date_column` is the

@@ -1,6 +1,6 @@
 """Contracts of silver tables made of changes, derived from the contract of the source's row.
 
-`state` is one row per key, `history` one row per version of a key; dbt_project/macros/changes.sql makes both. The rows
+`state` is one row per key, `history` one row per version of a key; dbt_project/macros/changes/ makes both. The rows
 themselves are described where the source is (`shop_db`).
 """
 

@@ -1,6 +1,6 @@
 """How a model of state or history reads its change table: which events are new, and what there is to know about them.
 
-The macros in dbt_project/macros/changes.sql fold the events; they get from here the relations to read, SQL of each
+The macros in dbt_project/macros/changes/ fold the events; they get from here the relations to read, SQL of each
 column's value, and facts that let them leave out what no event needs. No event is folded here.
 """
 
@@ -42,7 +42,6 @@ class Changes:
     Attributes:
         new: Relation of the events that the model has not applied; of all events when it is made anew.
         every: Relation of all events.
-        rebuild: Whether the model is made anew.
         late_until: Events up to this commit_lsn may be late: older than what is applied. None if none is.
         truncated: Whether a truncation is among the events to fold.
         moved: Whether an insert among them lacks a column: the other half of an update of the key.
@@ -52,7 +51,6 @@ class Changes:
 
     new: str
     every: str
-    rebuild: bool = True
     late_until: int | None = None
     truncated: bool = True
     moved: bool = True
@@ -114,12 +112,12 @@ class ChangeReader:
         rows = select_batches(pin.table, pin.version, batches)
         new = self._view(model, pin.table.name, f"SELECT * FROM ({rows}) WHERE {published(pin.table, pin.version)}")
         if not any(batch.first_lsn <= lsn for batch in batches):
-            return Changes(new, every, rebuild=False)
+            return Changes(new, every)
         late = f"SELECT count(*) FROM {new} WHERE op = 't' AND commit_lsn <= {lsn}"
         if self._views.cursor().execute(late).fetchone() != (0,):
             plan.everything = True  # it touches every row that the table had then
             return Changes(every, every)
-        return Changes(new, every, rebuild=False, late_until=lsn)
+        return Changes(new, every, late_until=lsn)
 
     def _view(self, model: str, upstream: str, select: str) -> str:
         view = work(f"{model} <- {upstream}")
@@ -210,7 +208,7 @@ def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) 
             column |= {"source_name": name, "told": f"_told_{at}"}
             column["told_value"] = row.typed(f"{row.texts([name], f'_told_{at}')}[1]", kinds[name])
         columns.append(column)
-    facts = ("new", "every", "rebuild", "late_until", "truncated", "moved")
+    facts = ("new", "every", "late_until", "truncated", "moved")
     return {
         **{name: getattr(changes, name) for name in facts},
         "stored": None,

@@ -22,7 +22,7 @@ from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.lake import Lake, Table
 
-MACROS = Path(__file__).parents[2] / "dbt_project" / "macros" / "changes.sql"
+MACROS = Path(__file__).parents[2] / "dbt_project" / "macros" / "changes"
 SOURCE, STATE, HISTORY = "bronze.db__things", "silver.things", "silver.things_history"
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -50,7 +50,8 @@ def event(
 @cache
 def _template(call: str) -> jinja2.Template:
     environment = jinja2.Environment(extensions=["jinja2.ext.do"])
-    return environment.from_string(f"{MACROS.read_text()}{{{{ {call} }}}}")
+    macros = "".join(path.read_text() for path in MACROS.glob("*.sql"))
+    return environment.from_string(f"{macros}{{{{ {call} }}}}")
 
 
 class ChangeModels:
