@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
+import jinja2
 import pytest
 
+from pipeline_assets.components import ChangeFiles, ChangeStream
+from pipeline_assets.components.change_assets import CapturedTable, captured
 from pipeline_assets.components.transform import LakeTranslator, LeanDbtCliResource, table_name
 from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.definitions import defs
@@ -17,6 +20,15 @@ from pipeline_assets.settings import project_root
 CAPTURED = ("customers", "products", "orders")
 
 
+class OfChanges(NamedTuple):
+    """What a model of state or history is made of."""
+
+    macro: str
+    source: str
+    contract: str
+    keys: list[str]
+
+
 @pytest.fixture(scope="module")
 def loaded() -> dg.Definitions:
     return defs()
@@ -25,6 +37,44 @@ def loaded() -> dg.Definitions:
 @pytest.fixture(scope="module")
 def manifest(loaded: dg.Definitions) -> Mapping[str, Any]:
     return json.loads((project_root() / "dbt_project/target/manifest.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def of_changes(manifest: Mapping[str, Any]) -> Mapping[str, OfChanges]:
+    """Table to the call of change_state() or change_history() that makes it."""
+    found: dict[str, OfChanges] = {}
+    for model in manifest["nodes"].values():
+        for macro in ("change_state", "change_history"):
+            if f"macro.pipeline_assets.{macro}" in model["depends_on"].get("macros", []):
+                found[table_name(model)] = _call(macro, model["raw_code"])
+    return found
+
+
+def _call(macro: str, code: str) -> OfChanges:
+    calls = []
+
+    def call(source: str, contract: str, keys: list[str], *_: str, **__: str) -> None:
+        calls.append(OfChanges(macro, source, contract, keys))
+
+    jinja2.Template(code).render({macro: call, "source": lambda *name: ".".join(name)})
+    (made,) = calls
+    return made
+
+
+@pytest.fixture(scope="module")
+def declared(loaded: dg.Definitions) -> Mapping[str, CapturedTable]:
+    """What `defs/` says of each change table."""
+    tree = loaded.component_tree
+    assert tree
+    sources: list[ChangeFiles | ChangeStream] = [
+        *tree.get_all_components(of_type=ChangeFiles),
+        *tree.get_all_components(of_type=ChangeStream),
+    ]
+    return {
+        f"bronze.{table.name}": source.tables[table.source_table]
+        for source in sources
+        for table in captured(source.name, source.tables)
+    }
 
 
 def test_the_assets_are_these(loaded: dg.Definitions) -> None:
@@ -137,6 +187,24 @@ def test_the_bronze_sources_of_dbt_are_the_tables_that_ingestion_makes(manifest:
         written = {column: c["data_type"].lower() for column, c in sources[name]["columns"].items()}
         assert written == {column.name: column.dtype.lower() for column in columns}, name
         assert LakeTranslator().get_asset_key(sources[name]) == dg.AssetKey(["bronze", name])
+
+
+def test_models_of_changes_say_the_same_as_the_declaration_of_their_source(
+    of_changes: Mapping[str, OfChanges], declared: Mapping[str, CapturedTable]
+) -> None:
+    assert of_changes
+    for name, model in of_changes.items():
+        source = declared[model.source]
+        assert (model.contract, model.keys) == (source.contract, source.keys), name
+
+
+def test_a_declared_state_is_a_model_of_that_source(
+    of_changes: Mapping[str, OfChanges], declared: Mapping[str, CapturedTable]
+) -> None:
+    stated = {state: name for name, table in declared.items() if (state := getattr(table, "state", None))}
+    assert stated
+    for state, name in stated.items():
+        assert (of_changes[state].macro, of_changes[state].source) == ("change_state", name)
 
 
 def test_the_private_names_that_we_override_are_still_there() -> None:
