@@ -1,4 +1,4 @@
-"""The audit of a bronze table: which landing days are fit to be published. What follows from it is in `lake.judge`.
+"""The audit of a bronze table: which days are fit to be published. What follows from it is in `lake.judge`.
 
 An audit covers the days that were asked for and all days that were read since the last audit, so that rows of a run
 that was killed before its checks are audited by the next.
@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import duckdb
+from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
@@ -25,7 +26,7 @@ _COMMITS_LOOKED_AT = 20
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A file whose counts in the tables are not those of its reading."""
+    """A file, or what else was read, whose counts in the tables are not those of its reading."""
 
     file: str
     day: date
@@ -116,12 +117,7 @@ def reconcile(
         The total as the tables hold it, and the files that do not add up.
     """
     log = bronze.open()
-    # A content that went, or moved to another file, since then is somebody else's to account for.
-    read = [
-        entry
-        for entry in read
-        if log.transaction_version(owner_of(entry["content_id"])) == date.fromisoformat(entry["day"]).toordinal()
-    ]
+    read = [entry for entry in read if _is_in_table(log, entry)]
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     where = days_predicate("_partition_date", {date.fromisoformat(entry["day"]) for entry in read})
     for at, table in enumerate([bronze, dead_letter_table(bronze.lake, bronze.name)]):
@@ -134,11 +130,19 @@ def reconcile(
     total, wrong = DayCounts(), []
     for entry in read:
         rows_, dead = found[entry["file"], entry["content_id"]]
-        total += DayCounts(1, entry["records_in"], rows_, dead)
-        if entry["records_in"] != rows_ + dead:
+        records_in = entry["records_in"] - entry.get("duplicates", 0)
+        total += DayCounts(1, records_in, rows_, dead)
+        if records_in != rows_ + dead:
             day = date.fromisoformat(entry["day"])
-            wrong.append(Mismatch(entry["file"], day, entry["records_in"], rows_, dead))
+            wrong.append(Mismatch(entry["file"], day, records_in, rows_, dead))
     return total, wrong
+
+
+def _is_in_table(log: DeltaTable, entry: dict[str, Any]) -> bool:
+    """Whether what was read still stands there: else it went or was replaced since, or is another file's."""
+    if "holds" in entry:  # a pull
+        return all(log.transaction_version(name) == value for name, value in entry["holds"].items())
+    return log.transaction_version(owner_of(entry["content_id"])) == date.fromisoformat(entry["day"]).toordinal()
 
 
 def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, DayCounts]:
@@ -154,11 +158,15 @@ def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, whe
 
 
 def _read_since(bronze: Table, version: int | None) -> list[dict[str, Any]]:
-    """What the commits after a version say that they read, the newest word on each file."""
+    """What the commits after a version say that they read, the newest word on each content of each file."""
     opened = bronze.open()
     newest = opened.version()
     commits = opened.history(newest - version if version is not None else None) if version != newest else []
-    entries = {entry["file"]: entry for commit in reversed(commits) for entry in json.loads(commit.get("read", "[]"))}
+    entries = {
+        (entry["file"], entry["content_id"]): entry
+        for commit in reversed(commits)
+        for entry in json.loads(commit.get("read", "[]"))
+    }
     return list(entries.values())
 
 

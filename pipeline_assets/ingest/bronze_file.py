@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest.bronze_table import letters_sql, misfits, rows_sql, written_rows
 from pipeline_assets.ingest.conform import conform_sql, match_fields
 from pipeline_assets.ingest.content import Content, read_content, with_head
 from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
@@ -116,8 +117,7 @@ class FileReader:
             # An error page, or a first record without a header above it: a line of text is no record that may vanish.
             first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
             self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}", first_line)
-        misfits = sum(file.rows - file.null_count("_reason") for file in written)
-        if misfits or outcome.rejects or outcome.line_map is not None:
+        if misfits(written) or outcome.rejects or outcome.line_map is not None:
             written = self._split(delivery, written, outcome)
         fit = sum(file.rows for file in written)
         read = rows + len(outcome.rejects) + int(no_header)
@@ -139,19 +139,12 @@ class FileReader:
             self.con.unregister("landing_rejects")
         if not written:
             return []
-        names = ", ".join(quote_text(f"{self.bronze.uri}/{file.path}") for file in written)
-        line, join = "_source.line", ""
+        source, line = written_rows(self.bronze.uri, written), "r._source.line"
         if outcome.line_map is not None:
             self.con.register("landing_lines", outcome.line_map)
-            line, join = "l.line", "LEFT JOIN landing_lines AS l ON l.ordinal = r._source.line"
-        source = f"read_parquet([{names}], hive_partitioning = false) AS r {join}"
-        facts = self._facts(delivery, line)
-        self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, _reason, _raw FROM {source} WHERE _reason IS NOT NULL")
-        place = f"struct_pack(file := r._source.file, line := {line})"
-        kept = self._write(
-            delivery,
-            f"SELECT r.* EXCLUDE (_reason, _raw) REPLACE ({place} AS _source) FROM {source} WHERE _reason IS NULL",
-        )
+            source, line = f"{source} LEFT JOIN landing_lines AS l ON l.ordinal = r._source.line", "l.line"
+        self.con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, delivery.file.date, line)}")
+        kept = self._write(delivery, rows_sql(source, line))
         self.con.unregister("landing_lines")
         self._discard(written)
         return kept

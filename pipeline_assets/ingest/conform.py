@@ -1,6 +1,7 @@
 """One SELECT that turns records into rows of a contract's raw shape, or says why they do not fit.
 
-Holds field matching and faithful casts. Does not hold reading (`readers`) or what happens to the misfits (`landing`).
+Holds field matching and faithful casts. Does not hold reading (`readers`, `database`) or what happens to the misfits
+(`landing`, `pull`).
 
 A cast is faithful if no information is lost: DuckDB's own casts round ('1.5' to BIGINT is 2), drop time zones and take
 '1_000' and '0x1F' for numbers. Here each of these makes the record a dead letter.
@@ -11,10 +12,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Protocol
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest import casts
-from pipeline_assets.ingest.records import Records, SourceField
+from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier, quoted
 
 TECHNICAL_COLUMNS: tuple[RawColumn, ...] = (
@@ -41,6 +43,22 @@ _COLUMN_TYPES = {
     "UINTEGER": "BIGINT",
     "UBIGINT": "DECIMAL(20,0)",
 }
+
+
+class RecordSet(Protocol):
+    """Records of any origin, as `records.Records` describes them."""
+
+    @property
+    def sql(self) -> str:
+        """A SELECT with `_line` BIGINT, one column for each of `fields`, and with problems `_text` and `_problem`."""
+
+    @property
+    def fields(self) -> tuple[SourceField, ...]:
+        """The source's fields, in order."""
+
+    @property
+    def has_problems(self) -> bool:
+        """True if `sql` has `_problem` VARCHAR (why the record is none, or null) and `_text` VARCHAR (all of it)."""
 
 
 def snake_case(name: str) -> str:
@@ -86,7 +104,14 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
         `customerId` and the next `customer_id`.
     """
     known = {column.name for column in shape.columns}
-    reserved = {column.name for column in TECHNICAL_COLUMNS} | {"_line", "_text", "_problem", "_reason", "_raw"}
+    reserved = {column.name for column in TECHNICAL_COLUMNS} | {
+        "_deleted",
+        "_line",
+        "_text",
+        "_problem",
+        "_reason",
+        "_raw",
+    }
     matched: dict[str, tuple[SourceField, ...]] = {}
     added: list[RawColumn] = []
     unknown: list[SourceField] = []
@@ -112,7 +137,7 @@ def _column_type(dtype: str) -> str | None:
 
 
 def conform_sql(
-    records: Records,
+    records: RecordSet,
     shape: RawShape,
     *,
     file: str,
@@ -121,15 +146,15 @@ def conform_sql(
     extracted_at: datetime,
     schema_evolution: bool = False,
 ) -> str:
-    """One SELECT over a file's records: contract columns, added columns, technical columns, `_reason`, `_raw`.
+    """One SELECT over records: contract columns, added columns, technical columns, `_reason`, `_raw`.
 
     Args:
-        records: The opened file.
+        records: The opened file, or what a pull reads.
         shape: The contract's columns, with those that evolution has already added to the table.
-        file: Path below the landing root.
-        partition_date: The date in the path.
-        batch_id: The file's content id.
-        extracted_at: The file's modification time, with its zone.
+        file: Path below the landing root, or what was pulled.
+        partition_date: The date in the path, or of the pull.
+        batch_id: The file's content id, or the pull's name.
+        extracted_at: The file's modification time, or when the pull was made; with its zone.
         schema_evolution: As in `match_fields`, whose `added` names the new columns.
 
     Returns:
@@ -137,7 +162,7 @@ def conform_sql(
         JSON, a JSON object of its fields for other formats. Needs `SET TimeZone = 'UTC'`.
     """
     if extracted_at.tzinfo is None:
-        raise ValueError("extracted_at has no time zone: give the file's modification time as UTC")
+        raise ValueError("extracted_at has no time zone: give it as UTC")
     found = match_fields(records.fields, shape, schema_evolution=schema_evolution)
     columns = [
         _column_cast(i, column, found.matched.get(column.name, ()))
@@ -200,7 +225,7 @@ def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...])
     return _ColumnCast(column, text_name, value_name, text, casts.from_native(text_name, source, target))
 
 
-def _reason(columns: list[_ColumnCast], found: Matching, records: Records) -> str:
+def _reason(columns: list[_ColumnCast], found: Matching, records: RecordSet) -> str:
     """SQL of the reason: null for a record that fits, so that the common case evaluates conditions alone."""
     if found.missing and not records.has_problems:
         return quoted(f"header: lacks {', '.join(found.missing)}")

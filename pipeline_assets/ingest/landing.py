@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import duckdb
-from deltalake import Schema
 
-from pipeline_assets.contracts.base import Model, RawColumn, RawShape, event_time, raw_shape
+from pipeline_assets.contracts.base import Model, RawColumn, RawShape
 from pipeline_assets.ingest.bronze_file import LETTERS, FileReader
+from pipeline_assets.ingest.bronze_table import prepare, schema_of
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
 from pipeline_assets.ingest.deliveries import Plan, files_of, holders, in_tables, plan
 from pipeline_assets.ingest.path_pattern import PathPattern
@@ -31,12 +31,9 @@ from pipeline_assets.lake import (
     DataFile,
     Lake,
     PositionMovedError,
-    SchemaMismatchError,
     Table,
     days_predicate,
     discard,
-    query_schema,
-    quote_name,
 )
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
@@ -180,7 +177,7 @@ def ingest(
     """
     days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
     bronze = source.table(lake)
-    shape = _prepare(con, bronze, source)
+    shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS)
     held_up: set[str] = set()
     for _ in range(_ATTEMPTS):
         log = bronze.open()
@@ -198,32 +195,6 @@ def ingest(
         except PositionMovedError:
             continue
     raise CommitConflictError(bronze.name, _ATTEMPTS)
-
-
-def _prepare(con: duckdb.DuckDBPyConnection, bronze: Table, source: LandingSource) -> RawShape:
-    """Creates the table if need be; gives the columns to read, with those that evolution has added before."""
-    shape = raw_shape(source.model)
-    bronze.create(
-        _schema(con, (*shape.columns, *TECHNICAL_COLUMNS)),
-        partition_by=["_partition_date"],
-        date_column=event_time(source.model) or "_partition_date",
-        description=(source.model.__doc__ or "").strip(),
-    )
-    technical = {column.name for column in TECHNICAL_COLUMNS}
-    stored = con.execute(f"DESCRIBE SELECT * FROM {bronze.scan()}").fetchall()
-    kinds = {name: kind for name, kind, *_ in stored}
-    wrong = [
-        f"column {column.name} is {column.dtype} in the contract, {kinds[column.name]} in the table"
-        for column in shape.columns
-        if duckdb.sqltype(kinds[column.name]) != duckdb.sqltype(column.dtype)
-    ]
-    if wrong:
-        raise SchemaMismatchError(bronze.name, wrong)
-    return shape.extended(RawColumn(name, kind) for name, kind, *_ in stored if name not in technical)
-
-
-def _schema(con: duckdb.DuckDBPyConnection, columns: Iterable[RawColumn]) -> Schema:
-    return query_schema(con, "SELECT " + ", ".join(f"NULL::{c.dtype} AS {quote_name(c.name)}" for c in columns))
 
 
 def _carry_out(
@@ -282,7 +253,7 @@ def _commit(
         counts = {name: str(value) for name, value in asdict(_total(reports)).items()}
         read = json.dumps([report.as_dict() for report in _read(reports)])
     if added := list(added):
-        bronze.create(_schema(con, added))
+        bronze.create(schema_of(con, added))
     _list(con, "landing_gone", todo.gone)
     version = bronze.commit(
         con,

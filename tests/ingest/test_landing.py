@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest import landing
+from pipeline_assets.ingest import bronze_table, landing
 from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.landing import LandingSource, Report
 from pipeline_assets.ingest.path_pattern import PathPattern
@@ -432,7 +432,7 @@ def test_a_contract_that_no_longer_fits_the_table_is_refused(shop: Shop, monkeyp
     shop.land("2011-01-04/a.csv", HEADER + line(1))
     shop.ingest()
     changed = RawShape((RawColumn("quantity", "VARCHAR"),))
-    monkeypatch.setattr(landing, "raw_shape", lambda model: changed)
+    monkeypatch.setattr(bronze_table, "raw_shape", lambda model: changed)
     with pytest.raises(SchemaMismatchError, match="quantity is VARCHAR in the contract, BIGINT in the table"):
         shop.ingest()
 
