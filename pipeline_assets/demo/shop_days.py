@@ -71,6 +71,13 @@ _ORDER = """
     INSERT INTO orders (order_id, customer_id, status, ordered_at, lines, line_count, total, updated_at)
     VALUES (%s, %s, %s::order_status, %s, %s::jsonb, %s, %s, %s)"""
 _CANCEL = "UPDATE orders SET status = 'cancelled', updated_at = %s WHERE order_id = %s"
+_PAY = """
+    INSERT INTO payments (order_id, customer_id, amount, method, status, paid_at, updated_at)
+    SELECT order_id, customer_id, total,
+        CASE mod(ascii(right(order_id, 1)), 3) WHEN 0 THEN 'card' WHEN 1 THEN 'invoice' ELSE 'transfer' END,
+        'captured', %s, %s
+    FROM orders WHERE status = 'placed' AND updated_at < %s ORDER BY order_id"""
+_REFUND = "UPDATE payments SET status = 'refunded', updated_at = %s WHERE order_id = %s"
 _STEP = (
     "UPDATE orders SET status = %s::order_status, updated_at = %s WHERE status = %s::order_status AND updated_at < %s"
 )
@@ -232,17 +239,14 @@ def _gone(after: int) -> str:
 
 def _steps(now: datetime) -> Iterator[Transaction]:
     """Orders of former days go a step further; who waits longest goes first, so that none takes two steps at once."""
-    for after, before, wait in (
-        ("delivered", "shipped", timedelta(days=2)),
-        ("shipped", "paid", timedelta()),
-        ("paid", "placed", timedelta()),
-    ):
-        yield Transaction(((_STEP, (after, now, before, now - wait)),))
+    yield Transaction(((_STEP, ("delivered", now, "shipped", now - timedelta(days=2))),))
+    yield Transaction(((_STEP, ("shipped", now, "paid", now)),))
+    yield Transaction(((_PAY, (now, now, now)), (_STEP, ("paid", now, "placed", now))))
 
 
 def _order(order: Row, lap: int) -> Iterator[Transaction]:
     now = order["ordered_at"].replace(tzinfo=UTC) + lap * LAP
-    statements = (*_customer(order, now), _order_itself(order, lap, now))
+    statements = (*_customer(order, now), *_order_itself(order, lap, now))
     if int(order["order_id"][-3:]) % DECLINED_EVERY == 0:
         yield Transaction(statements, rolled_back=True)
     yield Transaction(statements)
@@ -264,13 +268,16 @@ def _customer(order: Row, now: datetime) -> Iterator[Statement]:
         yield _COUNTRY, (order["country"], now, customer_id)
 
 
-def _order_itself(order: Row, lap: int, now: datetime) -> Statement:
+def _order_itself(order: Row, lap: int, now: datetime) -> Iterator[Statement]:
     if order["cancels"]:
-        return _CANCEL, (now, _in_lap(order["cancels"], lap))
+        cancelled = _in_lap(order["cancels"], lap)
+        yield _CANCEL, (now, cancelled)
+        yield _REFUND, (now, cancelled)
+        return
     order_id = _in_lap(order["order_id"], lap)
     status = "cancelled" if order_id.startswith("C") else "placed"
     values = order_id, order["customer_id"], status, now, order["lines"], order["line_count"], order["total"], now
-    return _ORDER, values
+    yield _ORDER, values
 
 
 def _in_lap(order_id: str, lap: int) -> str:

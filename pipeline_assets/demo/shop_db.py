@@ -62,6 +62,22 @@ _SCHEMA = f"""
     CREATE PUBLICATION {PUBLICATION} FOR TABLE {", ".join(TABLES)};
 """
 
+# Not in the publication: whoever wants payments asks for them.
+_PAYMENTS = """
+    CREATE TABLE payments (
+        payment_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        order_id text NOT NULL,
+        customer_id bigint,
+        amount numeric(18, 3) NOT NULL,
+        method text NOT NULL,
+        status text NOT NULL,
+        paid_at timestamptz NOT NULL,
+        updated_at timestamptz NOT NULL
+    );
+    CREATE INDEX ON payments (order_id);
+    CREATE INDEX ON payments (updated_at);
+"""
+
 _DONE = "SELECT transactions, finished FROM shop_replay WHERE day = %s"
 _NOTE = """
     INSERT INTO shop_replay (day, transactions, finished) VALUES (%s, %s, %s)
@@ -95,9 +111,10 @@ def open_shop(server_url: str) -> str:
 def create_tables(url: str) -> None:
     """Create the shop's tables and its publication in one transaction, unless they are there."""
     with psycopg.connect(url) as con:
-        (there,) = con.execute("SELECT to_regclass('public.shop_replay') IS NOT NULL").fetchone() or (False,)
-        if not there:
-            con.execute(_SCHEMA)
+        for table, statements in (("shop_replay", _SCHEMA), ("payments", _PAYMENTS)):
+            (there,) = con.execute("SELECT to_regclass(%s) IS NOT NULL", (f"public.{table}",)).fetchone() or (False,)
+            if not there:
+                con.execute(statements)
 
 
 def is_watched(url: str) -> bool:
