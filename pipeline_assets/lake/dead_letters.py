@@ -3,11 +3,9 @@
 Splitting a batch into rows and dead letters is `ingest`'s work.
 """
 
-from collections.abc import Sequence
-
 import duckdb
 
-from pipeline_assets.lake.files import query_schema
+from pipeline_assets.lake.files import query_schema, write_parquet
 from pipeline_assets.lake.storage import Lake
 from pipeline_assets.lake.table import Table
 
@@ -27,19 +25,17 @@ def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
 
 
 def record(
-    con: duckdb.DuckDBPyConnection, table: Table, letters: str, *, where: str, metadata: dict[str, str] | None = None
-) -> int:
+    con: duckdb.DuckDBPyConnection, table: Table, *letters: str, where: str, metadata: dict[str, str] | None = None
+) -> None:
     """Replaces the dead letters of what is being (re-)read by those of this reading; none of either is no commit.
 
     Args:
         con: Connection that the query's tables live in.
         table: A table of `dead_letter_table`.
-        letters: A query that gives `COLUMNS`.
+        letters: Queries that give `COLUMNS`. What one gives is written at once: 60,000 letters of 30 kB are too many
+            for a memory limit of 1 GB, because DuckDB collects 122,880 rows before it writes.
         where: Predicate on the letters that the reading makes obsolete.
         metadata: Kept in the commit.
-
-    Returns:
-        The number of letters written.
     """
     select = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
     table.create(
@@ -48,6 +44,9 @@ def record(
         date_column="_partition_date",
         description="Records that did not fit the contract, with the reason and the raw text.",
     )
-    count: Sequence[int] = con.execute(f"SELECT count(*) FROM ({letters})").fetchone() or (0,)
-    table.replace(con, f"SELECT {select} FROM ({letters})", where=where, metadata=metadata)
-    return int(count[0])
+    files = [
+        file
+        for query in letters
+        for file in write_parquet(con, f"SELECT {select} FROM ({query})", table.uri, partition_by=["_partition_date"])
+    ]
+    table.commit(con, files, where=where, metadata=metadata)

@@ -20,6 +20,16 @@ def test_reading_a_file_again_replaces_its_letters_only(con: duckdb.DuckDBPyConn
     assert found == [("a.csv", "c3"), ("b.csv", "c2")]
 
 
+def test_letters_of_several_queries_are_one_commit(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    table = dead_letter_table(lake, "bronze.shop__lines")
+    record(con, table, LETTER.format("c", "a.csv"), LETTER.format("c", "b.csv"), where="TRUE")
+    record(con, table, LETTER.format("c", "a.csv"), LETTER.format("c", "c.csv"), where="TRUE")
+    found = con.execute(f"SELECT _source.file FROM {table.scan()} ORDER BY 1").fetchall()
+    assert (found, table.open().version()) == ([("a.csv",), ("c.csv",)], 2)
+    record(con, table, where="_source.file = 'a.csv'")
+    assert con.execute(f"SELECT _source.file FROM {table.scan()}").fetchall() == [("c.csv",)]
+
+
 def test_no_letters_before_and_after_is_no_commit(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     table = dead_letter_table(lake, "bronze.shop__lines")
     record(con, table, f"{LETTER.format('c', 'f')} WHERE FALSE", where="TRUE")

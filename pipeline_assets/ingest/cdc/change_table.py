@@ -16,6 +16,7 @@ from pipeline_assets.contracts.base import Model, RawColumn, raw_shape
 from pipeline_assets.ingest import casts
 from pipeline_assets.ingest.cdc import row
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.cdc.letters import Letters
 from pipeline_assets.ingest.sql import identifier, quoted
 from pipeline_assets.lake import DataFile, Lake, PositionMovedError, Table, discard, query_schema
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
@@ -51,6 +52,15 @@ UNROUTED = "unrouted"
 """Records of no declared table are dead letters of `<source>__unrouted`."""
 
 _SHOWN_CHARACTERS = 100  # of a value, in a reason
+# An update of the key is a delete and an insert at one place. The delete alone would take the row away for as long as
+# the insert waits. Not the other way round: a row whose old key does not fit is not in the table, and the update may be
+# what mends it.
+_KEEP_KEY_CHANGES_WHOLE = """
+    UPDATE cdc_judged SET _reason = 'the other half of this key change does not fit: ' || other._reason
+    FROM cdc_judged AS other
+    WHERE cdc_judged.op = 'd' AND cdc_judged._reason IS NULL AND other.op = 'c' AND other._reason IS NOT NULL
+        AND other.commit_lsn = cdc_judged.commit_lsn AND other.lsn = cdc_judged.lsn
+        AND other.tx_seq = cdc_judged.tx_seq + 1"""
 _INCOMING = pa.schema(
     [
         ("op", pa.string()),
@@ -119,7 +129,7 @@ class Staging:
     """One batch on its way into one change table: written in chunks, committed once.
 
     Attributes:
-        con: A connection of the lake; the staging has temporary tables in it while it adds.
+        con: A connection of the lake; the staging has temporary tables in it until it is committed or discarded.
         lake: The lake.
         table: The declared table, or None for records that belong to no declared table of `source`.
         source: Name of the source.
@@ -135,9 +145,11 @@ class Staging:
     extracted_at: datetime
     counts: Counts = field(default_factory=Counts)
     files: list[DataFile] = field(default_factory=list)
-    _letters: list[pa.Table] = field(default_factory=list)
     _lsns: list[int] = field(default_factory=list)
     _may_be_committed: bool = False
+
+    def __post_init__(self) -> None:
+        self._letters = Letters(self.con)
 
     @property
     def name(self) -> str:
@@ -150,7 +162,10 @@ class Staging:
         return Table(self.lake, f"bronze.{self.name}")
 
     def add(self, events: Sequence[ChangeEvent]) -> None:
-        """Takes a chunk of events: rows into new files, misfits to the dead letters."""
+        """Takes a chunk of events, with both halves of a key change: rows into new files, misfits to the dead letters.
+
+        What is in one chunk, is for `chunks` to say.
+        """
         if not events:
             return
         if self.table is None:
@@ -165,6 +180,7 @@ class Staging:
         self.con.register("cdc_incoming", incoming)
         self.con.execute(f"CREATE OR REPLACE TEMP TABLE cdc_judged AS {judge_sql(self.table, 'cdc_incoming')}")
         self.con.unregister("cdc_incoming")
+        self.con.execute(_KEEP_KEY_CHANGES_WHOLE)
         create(self.con, self.bronze)
         columns = _select([column.name for column in COLUMNS], self.batch_id, self.extracted_at)
         written = write_parquet(
@@ -197,7 +213,6 @@ class Staging:
         expect: Mapping[str, int | None],
         positions: Mapping[str, int],
         metadata: Mapping[str, str] | None = None,
-        where: str | None = None,
     ) -> int:
         """Commits the batch: first its dead letters, then its rows with the positions.
 
@@ -207,7 +222,6 @@ class Staging:
             expect: Positions as they were when the batch was read.
             positions: Positions to set.
             metadata: Further facts, kept in the commit.
-            where: Predicate on rows that the batch replaces.
 
         Returns:
             The bronze table's version.
@@ -216,19 +230,22 @@ class Staging:
             PositionMovedError: Another run was faster; no row was committed.
         """
         facts = {**(metadata or {}), "batch_id": self.batch_id}
+        letters = self._commit_letters(facts)
+        return letters if self.table is None else self._commit_rows(expect, positions, facts)
+
+    def _commit_letters(self, facts: Mapping[str, str]) -> int:
+        """Replaces the dead letters of the batch; returns the version of their table, 0 if there is none."""
         letters = dead_letter_table(self.lake, self.bronze.name)
-        if self._letters or letters.exists():
-            self.con.register("cdc_letters", _concat(self._letters))
-            record(
-                self.con,
-                letters,
-                f"SELECT {_select(LETTER_COLUMNS, self.batch_id, self.extracted_at)} FROM cdc_letters",
-                where=self._replaced_letters(),
-                metadata=facts,
-            )
-            self.con.unregister("cdc_letters")
-        if self.table is None:
-            return letters.open().version() if letters.exists() else 0
+        if self._letters.tables or letters.exists():
+            columns = _select(LETTER_COLUMNS, self.batch_id, self.extracted_at)
+            queries = [f"SELECT {columns} FROM {table}" for table in self._letters.tables]
+            record(self.con, letters, *queries, where=self._replaced_letters(), metadata=dict(facts))
+            self._letters.drop()
+        return letters.open().version() if self.table is None and letters.exists() else 0
+
+    def _commit_rows(
+        self, expect: Mapping[str, int | None], positions: Mapping[str, int], facts: Mapping[str, str]
+    ) -> int:
         bronze = create(self.con, self.bronze)
         counts = {name: str(value) for name, value in vars(self.counts).items()} if self.counts.events_in else {}
         bounds = {}
@@ -240,21 +257,17 @@ class Staging:
         self._may_be_committed = True
         try:
             return bronze.commit(
-                self.con,
-                self.files,
-                where=where,
-                expect=expect,
-                positions=positions,
-                metadata={**facts, **counts, **bounds},
+                self.con, self.files, expect=expect, positions=positions, metadata={**facts, **counts, **bounds}
             )
         except PositionMovedError:
             self._may_be_committed = False
             raise
 
     def discard(self) -> None:
-        """Deletes the files of a batch that was not committed."""
+        """Deletes the files of a batch that was not committed, and what the connection keeps of it."""
         for file in [] if self._may_be_committed else self.files:
             discard(self.bronze.uri, file.path)
+        self._letters.drop()
 
     def _replaced_letters(self) -> str:
         """Letters of an attempt at this batch that was killed; a snapshot's batch has another name each time."""
@@ -263,28 +276,9 @@ class Staging:
         return f"_batch_id = {quoted(self.batch_id)}"
 
     def _add_letters(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
-        if not rejects:
-            return
-        self.counts.dead_letters += len(rejects)
-        columns = {
-            "reason": [reject.reason for reject in rejects],
-            "raw": [reject.raw for reject in rejects],
-            "origin": [reject.origin for reject in rejects],
-            "place": [reject.place for reject in rejects],
-            "ts_us": list(ts_us),
-        }
-        self._letters.append(pa.table(columns, schema=_LETTERS))
-
-
-_LETTERS = pa.schema(
-    [
-        ("reason", pa.string()),
-        ("raw", pa.string()),
-        ("origin", pa.string()),
-        ("place", pa.int64()),
-        ("ts_us", pa.int64()),
-    ]
-)
+        if rejects:
+            self.counts.dead_letters += len(rejects)
+            self._letters.add(rejects, ts_us)
 
 
 def envelope(event: ChangeEvent) -> str:
@@ -313,10 +307,6 @@ def envelope(event: ChangeEvent) -> str:
 def _arrow(events: Sequence[ChangeEvent]) -> pa.Table:
     columns = list(zip(*events, strict=True))[1:]  # all but the table
     return pa.table([pa.array(values, kind.type) for values, kind in zip(columns, _INCOMING, strict=True)], _INCOMING)
-
-
-def _concat(letters: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(letters) if letters else _LETTERS.empty_table()
 
 
 def judge_sql(table: ChangeTable, relation: str) -> str:

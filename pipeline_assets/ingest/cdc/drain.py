@@ -7,15 +7,14 @@ a table's position are passed over when they are read again.
 How a slot is read is in `postgres`, how a batch is committed in `change_table`, what may be wrong in `health`.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 
 import duckdb
 
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Staging, create
+from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
 from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect, note
@@ -27,8 +26,6 @@ from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
 _ATTEMPTS = 5
 # Messages per peek: what is read again after a kill, at most, unless one transaction is larger.
 _MESSAGES_PER_BATCH = 500_000
-# Events per file: bounds the memory of a transaction of any size.
-_EVENTS_PER_CHUNK = 50_000
 
 
 @dataclass
@@ -158,8 +155,8 @@ class Drain:
         try:
             if newest is not None:
                 staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
-            for chunk in _chunks(snapshot.rows(table.source_table, table.keys)):
-                staging.add(chunk)
+            for chunk in in_chunks(snapshot.rows(table.source_table, table.keys)):
+                staging.add(chunk.events)
             done = {} if expected is None else {RESNAPSHOT: 0}
             self._commit(report, staging, {position: expected}, {position: snapshot.point, **done})
         finally:
@@ -168,8 +165,8 @@ class Drain:
 
     def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
         """Stores the source's rows at the snapshot's point beside the change table, for `reconcile` to compare."""
-        chunks = _chunks(snapshot.rows(table.source_table, table.keys))
-        store(self.con, self.lake, table, chunks, {position: snapshot.point})
+        rows = in_chunks(snapshot.rows(table.source_table, table.keys))
+        store(self.con, self.lake, table, (chunk.events for chunk in rows), {position: snapshot.point})
 
     def _batch(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> int:
         """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
@@ -179,21 +176,17 @@ class Drain:
             table.source_table: self._staging(table, f"{position} {lsn_text(before[table.name])}") for table in tables
         }
         unrouted = self._staging(None, f"{position} {lsn_text(start)}")
+        starts = {table.source_table: before[table.name] for table in tables}
         left_alone = {table.source_table for table in self.source.tables} - stagings.keys()
+
+        def is_new(event: ChangeEvent) -> bool:
+            """Not of a suspect, nor in the table since a run that was killed before it could advance the slot."""
+            return event.table not in left_alone and event.commit_lsn >= starts.get(event.table, start)
+
         changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, {t.source_table: t.keys for t in self.source.tables})
         try:
-            chunks: dict[str, list[ChangeEvent]] = defaultdict(list)
-            for event in changes:
-                staging = stagings.get(event.table, unrouted)
-                if event.table in left_alone or event.commit_lsn < before.get(staging.name, start):
-                    continue  # suspect, or in the table since a run that was killed before it could advance the slot
-                chunk = chunks[staging.name]
-                chunk.append(event)
-                if len(chunk) == _EVENTS_PER_CHUNK:
-                    staging.add(chunk)
-                    chunk.clear()
-            for staging in (*stagings.values(), unrouted):
-                staging.add(chunks[staging.name])
+            for chunk in in_chunks(event for event in changes if is_new(event)):
+                stagings.get(chunk.table or "", unrouted).add(chunk.events)
             reached = changes.reached or target
             self._commit(report, unrouted, {}, {})
             for staging in stagings.values():
@@ -201,7 +194,7 @@ class Drain:
                 end = max(reached, before[staging.name])
                 self._commit(report, staging, {position: before[staging.name]}, {position: end})
         finally:
-            for staging in stagings.values():
+            for staging in (*stagings.values(), unrouted):
                 staging.discard()
         self.postgres.advance(reached)
         return reached
@@ -214,9 +207,3 @@ class Drain:
     ) -> None:
         staging.commit(expect=expect, positions=positions, metadata={"run_id": self.run_id} if self.run_id else {})
         report.add(staging)
-
-
-def _chunks(events: Iterable[ChangeEvent]) -> Iterator[list[ChangeEvent]]:
-    source = iter(events)
-    while chunk := list(islice(source, _EVENTS_PER_CHUNK)):
-        yield chunk

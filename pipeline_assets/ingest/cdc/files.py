@@ -9,8 +9,7 @@ them. Dead letters that it makes untrue go (`superseded`). Which files are read 
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ import duckdb
 from deltalake import DeltaTable
 
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging, create
+from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.file_plan import Delivery, FileSource, Plan, plan
 from pipeline_assets.ingest.cdc.formats import parse
@@ -34,8 +34,6 @@ BATCH = "files"
 again, and replaces the dead letters that it left."""
 
 _ATTEMPTS = 8
-_RECORDS_PER_CHUNK = 50_000
-_BYTES_PER_CHUNK = 64 * 1024 * 1024
 
 
 @dataclass
@@ -127,9 +125,7 @@ def _carry_out(
         return report
     batch = _Batch(lake, con, source, logs, todo, report)
     try:
-        for delivery in todo.read:
-            batch.read(root, delivery)
-        batch.flush()
+        batch.stage(root)
         facts = {"run_id": run_id} if run_id else {}
         for table in reversed(source.tables):
             batch.commit(table, facts)
@@ -166,28 +162,32 @@ class _Batch:
         self._unrouted = Staging(con, lake, None, source.name, ids[self._reference], now)
         paths = [delivery.file.path for delivery in todo.read]
         self._superseded = Superseded(con, [*self._stagings.values(), self._unrouted], paths)
-        self._events: dict[str, list[ChangeEvent]] = defaultdict(list)
-        self._rejects: dict[str, list[Reject]] = defaultdict(list)
-        self._records = self._bytes = 0
 
-    def read(self, root: Path, delivery: Delivery) -> None:
-        """Takes all records of a file.
+    def stage(self, root: Path) -> None:
+        """Stages all records of the files that the plan says.
 
         Raises:
-            _FileChangedError: It changed meanwhile.
+            _FileChangedError: One changed meanwhile.
         """
+        records = (item for delivery in self._todo.read for item in self._read(root, delivery))
+        for chunk in in_chunks(records):
+            name = self._names.get(chunk.table or "")
+            staging = self._stagings[name] if name else self._unrouted
+            staging.add(chunk.events)
+            staging.reject(chunk.rejects)
+
+    def _read(self, root: Path, delivery: Delivery) -> Iterator[ChangeEvent | Reject]:
+        """Yields what is new of a file's records."""
         path, content = delivery.file.path, delivery.content
         self._report.read.append(path)
         if content.failure is not None:
-            self._take(delivery, [Reject(content.failure, content.excerpt, path, 0)])
+            yield from self._new(delivery, [Reject(content.failure, content.excerpt, path, 0)])
             return
         try:
             for number, data, is_cut in lines(root / path, content):
                 self._superseded.compare(path, number, data)
-                self._take(delivery, [_too_long(path, number, data)] if is_cut else self._parse(path, number, data))
-                self._bytes += len(data)
-                if self._records >= _RECORDS_PER_CHUNK or self._bytes >= _BYTES_PER_CHUNK:
-                    self.flush()
+                found = [_too_long(path, number, data)] if is_cut else self._parse(path, number, data)
+                yield from self._new(delivery, found)
         except OSError as error:
             raise _FileChangedError(path) from error
         if not _is_as_listed(root / path, delivery.file):
@@ -197,26 +197,15 @@ class _Batch:
     def _parse(self, path: str, number: int, data: bytes) -> Sequence[ChangeEvent | Reject]:
         return parse(self._source.format, data, origin=path, place=number, keys=self._keys)
 
-    def _take(self, delivery: Delivery, found: Sequence[ChangeEvent | Reject]) -> None:
-        """Routes what a record is to its table, or to the unrouted; passes over what is there already."""
+    def _new(self, delivery: Delivery, found: Sequence[ChangeEvent | Reject]) -> Iterator[ChangeEvent | Reject]:
+        """Counts what a record is; yields what its table, or that of the unrouted, has not got already."""
         self._report.records_in += max(len(found), 1)
         self._report.skipped += not found
         for item in found:
-            name = self._names.get(item.table or "")
-            if (name or self._reference) not in delivery.lacking:
-                self._report.present += 1
-            elif isinstance(item, ChangeEvent):
-                self._events[name or self._unrouted.name].append(item)
+            if self._names.get(item.table or "", self._reference) in delivery.lacking:
+                yield item
             else:
-                self._rejects[name or self._unrouted.name].append(item)
-            self._records += 1
-
-    def flush(self) -> None:
-        """Stages what was taken so far."""
-        for staging in (*self._stagings.values(), self._unrouted):
-            staging.add(self._events.pop(staging.name, []))
-            staging.reject(self._rejects.pop(staging.name, []))
-        self._records = self._bytes = 0
+                self._report.present += 1
 
     def commit(self, table: ChangeTable, facts: Mapping[str, str]) -> None:
         """Commits one table's batch; with the reference, which comes last, all that says that the files are done."""
@@ -254,7 +243,7 @@ class _Batch:
 
     def discard(self) -> None:
         """Deletes what was staged and will not be committed."""
-        for staging in self._stagings.values():
+        for staging in (*self._stagings.values(), self._unrouted):
             staging.discard()
 
 

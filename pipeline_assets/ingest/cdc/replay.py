@@ -9,7 +9,6 @@ and the letters go only when all have it.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +16,10 @@ from datetime import UTC, datetime
 import duckdb
 
 from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable, Staging
+from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.formats import Format, parse
+from pipeline_assets.ingest.cdc.letters import read
 from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Lake, PositionMovedError, Table
@@ -26,8 +27,6 @@ from pipeline_assets.lake.dead_letters import dead_letter_table
 
 REPLAYED_BATCH, REPLAYED_LETTERS = "replayed_batch", "replayed_letters"
 """In the metadata of the commit that removes letters: which batch they were of, and how many."""
-
-_LETTERS_PER_CHUNK = 10_000
 
 
 @dataclass
@@ -113,20 +112,22 @@ class _Attempt:
             if table.source_table not in has_it
         }
         unrouted = Staging(self._con, self._lake, None, self._source, name, now)
-        tried = skipped = 0
+        tried = Report()
         try:
-            for chunk in self._chunks(letters, where):
-                tried += len(chunk)
-                skipped += self._stage(chunk, stagings, unrouted)
-            self.report.letters += tried
-            if has_it or skipped or any(staging.counts.rows for staging in stagings.values()):
+            for chunk in in_chunks(self._records(letters, where, tried)):
+                staging = unrouted if chunk.table not in self._keys else stagings.get(chunk.table)
+                if staging is not None:
+                    staging.add(chunk.events)
+                    staging.reject(chunk.rejects)
+            self.report.letters += tried.letters
+            if has_it or tried.skipped or any(staging.counts.rows for staging in stagings.values()):
                 self._commit([staging for staging in stagings.values() if staging.counts.events_in], unrouted)
-                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_LETTERS: str(tried)}
+                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_LETTERS: str(tried.letters)}
                 letters.commit(self._con, [], where=where, metadata=facts)
-                self.report.removed += tried
-                self.report.skipped += skipped
+                self.report.removed += tried.letters
+                self.report.skipped += tried.skipped
         finally:
-            for staging in stagings.values():
+            for staging in (*stagings.values(), unrouted):
                 staging.discard()
 
     def _name(self, letters: Table, where: str) -> str:
@@ -138,37 +139,14 @@ class _Attempt:
         unit = f"{letters.name}|{where}|{found[0] if found else ''}"
         return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
 
-    def _chunks(self, letters: Table, where: str) -> Iterator[list[tuple[str, int, str]]]:
-        """File, line and raw record of letters, by a cursor of its own: staging uses the connection meanwhile."""
-        found = self._con.cursor().execute(
-            f"SELECT _source.file, _source.line, raw FROM {letters.scan()} WHERE {where} ORDER BY 1, 2"
-        )
-        while chunk := found.fetchmany(_LETTERS_PER_CHUNK):
-            yield chunk
-
-    def _stage(
-        self,
-        chunk: Sequence[tuple[str, int, str]],
-        stagings: Mapping[str, Staging],
-        unrouted: Staging,
-    ) -> int:
-        """Stages what some letters are now. Returns how many carry no data."""
-        events: dict[str, list[ChangeEvent]] = defaultdict(list)
-        rejects: dict[str, list[Reject]] = defaultdict(list)
-        skipped = 0
-        for origin, place, raw in chunk:
-            found = self._parse(raw, origin, place or 0)
-            skipped += not found
-            for item in found:
-                if isinstance(item, ChangeEvent):
-                    events[item.table].append(item)
-                else:
-                    rejects[item.table if item.table and item.table in self._keys else ""].append(item)
-        for table, staging in stagings.items():
-            staging.add(events[table])
-            staging.reject(rejects[table])
-        unrouted.reject(rejects[""])
-        return skipped
+    def _records(self, letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
+        """Yields what some letters are now, and counts them; by a cursor of its own: staging uses the connection."""
+        version = letters.open().version()  # for all parts the same
+        for origin, place, raw in read(self._con.cursor(), f"(FROM {letters.scan(version)} WHERE {where})"):
+            records = self._parse(raw, origin, place or 0)
+            tried.letters += 1
+            tried.skipped += not records
+            yield from records
 
     def _parse(self, raw: str, origin: str, place: int) -> Sequence[ChangeEvent | Reject]:
         """Parses a raw record: as its source writes it, or as the envelope of an event that did not fit."""

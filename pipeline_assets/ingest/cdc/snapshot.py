@@ -76,7 +76,9 @@ class Snapshot:
         self, change: tuple[str, str, str | None, None, str | None, tuple[str, ...]], number: int
     ) -> ChangeEvent:
         # No record is one byte before another (they are 8-aligned), so no transaction has this commit position.
-        return ChangeEvent(*change, self.point - 1, number, self.point, None, self.ts_us, self._origin, self.point)
+        # The same as position of the change: a commit is never before its changes, and `debezium.parse` minds that.
+        lsn = self.point - 1
+        return ChangeEvent(*change, lsn, number, lsn, None, self.ts_us, self._origin, self.point)
 
 
 @contextmanager

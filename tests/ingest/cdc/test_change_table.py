@@ -196,6 +196,56 @@ def test_a_batch_read_again_replaces_its_dead_letters(lake, con):
     assert letters(lake, con) == ["cast: small: 'x' is not SMALLINT"]
 
 
+def key_change(seq=1, lsn=100, **values):
+    """An update of the key from 1 to 2: two events at one place."""
+    return [event(1, op="d", lsn=lsn, seq=seq), event(2, op="c", lsn=lsn, seq=seq + 1, **values)]
+
+
+def test_a_key_change_whose_insert_does_not_fit_waits_as_a_whole(lake, con):
+    batch = staging(lake, con)
+    batch.add([event(4, op="d", lsn=100, seq=1), *key_change(seq=2, small="x"), event(5, op="d", lsn=100, seq=4)])
+    batch.commit(expect={}, positions={})
+    assert stored(lake, con, "raw ->> '$.key.id', reason", "dead_letters.shop_db__things") == [
+        ("1", "the other half of this key change does not fit: cast: small: 'x' is not SMALLINT"),
+        ("2", "cast: small: 'x' is not SMALLINT"),
+    ]
+    assert stored(lake, con, "key") == [('{"id": 4}',), ('{"id": 5}',)]
+    assert batch.counts == Counts(4, 2, 2)
+
+
+def test_rows_that_were_inserted_at_one_place_are_no_key_change(lake, con):
+    batch = staging(lake, con)
+    batch.add([event(n, op="c", lsn=100, seq=n, **({"small": "x"} if n == 2 else {})) for n in (1, 2, 3)])
+    batch.add([event(4, op="d", lsn=108, seq=1), event(5, op="c", lsn=116, seq=1, small="x")])
+    batch.commit(expect={}, positions={})
+    assert stored(lake, con, "key") == [('{"id": 1}',), ('{"id": 3}',), ('{"id": 4}',)]
+
+
+def test_an_old_key_that_does_not_fit_keeps_no_row_from_its_new_key(lake, con):
+    """Bronze never had the row under such a key, and the update may be what mends it."""
+    old, new = key_change()
+    batch = staging(lake, con)
+    batch.add([old._replace(key='{"id": "x"}'), new])
+    batch.commit(expect={}, positions={})
+    assert letters(lake, con) == ["cast: id: 'x' is not BIGINT"]
+    assert stored(lake, con, "op, key") == [("c", '{"id": 2}')]
+
+
+@pytest.mark.parametrize("end", [lambda batch: batch.commit(expect={}, positions={}), Staging.discard])
+def test_dead_letters_wait_in_duckdb_which_spills_and_go_with_the_batch(lake, con, end):
+    def waiting():
+        tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'cdc_letters%'").fetchall()
+        return sorted(count for (name,) in tables for count in con.table(name).count("*").fetchone())
+
+    batches = [staging(lake, con), Staging(con, lake, None, "shop_db", "b1", NOW)]
+    batches[0].add([event(1, small="x"), event(2, small="x")])
+    batches[1].reject([Reject("json: malformed", "{", "file.jsonl", 3)])
+    assert waiting() == [1, 2]
+    for batch in batches:
+        end(batch)
+    assert waiting() == []
+
+
 def test_rejects_and_undeclared_tables_are_dead_letters(lake, con):
     batch = Staging(con, lake, None, "shop_db", "b1", NOW)
     batch.reject([Reject("json: malformed", "{", "file.jsonl", 3)])

@@ -6,6 +6,7 @@ import pytest
 from postgres import execute
 
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.cdc import chunks
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.ingest.cdc.errors import CdcError
@@ -265,6 +266,17 @@ def test_a_partition_that_goes_without_an_event_has_the_table_read_again(shop):
     assert shop.drain().snapshots == {"shop_db__products"}
     assert shop.ops() == ["r", "r", "c", "t", "r", "r", "t", "r"]
     assert shop.drain().snapshots == frozenset()
+
+
+@pytest.mark.parametrize("records", [1, 2, 50_000])
+def test_a_key_change_whose_new_row_does_not_fit_deletes_nothing(shop, monkeypatch, records):
+    monkeypatch.setattr(chunks, "RECORDS", records)
+    shop.sql(insert("A", "B"))
+    shop.drain()
+    shop.sql("UPDATE products SET stock_code = 'Z', unit_price = 'NaN' WHERE stock_code = 'A'", insert("C"))
+    report = shop.drain()
+    assert shop.ops() == ["r", "r", "c"]
+    assert vars(report.counts["shop_db__products"]) == {"events_in": 3, "rows": 1, "dead_letters": 2}
 
 
 def test_long_values_that_a_change_leaves_out_are_unavailable_and_not_null(shop):

@@ -12,7 +12,7 @@ from change_records import CUSTOMERS, DAY, HEARTBEAT, PRODUCTS, Shop, customer, 
 from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc import files
+from pipeline_assets.ingest.cdc import chunks, files
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
 from pipeline_assets.ingest.cdc.documents import UNDECLARED
 from pipeline_assets.ingest.deliveries import position_of
@@ -165,12 +165,24 @@ def test_a_dead_letter_stays_when_its_file_is_replaced_by_another(shop: Shop) ->
 
 
 def test_files_are_read_in_chunks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_RECORDS_PER_CHUNK", 3)
+    monkeypatch.setattr(chunks, "RECORDS", 3)
     shop.land("2026-01-02/a.jsonl", *(product(f"P{n}", 8 * n) for n in range(1, 11)), "{")
     shop.land("2026-01-02/b.jsonl", *(customer(n, 8 * n) for n in range(1, 6)))
     shop.ingest()
     assert (len(shop.rows()), len(shop.rows("crm__customers")), len(shop.letters())) == (10, 5, 1)
     assert shop.account().adds_up
+
+
+@pytest.mark.parametrize("records", [1, 2, 3])
+def test_half_a_key_change_is_not_taken_wherever_the_records_are_cut(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    monkeypatch.setattr(chunks, "RECORDS", records)
+    change = (product("A", 16, op="d"), product("B", 16, price="cheap"))
+    shop.land("2026-01-02/a.jsonl", product("A", 8), *change, product("C", 24))
+    shop.ingest()
+    assert [(op, lsn) for op, _, lsn in shop.rows()] == [("c", 8), ("c", 24)]
+    assert len(shop.letters("crm__products")) == 2
 
 
 def test_a_file_that_changes_while_it_is_read_waits_and_the_others_do_not(
@@ -216,16 +228,16 @@ def test_a_table_declared_later_gets_what_is_still_there_and_read_again(shop: Sh
 
 def test_another_run_that_was_faster_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.land("2026-01-02/a.jsonl", product("A", 8), customer(1, 16))
-    real, calls = files._Batch.flush, 0
+    real, calls = files._Batch.stage, 0
 
-    def overtaken(self: files._Batch) -> None:
+    def overtaken(self: files._Batch, root: Path) -> None:
         nonlocal calls
         calls += 1
-        real(self)
+        real(self, root)
         if calls == 1:
             shop.ingest()
 
-    monkeypatch.setattr(files._Batch, "flush", overtaken)
+    monkeypatch.setattr(files._Batch, "stage", overtaken)
     report = shop.ingest()
     assert (report.read, report.unchanged) == ([], 1)
     assert (len(shop.rows()), len(shop.rows("crm__customers"))) == (1, 1)

@@ -11,6 +11,7 @@ from change_records import CUSTOMERS, HEARTBEAT, PRODUCTS, Shop, customer, produ
 from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.cdc import chunks
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 
@@ -123,15 +124,50 @@ def test_events_of_a_slot_that_did_not_fit_are_replayed_as_they_were(shop: Shop)
         origin="slot s",
         place=720,
     )
-    staging = Staging(shop.con, shop.lake, PRODUCTS, "crm", "slot 800", datetime.now(UTC))
-    staging.add([event])
-    staging.commit(expect={}, positions={})
+    _stage(shop, [event])
     shop = mended(shop)
     shop.replay()
     columns = (
         "op, key, before, after, unavailable, commit_lsn, tx_seq, lsn, txid, epoch_us(ts), _source.file, _source.line"
     )
     assert shop.rows(columns=columns) == [(*event[1:5], ["description"], *event[6:])]
+
+
+def _key_change(price: object, lsn: int = 720) -> list[ChangeEvent]:
+    """Of a slot: product A becomes B."""
+    row = f'{{"stock_code":"B","unit_price":"{price}","updated_at":"2026-01-02 03:04:05+00"}}'
+    tail = (lsn, 9, 1767323045123456, "slot s", lsn)
+    return [
+        ChangeEvent("public.products", "d", '{"stock_code":"A"}', '{"stock_code":"A"}', None, (), 800, 3, *tail),
+        ChangeEvent("public.products", "c", '{"stock_code":"B"}', None, row, (), 800, 4, *tail),
+    ]
+
+
+def _stage(shop: Shop, events: list[ChangeEvent]) -> None:
+    staging = Staging(shop.con, shop.lake, PRODUCTS, "crm", "slot 800", datetime.now(UTC))
+    staging.add(events)
+    staging.commit(expect={}, positions={})
+
+
+def test_a_key_change_is_replayed_as_a_whole_and_in_its_order(shop: Shop) -> None:
+    _stage(shop, _key_change("cheap"))
+    assert shop.rows() == []
+    shop = mended(shop)
+    assert shop.replay().removed == 2
+    assert shop.rows(columns="commit_lsn, tx_seq, lsn, op, key") == [
+        (800, 3, 720, "d", '{"stock_code":"A"}'),
+        (800, 4, 720, "c", '{"stock_code":"B"}'),
+    ]
+
+
+@pytest.mark.parametrize("records", [1, 2, 3])
+def test_half_a_key_change_is_not_replayed_however_the_letters_are_cut(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    monkeypatch.setattr(chunks, "RECORDS", records)
+    _stage(shop, [_event("X"), *_key_change("cheap"), *_key_change("dear", lsn=712), _event("Y")])
+    shop.replay()
+    assert (shop.rows(), len(shop.letters("crm__products"))) == ([], 6)
 
 
 def test_maxwells_letters_of_both_kinds(tmp_path: Path) -> None:
