@@ -242,6 +242,17 @@ class Pull:
         self._added |= {column.name: column for column in matching.added}
         return part.files
 
+    def greatest(self, expression: str) -> int | None:
+        """Evaluates an aggregate over what was written, misfits included: the watermark that the batch ends at.
+
+        Args:
+            expression: SQL that gives a whole number, or null.
+        """
+        if not self._written:
+            return None
+        found = self._con.execute(f"SELECT {expression} FROM {written_rows(self.bronze.uri, self._written)}").fetchone()
+        return None if found is None or found[0] is None else int(found[0])
+
     def commit(self, *, positions: Mapping[str, int] | None = None, run_id: str = "") -> Pulled:
         """Commits what was written: the dead letters, then the rows with the positions.
 

@@ -19,6 +19,12 @@ class Payments(pa.DataFrameModel):
     updated_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(nullable=True)
 
 
+class Strict(Payments):
+    """Payments that all have their time."""
+
+    updated_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field()
+
+
 @dataclass(frozen=True)
 class Listed:
     """Records as text, in the order of their fields."""

@@ -1,0 +1,212 @@
+"""Any other database, through SQLAlchemy: rows stream from the driver, and each value becomes its exact text.
+
+Snapshots are what one statement sees. What SQLite calls a type binds nobody, so values go by what they are.
+
+Streaming: https://docs.sqlalchemy.org/en/20/core/connections.html#using-server-side-cursors-a-k-a-stream-results
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy import Connection, create_engine, event, make_url, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import NullPool
+
+from pipeline_assets.ingest.database import parameters
+from pipeline_assets.ingest.database.errors import DatabaseError, of_sqlalchemy
+from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
+from pipeline_assets.ingest.database.watermark import Value
+from pipeline_assets.ingest.records import SourceField
+
+_ROWS = 5_000
+
+
+class AlchemyDatabase:
+    """A database that SQLAlchemy has a dialect for, by URL. Every error is a `DatabaseError`.
+
+    Attributes:
+        place: The URL without the password.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Loads the driver; connects to nothing.
+
+        Raises:
+            DatabaseError: It is no URL, or its driver is not installed.
+        """
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):  # its text quotes the URL
+            raise DatabaseError(
+                "the source's URL cannot be read: give dialect+driver://user:password@host:port/database, special "
+                "characters of the password percent-encoded (@ is %40, / is %2F)"
+            ) from None
+        self.place = parsed.set(query={}).render_as_string(hide_password=True)
+        self._password = parsed.password
+        try:
+            # No pool: a session of its own for each snapshot, closed with it.
+            self._engine = create_engine(parsed, poolclass=NullPool, hide_parameters=True)
+        except (NoSuchModuleError, ModuleNotFoundError) as error:
+            raise DatabaseError(
+                f"{self.place}: no driver for {parsed.drivername} is installed ({error}): install the one that "
+                "SQLAlchemy's page of this dialect names, e.g. `pip install pymysql` for mysql+pymysql://"
+            ) from None
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _set_up_sqlite)
+
+    def __repr__(self) -> str:
+        return f"AlchemyDatabase({self.place})"
+
+    @contextmanager
+    def snapshot(self, relation: Relation) -> Iterator["AlchemySnapshot"]:
+        """Opens a session."""
+        try:
+            with self._engine.connect() as connection:
+                yield AlchemySnapshot(self._engine, connection, relation, f"{relation.name} of {self.place}")
+        except DBAPIError as error:
+            raise of_sqlalchemy(self.place, error, self._password) from None
+        finally:
+            self._engine.dispose()
+
+
+class AlchemySnapshot:
+    """An open session. Made by `AlchemyDatabase.snapshot`."""
+
+    transactions = None
+
+    def __init__(self, engine: Engine, connection: Connection, relation: Relation, place: str) -> None:
+        self.taken_at = datetime.now(UTC)
+        self._quote = engine.dialect.identifier_preparer.quote_identifier
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._connection = connection
+        self._relation = relation
+        self._place = place
+
+    def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
+        """One part: two sessions would not see the same."""
+        return [Selection()]
+
+    @contextmanager
+    def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> Iterator[Reading]:
+        """Streams rows."""
+        columns = self._columns(selection)
+        query, values = self._query(selection, columns)
+        names = [f"f{number}" for number in range(len(columns))]
+        are_bytes = [self._relation.is_bytes(column) for column in columns]
+        dtypes = ["BLOB" if is_bytes else "VARCHAR" for is_bytes in are_bytes]
+        types = [pa.binary() if is_bytes else pa.string() for is_bytes in are_bytes]
+        schema = pa.schema([pa.field(name, kind) for name, kind in zip(names, types, strict=True)])
+        fields = tuple(
+            SourceField(column, name, dtype) for column, name, dtype in zip(columns, names, dtypes, strict=True)
+        )
+        streaming = self._connection.execution_options(stream_results=True, yield_per=_ROWS)
+        result = streaming.execute(text(query), values)
+        converters = [_to_bytes if is_bytes else _to_text for is_bytes in are_bytes]
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for rows in result.partitions():
+                arrays = [
+                    pa.array([None if value is None else convert(value) for value in column], kind)
+                    for column, convert, kind in zip(zip(*rows, strict=True), converters, types, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+        try:
+            with reading(con, Stream(batches(), schema), fields, names) as found:
+                yield found
+        finally:
+            result.close()
+
+    def _query(self, selection: Selection, columns: Sequence[str]) -> tuple[str, dict[str, Any]]:
+        relation, values = self._relation_of(selection)
+        where = ""
+        if self._relation.table is not None and selection.watermark is not None and selection.bounds:
+            column = self._name(column_of(columns, selection.watermark, self._place))
+            where = f" WHERE {selection.condition(column, ':{}'.format)}"
+        return f"SELECT {', '.join(map(self._name, columns))} FROM {relation}{where}", values
+
+    def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Any]]:
+        """What is read as SQL, and the parameters."""
+        values = {name: _sqlite_text(value) if self._is_sqlite else value for name, value in selection.bounds.items()}
+        if self._relation.query is None:
+            return ".".join(self._name(part) for part in str(self._relation.table).split(".")), values
+        query = self._relation.query.rstrip().rstrip(";")
+        return f"({parameters.render(query, ':{}'.format, _escaped)}\n) pulled", values
+
+    def _name(self, name: str) -> str:
+        return _escaped(self._quote(name))
+
+    def _columns(self, selection: Selection) -> list[str]:
+        relation, values = self._relation_of(selection)
+        with self._connection.execute(text(f"SELECT * FROM {relation} WHERE 1 = 0"), values) as result:
+            columns = list(result.keys())
+        distinct(columns, self._place)
+        if selection.columns is None:
+            return columns
+        return [column_of(columns, name, self._place) for name in selection.columns]
+
+
+def _escaped(sql: str) -> str:
+    """SQL in which SQLAlchemy finds no parameter."""
+    return sql.replace(":", r"\:")
+
+
+def _to_text(value: Any) -> str:  # noqa: ANN401  whatever a driver gives
+    """The exact text of a value that is not null, in the form that `casts` reads."""
+    if isinstance(value, str):
+        return value
+    for kind, convert in _TEXTS.items():
+        if isinstance(value, kind):
+            return convert(value)
+    return str(value)
+
+
+def _to_bytes(value: Any) -> bytes:  # noqa: ANN401
+    """The bytes of a value that feeds a column of bytes."""
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else _to_text(value).encode()
+
+
+def _base64(value: bytes | bytearray | memoryview) -> str:
+    return b64encode(bytes(value)).decode("ascii")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+# In this order: bool is an int, datetime is a date.
+_TEXTS: dict[type, Callable[[Any], str]] = {
+    bool: lambda value: "true" if value else "false",
+    int: str,
+    float: repr,
+    Decimal: lambda value: format(value, "f"),
+    datetime: lambda value: value.isoformat(sep=" "),
+    date: date.isoformat,
+    time: time.isoformat,
+    bytes: _base64,
+    bytearray: _base64,
+    memoryview: _base64,
+    dict: _json,
+    list: _json,
+}
+
+
+def _sqlite_text(value: Value) -> Value | str:
+    """A bound in the shortest of SQLite's forms, so that as text it comes before every other form of the same time."""
+    if not isinstance(value, date):
+        return value
+    shown = value.isoformat(sep=" ").removesuffix("+00:00") if isinstance(value, datetime) else value.isoformat()
+    return shown.rstrip("0").rstrip(".") if "." in shown else shown.removesuffix(":00").removesuffix(" 00:00")
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  a DBAPI connection
+    """SQLite takes any bytes for text. What is no UTF-8 cannot be told faithfully, so it ends the reading."""
+    connection.execute("PRAGMA query_only = ON")

@@ -1,0 +1,138 @@
+"""A DuckDB file, read by DuckDB itself: typed columns, no text in between.
+
+Another process that writes the file keeps it locked; that is tried again.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+
+from pipeline_assets.ingest.casts import normal
+from pipeline_assets.ingest.database import parameters
+from pipeline_assets.ingest.database.errors import of_duckdb
+from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
+from pipeline_assets.ingest.database.watermark import Value
+from pipeline_assets.ingest.records import SourceField
+from pipeline_assets.ingest.sql import identifier
+
+_ROWS = 100_000
+# Types that Arrow and Delta take as they are. Everything else goes as text, or as JSON where it is nested.
+_PLAIN = {
+    "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+    "FLOAT", "DOUBLE", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE",
+}  # fmt: skip
+
+
+class DuckDBFile:
+    """A DuckDB file, by `duckdb:///relative/path` or `duckdb:////absolute/path`. Every error is a `DatabaseError`.
+
+    Attributes:
+        place: The path, for messages.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Opens nothing."""
+        rest = url.removeprefix("duckdb:")
+        self._path = rest.removeprefix("///") if rest.startswith("///") else rest.removeprefix("//")
+        self.place = f"DuckDB file {self._path}"
+
+    def __repr__(self) -> str:
+        return f"DuckDBFile({self._path})"
+
+    @contextmanager
+    def snapshot(self, relation: Relation) -> Iterator["DuckDBSnapshot"]:
+        """Opens the file, to be read only, in one transaction."""
+        with _errors(self.place):
+            source = duckdb.connect(self._path, read_only=True)
+        with source:
+            source.execute("SET TimeZone = 'UTC'")
+            source.execute("BEGIN TRANSACTION")
+            yield DuckDBSnapshot(source, relation, self.place)
+
+
+class DuckDBSnapshot:
+    """An open file. Made by `DuckDBFile.snapshot`."""
+
+    transactions = None
+
+    def __init__(self, source: duckdb.DuckDBPyConnection, relation: Relation, place: str) -> None:
+        self.taken_at = datetime.now(UTC)
+        self._source = source
+        self._relation = relation
+        self._file = place
+        self._place = f"{relation.name} of {place}"
+
+    def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
+        """One part: DuckDB reads with all cores as it is."""
+        return [Selection()]
+
+    @contextmanager
+    def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> Iterator[Reading]:
+        """Streams rows."""
+        columns = self._columns(selection)
+        fields, shown = [], []
+        for number, (name, kind) in enumerate(columns):
+            sql, dtype = _as_arrow_takes_it(identifier(name), kind, is_bytes=self._relation.is_bytes(name))
+            fields.append(SourceField(name, f"f{number}", dtype))
+            shown.append(f"{sql} AS f{number}")
+        relation, values = self._relation_of(selection)
+        where = ""
+        if self._relation.table is not None and selection.watermark is not None and selection.bounds:
+            column = column_of([name for name, _ in columns], selection.watermark, self._place)
+            where, values = f" WHERE {selection.condition(identifier(column), '${}'.format)}", selection.bounds
+        with _errors(self._file):
+            query = f"SELECT {', '.join(shown)} FROM {relation}{where}"
+            reader = self._source.execute(query, values or None).to_arrow_reader(_ROWS)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with _errors(self._file):
+                yield from reader
+
+        with reading(con, Stream(batches(), reader.schema), tuple(fields), [f.column for f in fields]) as found:
+            yield found
+
+    def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value]]:
+        """What is read as SQL, and its parameters: DuckDB wants all that are there, and no other."""
+        if self._relation.query is None:
+            return ".".join(identifier(part) for part in str(self._relation.table).split(".")), {}
+        query = self._relation.query.rstrip().rstrip(";")
+        values = {name: selection.bounds[name] for name in parameters.names(query)}
+        return f"({parameters.render(query, '${}'.format)}\n) AS pulled", values
+
+    def _columns(self, selection: Selection) -> list[tuple[str, str]]:
+        relation, values = self._relation_of(selection)
+        with _errors(self._file):
+            found = self._source.execute(f"DESCRIBE SELECT * FROM {relation}", values or None).fetchall()
+        columns = [(str(name), str(kind)) for name, kind, *_ in found]
+        distinct([name for name, _ in columns], self._place)
+        if selection.columns is None:
+            return columns
+        wanted = [column_of([name for name, _ in columns], name, self._place) for name in selection.columns]
+        return [column for column in columns if column[0] in wanted]
+
+
+def _as_arrow_takes_it(name: str, kind: str, *, is_bytes: bool) -> tuple[str, str]:
+    """SQL of a column, and the type that it then has."""
+    dtype = normal(kind)
+    if dtype in _PLAIN or dtype.startswith("DECIMAL("):
+        return name, dtype
+    if dtype == "BLOB":
+        return (name, "BLOB") if is_bytes else (f"to_base64({name})", "VARCHAR")
+    if dtype in ("TIMESTAMP_S", "TIMESTAMP_MS"):
+        return f"{name}::TIMESTAMP", "TIMESTAMP"
+    if dtype.endswith("[]") and normal(dtype.removesuffix("[]")) in _PLAIN:
+        return name, dtype
+    if dtype.endswith("]") or dtype.startswith(("STRUCT", "MAP", "UNION")):
+        return f"to_json({name})::VARCHAR", "JSON"
+    return f"{name}::VARCHAR", "VARCHAR"
+
+
+@contextmanager
+def _errors(place: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise of_duckdb(place, error) from None

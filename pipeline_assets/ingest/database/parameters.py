@@ -1,0 +1,35 @@
+"""A declared query's named parameters, `:lower` and `:upper`, in the form that each driver binds.
+
+A colon in a string, a comment or a cast (`::date`) is none.
+"""
+
+import re
+from collections.abc import Callable
+
+# What may hold a colon that is no parameter: strings, quoted names, comments, PostgreSQL's $$...$$ and casts.
+_TOKENS = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | \$(\w*)\$.*?\$\1\$ | ::
+        | (?<![\w:]):(?P<name>lower|upper)\b""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def names(query: str) -> frozenset[str]:
+    """The parameters that a query has."""
+    return frozenset(found["name"] for found in _TOKENS.finditer(query) if found["name"])
+
+
+def render(query: str, parameter: Callable[[str], str], text: Callable[[str], str] = str) -> str:
+    """Writes a query for a driver.
+
+    Args:
+        query: As declared.
+        parameter: Gives the driver's form of a parameter, `%(lower)s` say.
+        text: Escapes what the driver would take for a parameter in the rest.
+    """
+    parts, end = [], 0
+    for found in _TOKENS.finditer(query):
+        if found["name"]:
+            parts += [text(query[end : found.start()]), parameter(found["name"])]
+            end = found.end()
+    return "".join([*parts, text(query[end:])])

@@ -1,0 +1,298 @@
+"""What a run pulls from a database: all of it, the windows of some days, or what is new; then commits it.
+
+full        every row, in place of those of the last pull
+window      the rows whose watermark lies in a day, in place of those of that day
+incremental rows that are new or changed since the last pull: of a PostgreSQL table exactly (`progress`); of views,
+            queries and other databases by the watermark less a lookback, without what was read before (`repeats`)
+
+How a database is read is in `postgres`, `alchemy` and `duckdb_file`; deleted rows are `keys`' affair.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from hashlib import blake2b
+from typing import Literal
+
+import duckdb
+
+from pipeline_assets.contracts.base import raw_shape
+from pipeline_assets.ingest.database import parameters, postgres
+from pipeline_assets.ingest.database.alchemy import AlchemyDatabase
+from pipeline_assets.ingest.database.duckdb_file import DuckDBFile
+from pipeline_assets.ingest.database.errors import retrying
+from pipeline_assets.ingest.database.progress import Progress
+from pipeline_assets.ingest.database.reading import (
+    Database,
+    Relation,
+    Selection,
+    Snapshot,
+    Transactions,
+    column_of,
+)
+from pipeline_assets.ingest.database.watermark import SECONDS, Watermark, at, position
+from pipeline_assets.ingest.pull import Batch, Pull, Pulled, PullSource
+from pipeline_assets.lake import Lake, Table
+
+Mode = Literal["full", "incremental", "window"]
+
+EXTRACTED = "extracted"
+"""Position: when the table was last read, in microseconds. It grows, whatever the clock does."""
+
+LOOKBACK_SECONDS = 86_400
+LOOKBACK_NUMBERS = 10_000
+"""How far below the watermark is looked, unless declared."""
+
+_MODES: dict[Mode, frozenset[str]] = {
+    "full": frozenset(),
+    "incremental": frozenset({"lower"}),
+    "window": frozenset({"lower", "upper"}),
+}
+"""The parameters of a query in each mode."""
+
+# SQLite compares times as texts, in whatever zone they were written: bronze rows to be compared with lie that close.
+_TEXT_MARGIN = 2 * 86_400 * SECONDS
+
+
+@dataclass(frozen=True)
+class DatabaseSource(PullSource):
+    """A table or query of a database as declared.
+
+    Attributes:
+        relation: What is read.
+        mode: How.
+        watermark: Column that grows with each change; the day of a window. None for full pulls.
+        lookback: How far below the watermark it is looked: seconds, or numbers. None is a day, or 10,000 numbers; of a
+            PostgreSQL table, all the way.
+    """
+
+    relation: Relation = field(default_factory=Relation)
+    mode: Mode = "full"
+    watermark: Watermark | None = None
+    lookback: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what contradicts itself.
+
+        Raises:
+            ValueError: With what to declare instead.
+        """
+        columns = {column.name: column for column in raw_shape(self.model).columns}
+        if unknown := [key for key in self.keys if key not in columns]:
+            raise ValueError(f"keys: {', '.join(unknown)} are no columns of the contract {self.model.__name__}")
+        if (self.relation.table is None) == (self.relation.query is None):
+            raise ValueError("declare either a table or a query")
+        if (self.mode == "full") != (self.watermark is None):
+            raise ValueError(f"mode {self.mode} {'takes no' if self.mode == 'full' else 'needs a'} watermark")
+        if self.mode == "window" and self.watermark is not None:
+            if not self.watermark.is_time:
+                raise ValueError(f"mode window needs a watermark with days; {self.watermark.column} is a number")
+            if not columns[self.watermark.column].required:
+                raise ValueError(
+                    f"mode window: rows without {self.watermark.column} would belong to no day; make it required in "
+                    f"the contract {self.model.__name__}, or pull incrementally"
+                )
+        if self.relation.query is not None and (has := parameters.names(self.relation.query)) != _MODES[self.mode]:
+            wanted = " and ".join(f":{name}" for name in sorted(_MODES[self.mode])) or "no parameter"
+            given = " and ".join(f":{name}" for name in sorted(has)) or "none"
+            raise ValueError(f"the query of mode {self.mode} has {wanted}, this one has {given}")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to read, and the positions that follow once the greatest watermark read is known."""
+
+    batch: Batch
+    selections: Sequence[Selection]
+    positions: Callable[[int | None], dict[str, int]]
+
+
+def connect(url: str) -> Database:
+    """Gives the database of a URL; connects to nothing yet.
+
+    Args:
+        url: `postgresql://...`, `duckdb:///path`, or any other of SQLAlchemy.
+
+    Raises:
+        DatabaseError: It is no URL, or its driver is not installed.
+    """
+    if url.startswith("duckdb:"):
+        return DuckDBFile(url)
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] in ("postgresql", "postgres"):
+        return postgres.PostgresDatabase(f"postgresql://{rest}" if separator else url)
+    return AlchemyDatabase(url)
+
+
+def pull(
+    lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, first: date, last: date,
+    *, run_id: str = "",
+) -> list[Pulled]:  # fmt: skip
+    """Pulls once; in windows, each day of a range. What may pass by itself is tried again.
+
+    Args:
+        lake: The lake.
+        con: A connection of it.
+        source: The declaration.
+        database: The database.
+        first: First day, of windows.
+        last: Last day, of windows.
+        run_id: Of the run, for the commit's metadata.
+
+    Raises:
+        DatabaseError: The database cannot be reached, refuses, or does not have what is declared.
+        PullError: Records went missing on the way.
+    """
+    days: list[date | None] = [None]
+    if source.mode == "window":
+        days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    return [retrying()(_pull, lake, con, source, database, day, run_id) for day in days]
+
+
+def _pull(
+    lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, day: date | None,
+    run_id: str,
+) -> Pulled:  # fmt: skip
+    bronze = source.table(lake)
+    with database.snapshot(source.relation) as snapshot:
+        plan = _plan(con, bronze, source, snapshot, day)
+        with Pull(lake, con, source, plan.batch) as pulling:
+            _read(pulling, con, source, snapshot, plan.selections)
+            greatest = pulling.greatest(source.watermark.greatest_sql) if source.watermark else None
+            return pulling.commit(positions=plan.positions(greatest), run_id=run_id)
+
+
+def _plan(
+    con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource, snapshot: Snapshot, day: date | None
+) -> _Plan:
+    before = bronze.position(EXTRACTED)
+    now = position(snapshot.taken_at)
+    extracted = max(now, (before or now) + 1)
+    batch = Batch(
+        name=source.mode,
+        start=str(before or ""),
+        end=str(extracted),
+        partition_date=at(extracted).date(),
+        extracted_at=at(extracted),
+        expect={EXTRACTED: before},
+        positions={EXTRACTED: extracted},
+    )
+    if source.watermark is None:
+        batch = replace(batch, replaces="TRUE", positions={**batch.positions, "full": extracted})
+        return _Plan(batch, snapshot.splits(source.keys), lambda _: {})
+    if day is not None:
+        return _window(batch, source.watermark, day)
+    # Of an empty table nothing can be read again.
+    repeats = "TRUE" if _has_rows(con, bronze) else None
+    if snapshot.transactions is not None:
+        return _by_transactions(batch, bronze, source, snapshot, snapshot.transactions, repeats)
+    return _by_watermark(batch, bronze, source, source.watermark, snapshot, repeats)
+
+
+def _window(batch: Batch, watermark: Watermark, day: date) -> _Plan:
+    start = position(datetime(day.year, day.month, day.day, tzinfo=UTC))
+    lower, upper = watermark.value(start), watermark.value(start + 86_400 * SECONDS)
+    window = replace(
+        batch,
+        name=f"window {day}",
+        partition_date=day,
+        positions={**batch.positions, f"window:{day}": batch.positions[EXTRACTED]},
+        replaces=f"_partition_date = DATE '{day}'",
+    )
+    return _Plan(window, [Selection(watermark=watermark.column, lower=lower, upper=upper)], lambda _: {})
+
+
+def _by_transactions(
+    batch: Batch, bronze: Table, source: DatabaseSource, snapshot: Snapshot, transactions: Transactions,
+    repeats: str | None,
+) -> _Plan:  # fmt: skip
+    watermark, now = _watermark(source), position(snapshot.taken_at)
+    stream = _number(f"{transactions.stream}/{watermark.column}")
+    done = Progress.of(bronze)
+    if done is None or not done.is_followed_by(stream, transactions):
+        selections = snapshot.splits(source.keys) if repeats is None else [Selection()]
+
+        def first(greatest: int | None) -> dict[str, int]:
+            return Progress.first(stream, transactions, now, _capped(watermark, greatest, now)).positions
+
+        return _Plan(replace(batch, repeats=repeats), selections, first)
+    seen = done
+
+    def following(greatest: int | None) -> dict[str, int]:
+        return seen.after(transactions, now, _capped(watermark, greatest, now)).positions
+
+    lookback = None if source.lookback is None else _lookback(source, watermark)
+    return _Plan(replace(batch, repeats=repeats and seen.repeats), [seen.selection(watermark, lookback)], following)
+
+
+def _by_watermark(
+    batch: Batch, bronze: Table, source: DatabaseSource, watermark: Watermark, snapshot: Snapshot, repeats: str | None
+) -> _Plan:
+    stream, now = _number(f"{source.relation.name}/{watermark.column}"), position(snapshot.taken_at)
+    lookback = _lookback(source, watermark)
+    mark = bronze.position("watermark") if bronze.position("watermark:stream") == stream else None
+
+    def following(greatest: int | None) -> dict[str, int]:
+        marks = [value for value in (mark, _capped(watermark, greatest, now)) if value is not None]
+        return {"watermark:stream": stream, "watermark": max(marks)} if marks else {}
+
+    if mark is None:
+        is_query = source.relation.query is not None
+        whole = [Selection(lower=watermark.first)] if is_query else snapshot.splits(source.keys)
+        return _Plan(replace(batch, repeats=repeats), whole, following)
+    selection = Selection(watermark=watermark.column, lower=watermark.value(mark - lookback))
+    near = mark - lookback - (_TEXT_MARGIN if watermark.is_time else 0)
+    return _Plan(replace(batch, repeats=repeats and watermark.from_on(near)), [selection], following)
+
+
+def _read(
+    pulling: Pull, con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot,
+    selections: Sequence[Selection],
+) -> None:  # fmt: skip
+    """Reads all parts; several side by side, each with a cursor and a session of its own."""
+
+    def read(number: int) -> None:
+        origin = source.relation.name + (f", part {number + 1} of {len(selections)}" if len(selections) > 1 else "")
+        with con.cursor() as cursor, snapshot.read(cursor, selections[number]) as found:
+            for column in (*source.keys, *([source.watermark.column] if source.watermark else [])):
+                column_of([field.name for field in found.fields], column, source.relation.name)
+            pulling.write(found, origin=origin, counted=found.counted, con=cursor)
+
+    if len(selections) == 1:
+        read(0)
+        return
+    with ThreadPoolExecutor(postgres.WORKERS, thread_name_prefix="pull") as pool:
+        try:
+            for _ in pool.map(read, range(len(selections))):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _watermark(source: DatabaseSource) -> Watermark:
+    if source.watermark is None:
+        raise ValueError(f"{source.name}: mode {source.mode} needs a watermark")
+    return source.watermark
+
+
+def _lookback(source: DatabaseSource, watermark: Watermark) -> int:
+    """In positions."""
+    if not watermark.is_time:
+        return LOOKBACK_NUMBERS if source.lookback is None else source.lookback
+    return (LOOKBACK_SECONDS if source.lookback is None else source.lookback) * SECONDS
+
+
+def _capped(watermark: Watermark, greatest: int | None, now: int) -> int | None:
+    """A watermark that counts: a row from the future does not have the rows of the present be left out."""
+    return greatest if greatest is None or not watermark.is_time else min(greatest, now)
+
+
+def _number(text: str) -> int:
+    """A text as a position."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def _has_rows(con: duckdb.DuckDBPyConnection, bronze: Table) -> bool:
+    return bronze.exists() and con.execute(f"SELECT 1 FROM {bronze.scan()} LIMIT 1").fetchone() is not None

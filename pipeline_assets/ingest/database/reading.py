@@ -1,0 +1,228 @@
+"""What all databases have in common when they are read: what of which relation, and batches as DuckDB takes them.
+
+How a database is asked is in `postgres`, `alchemy` and `duckdb_file`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b
+from typing import Protocol
+from uuid import uuid4
+
+import duckdb
+import pyarrow as pa
+
+from pipeline_assets.ingest.conform import snake_case
+from pipeline_assets.ingest.database.errors import DatabaseError
+from pipeline_assets.ingest.database.watermark import Value
+from pipeline_assets.ingest.records import SourceField
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What is read: a table (or view) by name, or a query. One of the two.
+
+    Attributes:
+        table: As `schema.table`.
+        query: SQL, with `:lower` and `:upper` for its bounds.
+        bytes_columns: Columns of the contract that hold bytes; bytes elsewhere are read as base64 text.
+    """
+
+    table: str | None = None
+    query: str | None = None
+    bytes_columns: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """The table, or a short name of the query that changes with its text."""
+        if self.table is not None:
+            return self.table
+        return f"query {blake2b((self.query or '').encode(), digest_size=4).hexdigest()}"
+
+    def is_bytes(self, column: str) -> bool:
+        """Whether a column of the source feeds a column of bytes."""
+        return snake_case(column) in self.bytes_columns
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows and columns of a relation are read. Everything, if nothing is said.
+
+    Attributes:
+        watermark: Column, as the contract calls it, that the bounds speak of.
+        lower: Rows from this watermark on, and those without one.
+        upper: Rows below this watermark, without those that have none.
+        newer_than: PostgreSQL: row versions written by this transaction or later ones.
+        columns: Columns, as the contract calls them; None is all.
+        split: PostgreSQL: key column, and the range of it (from, below; None is open) that is read.
+    """
+
+    watermark: str | None = None
+    lower: Value | None = None
+    upper: Value | None = None
+    newer_than: int | None = None
+    columns: Sequence[str] | None = None
+    split: tuple[str, int | None, int | None] | None = None
+
+    @property
+    def bounds(self) -> dict[str, Value]:
+        """The bounds that there are, by the names of a query's parameters."""
+        given = {"lower": self.lower, "upper": self.upper}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def condition(self, column: str, parameter: Callable[[str], str]) -> str:
+        """The bounds as a condition on a table's column.
+
+        Args:
+            column: SQL of the watermark's column.
+            parameter: Gives the driver's form of a parameter.
+        """
+        if self.upper is not None:
+            return f"{column} >= {parameter('lower')} AND {column} < {parameter('upper')}"
+        return f"({column} >= {parameter('lower')} OR {column} IS NULL)"
+
+
+@dataclass(frozen=True)
+class Transactions:
+    """What PostgreSQL says of the transactions at a snapshot.
+
+    Attributes:
+        stream: Names what numbers them, and the table: cluster, timeline, database, table.
+        xmin: All before this one have ended.
+        xmax: All from this one on have not begun.
+    """
+
+    stream: str
+    xmin: int
+    xmax: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Rows that are being read, as `conform_sql` takes them.
+
+    Attributes:
+        sql: A SELECT with `_line` and the columns of `fields`. Can be read once.
+        fields: The source's columns.
+        counted: To be called when all was read: how many rows the source says it sent.
+    """
+
+    sql: str
+    fields: tuple[SourceField, ...]
+    counted: Callable[[], int]
+    has_problems: bool = False
+
+
+class Snapshot(Protocol):
+    """A database at one point in time, for as long as it is open."""
+
+    @property
+    def taken_at(self) -> datetime:
+        """When it was taken, by the source's clock where it can be asked; with its zone."""
+
+    @property
+    def transactions(self) -> Transactions | None:
+        """Of a table whose row versions can be told by their transactions; else None."""
+
+    def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> AbstractContextManager[Reading]:
+        """Reads for as long as the block lasts. From several threads at once, if `splits` gave several parts."""
+
+    def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
+        """Cuts the whole relation into parts that are worth being read side by side; one part if it cannot be."""
+
+
+class Database(Protocol):
+    """A database, by URL. Shows no secret."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+
+    def snapshot(self, relation: Relation) -> AbstractContextManager[Snapshot]:
+        """Opens a session at one point in time.
+
+        Raises:
+            DatabaseError: As everything in the block does that has to do with the database.
+        """
+
+
+@dataclass
+class Stream:
+    """Batches on their way into DuckDB, with what would be lost on the way: the error that interrupted them."""
+
+    batches: Iterator[pa.RecordBatch]
+    schema: pa.Schema
+    rows: int = 0
+    error: BaseException | None = field(default=None)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The batches with the number of each row, `_line`."""
+        schema = pa.schema([*self.schema, pa.field("_line", pa.int64())])
+        return pa.RecordBatchReader.from_batches(schema, self._numbered(schema))
+
+    def _numbered(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self.batches:
+                first = self.rows + 1
+                self.rows += batch.num_rows
+                lines = pa.array(range(first, self.rows + 1), pa.int64())
+                yield pa.RecordBatch.from_arrays([*batch.columns, lines], schema=schema)
+        except BaseException as error:
+            self.error = error  # DuckDB would tell its text only
+            raise
+
+
+@contextmanager
+def reading(
+    con: duckdb.DuckDBPyConnection,
+    stream: Stream,
+    fields: tuple[SourceField, ...],
+    columns: Sequence[str],
+    counted: Callable[[], int] | None = None,
+) -> Iterator[Reading]:
+    """Lends a stream to DuckDB for as long as the block lasts.
+
+    Args:
+        con: Connection, or a cursor of it, that is going to read.
+        stream: The stream; its columns are those of `fields`.
+        fields: What comes out.
+        columns: SQL of each, over the stream's columns.
+        counted: How many rows the source says it sent; those that came in, if it does not say.
+    """
+    name = f"pulled_{uuid4().hex}"
+    con.register(name, stream.reader())
+    selected = "".join(f", {sql} AS {found.column}" for found, sql in zip(fields, columns, strict=True))
+    try:
+        yield Reading(f"SELECT _line{selected} FROM {name}", fields, counted or (lambda: stream.rows))
+    except duckdb.Error:
+        if stream.error is not None:
+            raise stream.error from None
+        raise
+    finally:
+        con.unregister(name)
+
+
+def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
+    """Finds the source's column that feeds a column of the contract.
+
+    Raises:
+        DatabaseError: There is none.
+    """
+    for column in columns:
+        if snake_case(column) == wanted:
+            return column
+    raise DatabaseError(
+        f"{place} has no column {wanted}: it has {', '.join(columns)}. Correct the declaration, or what is read"
+    )
+
+
+def distinct(columns: Sequence[str], place: str) -> None:
+    """Refuses a query that gives two columns the same name.
+
+    Raises:
+        DatabaseError: It does.
+    """
+    if twice := sorted({column for column in columns if list(columns).count(column) > 1}):
+        raise DatabaseError(f"{place} gives the column {', '.join(twice)} more than once: name each with AS")
