@@ -1,0 +1,149 @@
+"""One answer of an API taken apart: the exact text of each record, and how many records there are in all.
+
+A parsed number is no longer the text that was sent (1.50, 1e5, 20 digits), so records are cut out of the body, not
+parsed and written again. Whether a record is one is decided later, record by record (`json_records`).
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from dlt.common.jsonpath import compile_path, find_values
+from jsonpath_ng import Child, Fields, JSONPath, Root
+from jsonpath_ng.exceptions import JSONPathError
+
+from pipeline_assets.ingest.rest.errors import BrokenBodyError, RestError
+
+_LONGEST_INTEGER = 18
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) <= _LONGEST_INTEGER else text
+
+
+# Other numbers stay text: no rounding, no error at 4,300 digits. Not strict: a tab in a string spoils only its record.
+_DECODER = json.JSONDecoder(parse_float=str, parse_int=_integer, strict=False)
+_SPACE = re.compile(r"[ \t\r\n]*")
+_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One page.
+
+    Attributes:
+        document: The body, parsed; numbers other than integers are text.
+        records: The text of each record, as it was sent.
+        total: How many records there are on all pages, if the source says so.
+    """
+
+    document: object
+    records: Sequence[str]
+    total: int | None
+
+
+def read_answer(body: bytes, records: str, total: str | None) -> Answer:
+    """Takes a body apart.
+
+    Args:
+        body: The body.
+        records: JSONPath of the list of records; null there is an empty list.
+        total: JSONPath of the number of all records.
+
+    Raises:
+        BrokenBodyError: It is not JSON from beginning to end.
+        RestError: The records, or the total, are not where they should be.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+        document = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise BrokenBodyError(f"the body is not JSON in UTF-8 ({error})") from None
+    names = _names(records)
+    found, at = document, _after_space(text, 0)
+    for place, name in enumerate(names):
+        if not isinstance(found, dict) or name not in found:
+            raise RestError(f"no list of records at {records!r}: {_shown(names[:place], found)}")
+        found, at = found[name], _member(text, at, name)
+    if found is not None and not isinstance(found, list):
+        raise RestError(f"no list of records at {records!r}: {_shown(names, found)}")
+    return Answer(document, list(_elements(text, at)) if found else [], _total(document, total))
+
+
+def _total(document: Any, path: str | None) -> int | None:  # noqa: ANN401  JSON
+    if path is None:
+        return None
+    found = find_values(compiled(path), document)
+    if not found or not re.fullmatch(r"[0-9]{1,18}", str(found[0])):
+        raise RestError(f"no number of all records at {path!r}: found {str(found[0])[:20] if found else 'nothing'}")
+    return int(found[0])
+
+
+@lru_cache
+def compiled(path: str) -> JSONPath:
+    """Gives a JSONPath.
+
+    Raises:
+        RestError: The text is none.
+    """
+    try:
+        return compile_path(path)
+    except JSONPathError as error:
+        raise RestError(f"{path!r} is no JSONPath: {error}") from None
+
+
+def _names(path: str) -> list[str]:
+    """The names on a path, from the root on."""
+    names: list[str] = []
+    step = compiled(path)
+    while isinstance(step, Child):
+        names[:0] = _fields(step.right, path)
+        step = step.left
+    return names if isinstance(step, Root) else [*_fields(step, path), *names]
+
+
+def _fields(step: JSONPath, path: str) -> Sequence[str]:
+    if not isinstance(step, Fields) or len(step.fields) != 1 or step.fields[0] == "*":
+        raise RestError(f"records: {path!r} must be names with dots between, such as data.items")
+    return [str(step.fields[0])]
+
+
+def _shown(names: Sequence[str], found: object) -> str:
+    where = ".".join(names) or "the body"
+    if isinstance(found, dict):
+        return f"{where} has {', '.join(sorted(found)[:_NAMES_SHOWN]) or 'nothing'}"
+    return f"{where} is of the type {type(found).__name__}"
+
+
+# From here on the text is known to be JSON.
+
+
+def _after_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _member(text: str, at: int, name: str) -> int:
+    """Where the value of an object's member begins: of the last one, if there are several, as the parser sees it."""
+    found, at = at, _after_space(text, at + 1)
+    while text[at] == '"':
+        key, at = _DECODER.raw_decode(text, at)
+        at = _after_space(text, _after_space(text, at) + 1)
+        if key == name:
+            found = at
+        at = _after_space(text, _DECODER.raw_decode(text, at)[1])
+        at = _after_space(text, at + 1) if text[at] == "," else at
+    return found
+
+
+def _elements(text: str, at: int) -> Iterator[str]:
+    """The texts of an array's elements."""
+    at = _after_space(text, at + 1)
+    while text[at] != "]":
+        _, end = _DECODER.raw_decode(text, at)
+        yield text[at:end]
+        at = _after_space(text, end)
+        at = _after_space(text, at + 1) if text[at] == "," else at

@@ -1,0 +1,211 @@
+"""An API as declared, spoken to with dlt's REST client: who asks, and how one page leads to the next.
+
+How a request is sent is in `session`, what an answer holds in `answer`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, cast
+
+import requests
+from dlt.common import jsonpath
+from dlt.common.configuration.specs.runtime_configuration import RuntimeConfiguration
+from dlt.sources.helpers.rest_client import auth as dlt_auth
+from dlt.sources.helpers.rest_client.client import RESTClient
+from dlt.sources.helpers.rest_client.paginators import (
+    BasePaginator,
+    HeaderLinkPaginator,
+    JSONLinkPaginator,
+    JSONResponseCursorPaginator,
+    RangePaginator,
+    SinglePagePaginator,
+)
+from requests import Response
+from requests.auth import AuthBase
+
+from pipeline_assets.ingest.rest.answer import Answer, compiled, read_answer
+from pipeline_assets.ingest.rest.declared import (
+    ApiKey,
+    Basic,
+    Bearer,
+    Cursor,
+    LinkHeader,
+    NextUrl,
+    Offset,
+    PageNumber,
+    Pagination,
+    Param,
+    RestSource,
+)
+from pipeline_assets.ingest.rest.errors import BrokenBodyError, IncompleteError, RestError, StatusError
+from pipeline_assets.ingest.rest.secrets import Secrets
+from pipeline_assets.ingest.rest.session import ApiSession
+
+# What APIs say of a cursor that they no longer know.
+_EXPIRED = (400, 404, 410, 422)
+_TOKEN_SECONDS = 3600
+_TOKENS = ("access_token", "refresh_token", "id_token")
+
+
+def answers(source: RestSource, asked: Mapping[str, Param]) -> Iterator[Answer]:
+    """Asks for the pages of a resource, one after the other.
+
+    Args:
+        source: The declaration.
+        asked: Parameters beside the declared ones.
+
+    Raises:
+        IncompleteError: A reference to a next page is no longer valid, or leads back.
+        RestError: A page cannot be had.
+    """
+    secrets = Secrets()
+    session = ApiSession(
+        source.base_url,
+        secrets,
+        partial(read_answer, records=source.records, total=source.total),
+        timeout_seconds=source.timeout_seconds,
+        requests_per_second=source.requests_per_second,
+    )
+    client = _Client(
+        source.base_url,
+        auth=_auth(source, session, secrets),
+        paginator=_paginator(source.pagination, lambda: cast(Answer, session.answer)),
+        session=session,
+        config=RuntimeConfiguration(),  # else dlt looks for one in the environment and below HOME
+    )
+    params = {name: str(value).lower() if isinstance(value, bool) else value for name, value in source.params.items()}
+    pages = client.paginate(source.path, params={**params, **asked}, data_selector="$", hooks={"response": []})
+    follows = isinstance(source.pagination, Cursor | NextUrl | LinkHeader)
+    urls: set[str] = set()
+    try:
+        for page in pages:
+            url = page.response.request.url or ""
+            if follows and url in urls:
+                raise IncompleteError(
+                    f"page {len(urls) + 1} is one that was read before: the pages lead round in a circle"
+                )
+            urls.add(url)
+            yield session.answer
+    except StatusError as error:
+        if follows and urls and error.status in _EXPIRED:
+            raise IncompleteError(f"page {len(urls) + 1} is gone, as when a cursor expires: {error}") from None
+        raise
+    except (requests.RequestException, ValueError) as error:
+        # A request that cannot be made: of a header or a URL that is none. The text may hold either.
+        raise RestError(secrets.hide(f"{source.name}: {type(error).__name__}: {error}")) from None
+
+
+class _Client(RESTClient):
+    """dlt's client, given records as `read_answer` cut them out.
+
+    dlt's own way parses the body for each question that is asked of it, rounds numbers, and takes an answer without
+    records for an empty page.
+    """
+
+    def extract_response(self, response: Response, data_selector: jsonpath.TJsonPath) -> list[Any]:
+        answer: Answer = cast(ApiSession, self.session).answer
+        response.json = lambda **_: answer.document  # type: ignore[method-assign]
+        return list(answer.records)
+
+
+class _UntilNothingComes(RangePaginator):
+    """Pages by number or by offset. An empty page is the end only if the one after it is empty too."""
+
+    def __init__(self, param: str, first: int, *, by_records: bool, last: Callable[[], Answer]) -> None:
+        super().__init__(param_name=param, initial_value=first, value_step=1)
+        self._by_records = by_records
+        self._last = last
+        self._received = self._empty = 0
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        count = len(data or ())
+        self._received += count
+        self._empty = 0 if count else self._empty + 1
+        # By what came, not by what was asked for: some servers send less than that.
+        self.current_value += count if self._by_records else 1
+        total = self._last().total
+        self._has_next_page = self._empty < 2 and (total is None or self._received < total)
+
+
+class _Cursor(JSONResponseCursorPaginator):
+    """The cursor in the body; null, "", 0 and false end the pages."""
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        super().update_state(response, data)
+        if isinstance(self._next_reference, dict | list):
+            raise RestError(f"no cursor at {self.cursor_path}, but {type(self._next_reference).__name__}")
+
+
+class _NextUrl(JSONLinkPaginator):
+    """The next URL in the body; null and "" end the pages."""
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        super().update_state(response, data)
+        self._next_reference = self._next_reference or None
+        if not isinstance(self._next_reference, str | None):
+            raise RestError(f"no URL at {self.next_url_path}, but {type(self._next_reference).__name__}")
+
+
+def _paginator(declared: Pagination, last: Callable[[], Answer]) -> BasePaginator:
+    match declared:
+        case PageNumber():
+            return _UntilNothingComes(declared.param, declared.first, by_records=False, last=last)
+        case Offset():
+            return _UntilNothingComes(declared.param, 0, by_records=True, last=last)
+        case Cursor():
+            return _Cursor(cursor_path=compiled(declared.path), cursor_param=declared.param)
+        case NextUrl():
+            return _NextUrl(next_url_path=compiled(declared.path))
+        case LinkHeader():
+            return HeaderLinkPaginator()
+        case _:
+            return SinglePagePaginator()
+
+
+def _auth(source: RestSource, session: ApiSession, secrets: Secrets) -> AuthBase | None:
+    match declared := source.auth:
+        case None:
+            return None
+        case Bearer():
+            return dlt_auth.BearerTokenAuth(token=secrets.read(declared.token_env))
+        case Basic():
+            user, password = secrets.read(declared.user_env), secrets.read(declared.password_env)
+            secrets.add_pair(user, password)
+            return dlt_auth.HttpBasicAuth(username=user, password=password)
+        case ApiKey():
+            key = secrets.read(declared.key_env)
+            return dlt_auth.APIKeyAuth(name=declared.name, api_key=key, location=declared.location)
+    tokens = ApiSession(
+        declared.token_url,
+        secrets,
+        partial(_read_token, secrets=secrets),
+        timeout_seconds=source.timeout_seconds,
+        requests_per_second=source.requests_per_second,
+    )
+    found = dlt_auth.OAuth2ClientCredentials(
+        access_token_url=declared.token_url,
+        client_id=secrets.read(declared.client_id_env),
+        client_secret=secrets.read(declared.client_secret_env),
+        access_token_request_data={"scope": declared.scope} if declared.scope else {},
+        default_token_expiration=_TOKEN_SECONDS,
+        session=tokens,
+    )
+    session.renewable = found
+    return found
+
+
+def _read_token(body: bytes, secrets: Secrets) -> None:
+    """Makes sure that dlt will find a token: it would send "None" else. From here on it is a secret."""
+    try:
+        found = json.loads(body)
+    except ValueError as error:
+        raise BrokenBodyError(f"the body is not JSON ({error})") from None
+    tokens = {name: found.get(name) for name in _TOKENS} if isinstance(found, dict) else {}
+    for token in tokens.values():
+        if isinstance(token, str) and token:
+            secrets.add(token)
+    if not isinstance(tokens.get("access_token"), str):
+        raise RestError("there is no access_token")
+    if not str(found.get("expires_in", _TOKEN_SECONDS)).isdigit():
+        raise RestError("expires_in is not a number of seconds")

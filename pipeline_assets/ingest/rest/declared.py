@@ -1,0 +1,181 @@
+"""What a REST source says of itself: where it is, who may read it, how it pages, what is new in it.
+
+Holds declarations alone, each as `defs.yaml` spells it; secrets are named, never held. What is done with them is in
+`api` (auth, paging) and `poll`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline_assets.contracts.base import raw_shape
+from pipeline_assets.ingest.pull import PullSource
+from pipeline_assets.ingest.rest.watermark import KINDS, Watermark
+
+Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+"""Name of an environment variable that holds a secret."""
+
+JsonPath = Annotated[str, Field(min_length=1)]
+"""Where something lies in an answer: `meta.next`, `data[-1].id`, `"@odata.nextLink"`."""
+
+Param = str | int | float | bool
+
+
+class _Declaration(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Bearer(_Declaration):
+    """A token in the header `Authorization`."""
+
+    type: Literal["bearer"]
+    token_env: Variable
+
+
+class Basic(_Declaration):
+    """User and password in the header `Authorization`."""
+
+    type: Literal["basic"]
+    user_env: Variable
+    password_env: Variable
+
+
+class ApiKey(_Declaration):
+    """A key in a header, or in the query: some servers and proxies log the latter."""
+
+    type: Literal["api_key"]
+    name: str
+    key_env: Variable
+    location: Literal["header", "query"] = "header"
+
+
+class OAuth2ClientCredentials(_Declaration):
+    """A token of a token endpoint, fetched anew when it expires."""
+
+    type: Literal["oauth2_client_credentials"]
+    token_url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]
+    client_id_env: Variable
+    client_secret_env: Variable
+    scope: str = ""
+
+
+Auth = Annotated[Bearer | Basic | ApiKey | OAuth2ClientCredentials, Field(discriminator="type")]
+
+
+class Single(_Declaration):
+    """All records are in one answer."""
+
+    type: Literal["single"]
+
+
+class PageNumber(_Declaration):
+    """Pages by number, until no record comes or `total` is reached. Page sizes belong into `params`."""
+
+    type: Literal["page"]
+    param: str = "page"
+    first: int = 1
+
+
+class Offset(_Declaration):
+    """Pages by the number of records before them, until no record comes or `total` is reached."""
+
+    type: Literal["offset"]
+    param: str = "offset"
+
+
+class Cursor(_Declaration):
+    """Each answer names the cursor of the next one, the last one none."""
+
+    type: Literal["cursor"]
+    param: str = "cursor"
+    path: JsonPath
+
+
+class NextUrl(_Declaration):
+    """Each answer holds the URL of the next one, the last one none."""
+
+    type: Literal["next_url"]
+    path: JsonPath
+
+
+class LinkHeader(_Declaration):
+    """Each answer names the next one in its header `Link`, the last one none."""
+
+    type: Literal["link_header"]
+
+
+Pagination = Annotated[Single | PageNumber | Offset | Cursor | NextUrl | LinkHeader, Field(discriminator="type")]
+
+
+class Incremental(_Declaration):
+    """What is new since the last poll is asked for, and only that."""
+
+    param: str
+    """Query parameter: records from this point on, e.g. `updated_since`. Times are sent as 2026-01-31T23:59:00Z."""
+
+    field: str
+    """Column of the contract that it goes by: a time, a date or a number that only grows."""
+
+    lag: Annotated[int, Field(ge=0)] | None = None
+    """How far before the newest record of the last poll the next one begins, because a record may become visible after
+    younger ones: seconds (3600 if not given), days (1), or numbers (0). What comes again is recognised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestSource(PullSource):
+    """A source as declared.
+
+    Attributes:
+        base_url: Root of the API.
+        path: The resource, below the root.
+        params: Query of each first request; the next URLs of `next_url` and `link_header` say all that they need.
+        auth: Who reads.
+        pagination: How one answer leads to the next.
+        records: JSONPath, names alone, of the list of records in an answer; `$` if the answer is the list.
+        total: JSONPath of the number of all records. With it a poll proves that it is complete.
+        incremental: None reads all of the resource each time, and replaces the table if anything is different.
+        requests_per_second: The most that the API is asked, retries included.
+        timeout_seconds: To wait for a connection, and for the next bytes of an answer.
+    """
+
+    base_url: str
+    path: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+    auth: Auth | None = None
+    pagination: Pagination = field(default_factory=lambda: Single(type="single"))
+    records: str = "$"
+    total: str | None = None
+    incremental: Incremental | None = None
+    requests_per_second: float = 5.0
+    timeout_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the declaration contradicts itself or the contract."""
+        url = urlsplit(self.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+            raise ValueError(
+                f"{self.name}: the base URL must be http(s)://host/root; credentials belong into auth, a query into "
+                "params"
+            )
+        if re.search(r"://|[?#\s]", self.path):
+            raise ValueError(f"{self.name}: path {self.path!r} must be below the base URL; a query belongs into params")
+        columns = {column.name: column for column in raw_shape(self.model).columns}
+        if unknown := [key for key in self.keys if key not in columns]:
+            raise ValueError(f"{self.name}: keys {', '.join(unknown)} are not columns of {self.model.__name__}")
+        if self.incremental and not self.watermark:
+            raise ValueError(
+                f"{self.name}: incremental.field {self.incremental.field} is no column of {self.model.__name__} "
+                f"of the types {', '.join(KINDS)}"
+            )
+
+    @property
+    def watermark(self) -> Watermark | None:
+        """What an incremental source goes by; None for a full one."""
+        if self.incremental is None:
+            return None
+        kinds = {column.name: column.dtype for column in raw_shape(self.model).columns}
+        return Watermark.of(self.incremental.field, kinds.get(self.incremental.field, ""), self.incremental.lag)

@@ -1,0 +1,27 @@
+"""Errors of a poll. Nothing of an incomplete poll is ever committed, so each of them means: the table is as it was."""
+
+from pipeline_assets.ingest.pull import PullError
+
+
+class RestError(PullError):
+    """An API does not answer as declared. The message says which request, what came and what to do; never a secret."""
+
+
+class StatusError(RestError):
+    """An API refuses a request.
+
+    Attributes:
+        status: The HTTP status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BrokenBodyError(RestError):
+    """An answer ended too early, or is not JSON: worth another try, because proxies do this when a server restarts."""
+
+
+class IncompleteError(RestError):
+    """The pages are not the whole: worth a second try from the first page on, as the source may have moved."""

@@ -1,0 +1,192 @@
+"""Polls of a well-behaved API: every way of paging, what becomes of the records, and what the next poll asks for."""
+
+import json
+from datetime import date
+from decimal import Decimal
+
+import pytest
+from crm_api import PAGE, Api, account
+from polled import UPDATED, Accounts
+
+from pipeline_assets.ingest.audit import audit
+from pipeline_assets.ingest.pull import Counts
+from pipeline_assets.ingest.rest.declared import Incremental
+from pipeline_assets.ingest.rest.errors import RestError
+
+
+def since(api: Api) -> list[str | None]:
+    """What the first request of each poll asked for."""
+    return [asked.query.get("updated_since") for asked in api.asked if "cursor" not in asked.query]
+
+
+@pytest.mark.parametrize("paging", ["single", "page", "offset", "cursor", "next_url", "link_header"])
+@pytest.mark.parametrize("total", [None, "meta.total"])
+def test_every_way_of_paging_ends_with_all_records(crm, paging, total) -> None:
+    with Api(paging) as api:
+        polled = crm.poll(api, total=total, params={"archived": False, "size": PAGE})
+    assert crm.rows() == list(range(1, 11))
+    assert polled.counts == Counts(records_in=10, rows=10)
+    assert api.asked[0].query.items() >= {"archived": "false", "size": "3"}.items()
+    needed = 1 if paging == "single" else 4
+    assert polled.pages == needed + (2 if paging in ("page", "offset") and not total else 0)
+
+
+def test_a_row_says_where_it_came_from(crm) -> None:
+    with Api() as api:
+        crm.poll(api)
+    assert crm.rows("_source.file, _source.line, _batch_id, _deleted")[4] == ("GET accounts", 5, "poll 0..1", False)
+
+
+def test_values_are_those_that_were_sent(crm) -> None:
+    texts = ["1.50", "1e5", "-0.10", "12345678901234567890.1234567890", "0.0000000001", '"2.50"']
+    records = [
+        f'{{"account_id": {n}, "name": {json.dumps(f"é😀 {n}")}, "revenue": {text}, "more": {{"b": [{text}, null]}}}}'
+        for n, text in enumerate(texts, 1)
+    ]
+    with Api(records=records) as api:
+        crm.poll(api)
+    assert crm.rows("account_id, revenue::VARCHAR, _rescued") == [
+        (n, f"{Decimal(text.strip(chr(34))):.10f}", f'{{"more":{{"b":[{text},null]}}}}')
+        for n, text in enumerate(texts, 1)
+    ]
+    assert crm.rows("name")[0] == "é😀 1"
+
+
+def test_a_record_that_does_not_fit_is_a_dead_letter_as_it_was_sent(crm) -> None:
+    bad = [
+        '{ "account_id" : "x",\n "revenue": 1.50 }',
+        "17",
+        "null",
+        '{"account_id": 5, "name": "a\tb"}',
+        '{"account_id": 6, "name": "\\ud800"}',
+        '{"account_id": 7, "account_id": 8}',
+        '{"account_id": 9, "revenue": NaN}',
+        '{"account_id": ' + "9" * 6000 + "}",
+    ]
+    with Api(records=[account(1), *bad]) as api:
+        polled = crm.poll(api)
+    assert polled.counts == Counts(records_in=9, rows=1, dead_letters=8)
+    assert [raw for _, _, raw in crm.dead()] == bad
+    reasons = [reason.partition("'")[0] for _, reason, _ in crm.dead()]
+    assert reasons == [
+        "cast: account_id: ", "json: not an object", "json: not an object", "json: malformed", "json: malformed",
+        "json: a field is given twice", "cast: revenue: ", "cast: account_id: ",
+    ]  # fmt: skip
+    found = audit(crm.con, crm.bronze, Accounts, failure_budget=1, days=(polled.day, polled.day))
+    assert (found.mismatches, found.total.records_in) == ([], 9)
+
+
+@pytest.mark.parametrize(("evolves", "name", "rescued"), [(True, "region", None), (False, None, '{"region":"north"}')])
+def test_a_schema_that_grows_loses_nothing(crm, evolves, name, rescued) -> None:
+    records = [*(account(n) for n in range(1, 7)), account(7, region="north")]
+    with Api(records=records) as api:
+        crm.poll(api, schema_evolution=evolves)
+    assert crm.rows("account_id, _rescued")[-1] == (7, rescued)
+    described = crm.con.execute(f"DESCRIBE SELECT * FROM {crm.bronze.scan()}").fetchall()
+    assert ("region" in {column for column, *_ in described}) == bool(name)
+
+
+def test_of_records_with_one_key_the_newest_one_stays(crm) -> None:
+    records = [
+        account(1, day=5, name="new"),
+        account(2, day=5, name="first"),
+        account(1, day=4, name="old"),
+        '{"account_id": "2", "name": "second", "updated_at": "2026-01-05"}',  # the same key, spelled differently
+        account(3),
+        account(3),
+    ]
+    with Api(records=records) as api:
+        polled = crm.poll(api, incremental=UPDATED)
+    assert crm.rows("account_id, name") == [(1, "new"), (2, "second"), (3, "Account 3")]
+    assert polled.counts == Counts(records_in=6, rows=3, duplicates=3)
+
+
+def test_an_older_version_does_not_pass_for_a_newer_one_that_does_not_fit(crm) -> None:
+    with Api(records=[account(1), '{"account_id": 1, "revenue": "much"}']) as api:
+        polled = crm.poll(api)
+    assert crm.rows() == []
+    assert polled.counts == Counts(records_in=2, dead_letters=1, duplicates=1)
+
+
+def test_the_next_poll_asks_for_what_is_new_and_takes_no_record_twice(crm) -> None:
+    with Api() as api:
+        first = crm.poll(api, incremental=UPDATED)
+        api.records = [account(9), account(10, day=2), account(11, day=3)]
+        second = crm.poll(api, incremental=UPDATED)
+        api.records = [account(11, day=3)]
+        third = crm.poll(api, incremental=UPDATED)
+    assert since(api) == [None, "2025-12-31T23:00:00Z", "2026-01-02T23:00:00Z"]
+    assert first.counts == Counts(records_in=10, rows=10)
+    assert second.counts == Counts(records_in=3, rows=2, duplicates=1)
+    assert third.counts == Counts(records_in=1, duplicates=1)
+    assert crm.rows("account_id, _batch_id")[9:] == [(10, "poll 0..1"), (10, "poll 1..2"), (11, "poll 1..2")]
+    assert second.origin == "GET accounts?updated_since=2025-12-31T23:00:00Z"
+
+
+def test_a_poll_without_a_record_commits_nothing_and_keeps_the_watermark(crm) -> None:
+    with Api() as api:
+        first = crm.poll(api, incremental=UPDATED)
+        api.fault = lambda n, query: api.page(query, records=[]) if "cursor" not in query else None
+        api.records = []
+        second = crm.poll(api, incremental=UPDATED)
+        crm.poll(api, incremental=UPDATED)
+    assert (second.version, second.counts) == (first.version, Counts())
+    assert since(api)[1:] == ["2025-12-31T23:00:00Z"] * 2
+
+
+def test_a_record_of_the_future_does_not_end_all_polls(crm) -> None:
+    with Api(records=[account(1), '{"account_id": 2, "updated_at": "2999-01-01T00:00:00Z"}']) as api:
+        polled = crm.poll(api, incremental=UPDATED)
+        crm.poll(api, incremental=UPDATED)
+    assert date.fromisoformat((since(api)[1] or "")[:10]) <= polled.day
+
+
+def test_the_watermark_may_be_a_number_and_the_lag_is_declared(crm) -> None:
+    by_id = Incremental(param="since_id", field="account_id", lag=2)
+    with Api() as api:
+        crm.poll(api, incremental=by_id)
+        polled = crm.poll(api, incremental=by_id)
+    assert api.asked[4].query == {"since_id": "8"}
+    assert polled.counts == Counts(records_in=10, duplicates=10)
+
+
+def test_a_full_poll_replaces_the_table_and_writes_nothing_without_news(crm) -> None:
+    with Api() as api:
+        first = crm.poll(api)
+        api.records.reverse()
+        same = crm.poll(api)
+        api.records = [account(1), account(2, day=2)]
+        third = crm.poll(api)
+    assert (same.version, same.counts) == (first.version, Counts())
+    assert third.counts == Counts(records_in=2, rows=2)
+    assert crm.rows("account_id, _batch_id") == [(1, "poll 1..2"), (2, "poll 1..2")]
+
+
+def test_an_empty_answer_empties_no_table_unless_a_total_says_so(crm) -> None:
+    with Api() as api:
+        crm.poll(api)
+        api.records = []
+        api.fault = lambda n, query: api.page(query, records=[])
+        with pytest.raises(RestError, match="no record at all"):
+            crm.poll(api)
+        assert len(crm.rows()) == 10
+        crm.poll(api, total="meta.total")
+    assert crm.rows() == []
+
+
+def test_a_source_that_changes_its_mode_misses_nothing(crm) -> None:
+    with Api() as api:
+        crm.poll(api)
+        first = crm.poll(api, incremental=UPDATED)
+        api.records[0] = account(1, day=3)
+        crm.poll(api, incremental=UPDATED)
+        api.records[0] = account(1)
+        crm.poll(api)
+    assert first.counts == Counts(records_in=10, duplicates=10)
+    assert crm.rows() == list(range(1, 11))
+
+
+def test_more_different_fields_than_a_table_has_room_for_are_no_records(crm) -> None:
+    records = [json.dumps({"account_id": 1, **{f"k{n}": n for n in range(2_001)}})]
+    with Api(records=records) as api, pytest.raises(RestError, match="2002 different fields"):
+        crm.poll(api)
