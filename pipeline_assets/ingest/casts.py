@@ -43,6 +43,11 @@ def json_text(field: str) -> str:
     return f"CASE {string} WHEN {field} <> 'null' THEN {field} END"
 
 
+def json_value(field: str) -> str:
+    """The JSON of a value as it stands; of null, null."""
+    return f"nullif({field}, 'null')"
+
+
 def from_text(text: str, target: str) -> str:
     """Cast a trimmed text; null where it is not exactly a value of the type."""
     tried = f"TRY_CAST({text} AS {target})"
@@ -85,6 +90,19 @@ def _timestamp_from_text(text: str, target: str) -> str:
         naive = f"{naive} AT TIME ZONE 'UTC'"
     without_zone, with_zone = f"{_DAY}([ T]{_CLOCK})?", f"{_DAY}[ T]{_CLOCK}{_ZONE}"
     return f"CASE WHEN {_is(text, without_zone)} THEN {naive} WHEN {_is(text, with_zone)} THEN {instant} END"
+
+
+def from_json(text: str, target: str, depth: int = 0) -> str:
+    """Cast a JSON value to a list; null where it is no array, or an element does not fit its type."""
+    element, item = target.removesuffix("[]"), f"e{depth}"
+    value = f"nullif({trimmed(json_text(item))}, '')" if element != "VARCHAR" else json_text(item)
+    cast = from_json(item, element, depth + 1) if element.endswith("[]") else from_text(value, element)
+    parts = f"json_extract({text}, '$[*]')::VARCHAR[]"
+    misfits = f"list_filter({parts}, lambda {item}: {item} <> 'null' AND ({cast}) IS NULL)"
+    return (
+        f"CASE WHEN json_type({text}) = 'ARRAY' AND len({misfits}) = 0 "
+        f"THEN list_transform({parts}, lambda {item}: {cast}) END"
+    )
 
 
 def from_native(value: str, source: str, target: str) -> str:

@@ -204,12 +204,16 @@ def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...])
         return _ColumnCast(column, text_name, value_name, "", field)
     doubled = ""
     if source == "JSON":
-        text = casts.json_text(field)
+        is_list = target.endswith("[]")
+        texts = [casts.json_value(f.column) if is_list else casts.json_text(f.column) for f in fields]
+        text = texts[0]
         if len(fields) > 1:
-            text = f"coalesce({', '.join(casts.json_text(f.column) for f in fields)})"
-            doubled = " + ".join(f"({casts.json_text(f.column)} IS NOT NULL)::INT" for f in fields)
+            text = f"coalesce({', '.join(texts)})"
+            doubled = " + ".join(f"({found} IS NOT NULL)::INT" for found in texts)
         if target == "VARCHAR":
             return _ColumnCast(column, text_name, value_name, "", text, doubled)
+        if is_list:
+            return _ColumnCast(column, text_name, value_name, text, casts.from_json(text_name, target), doubled)
         source = "VARCHAR"
     else:
         text = field

@@ -14,7 +14,6 @@ from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.database import pulls
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.database.reading import Relation
 from pipeline_assets.ingest.database.watermark import Watermark
 from pipeline_assets.ingest.pull import Pulled
 from pipeline_assets.lake import Lake, Table
@@ -34,9 +33,8 @@ class Bank:
 
     def source(self, model: Model = Payments, **options: Any) -> DatabaseSource:
         watermark = options.pop("watermark", "updated_at" if options.get("mode", "full") != "full" else None)
-        relation = {name: options.pop(name) for name in ("table", "query", "bytes_columns") if name in options}
         return DatabaseSource(
-            "bank__payments", model, options.pop("keys", ("payment_id",)), relation=Relation(**relation),
+            "bank__payments", model, options.pop("keys", ("payment_id",)), source_table=options.pop("table", None),
             watermark=Watermark.of(model, watermark) if watermark else None, **options,
         )  # fmt: skip
 

@@ -282,7 +282,8 @@ def _batches(
 
     waiting: list[bytes] = []
     size = 0
-    with cursor.copy(query.encode(), values) as copy:
+    # Without any parameter psycopg would send `%%` as it stands.
+    with cursor.copy(query.encode(), {"none": None, **values}) as copy:
         for row in copy:
             waiting.append(bytes(row))
             size += len(row)

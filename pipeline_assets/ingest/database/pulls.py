@@ -10,7 +10,7 @@ How a database is read is in `postgres`, `alchemy` and `duckdb_file`; deleted ro
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 from typing import Literal
@@ -60,14 +60,16 @@ class DatabaseSource(PullSource):
     """A table or query of a database as declared.
 
     Attributes:
-        relation: What is read.
+        source_table: What is read, as `schema.table`; or
+        query: SQL, with `:lower` in incremental mode, and `:upper` too in windows.
         mode: How.
         watermark: Column that grows with each change; the day of a window. None for full pulls.
         lookback: How far below the watermark it is looked: seconds, or numbers. None is a day, or 10,000 numbers; of a
             PostgreSQL table, all the way.
     """
 
-    relation: Relation = field(default_factory=Relation)
+    source_table: str | None = None
+    query: str | None = None
     mode: Mode = "full"
     watermark: Watermark | None = None
     lookback: int | None = None
@@ -81,7 +83,7 @@ class DatabaseSource(PullSource):
         columns = {column.name: column for column in raw_shape(self.model).columns}
         if unknown := [key for key in self.keys if key not in columns]:
             raise ValueError(f"keys: {', '.join(unknown)} are no columns of the contract {self.model.__name__}")
-        if (self.relation.table is None) == (self.relation.query is None):
+        if (self.source_table is None) == (self.query is None):
             raise ValueError("declare either a table or a query")
         if (self.mode == "full") != (self.watermark is None):
             raise ValueError(f"mode {self.mode} {'takes no' if self.mode == 'full' else 'needs a'} watermark")
@@ -93,10 +95,16 @@ class DatabaseSource(PullSource):
                     f"mode window: rows without {self.watermark.column} would belong to no day; make it required in "
                     f"the contract {self.model.__name__}, or pull incrementally"
                 )
-        if self.relation.query is not None and (has := parameters.names(self.relation.query)) != _MODES[self.mode]:
+        if self.query is not None and (has := parameters.names(self.query)) != _MODES[self.mode]:
             wanted = " and ".join(f":{name}" for name in sorted(_MODES[self.mode])) or "no parameter"
             given = " and ".join(f":{name}" for name in sorted(has)) or "none"
             raise ValueError(f"the query of mode {self.mode} has {wanted}, this one has {given}")
+
+    @property
+    def relation(self) -> Relation:
+        """What is read, as the readers take it."""
+        are_bytes = (column.name for column in raw_shape(self.model).columns if column.dtype == "BLOB")
+        return Relation(self.source_table, self.query, frozenset(are_bytes))
 
 
 @dataclass(frozen=True)
@@ -238,7 +246,7 @@ def _by_watermark(
         return {"watermark:stream": stream, "watermark": max(marks)} if marks else {}
 
     if mark is None:
-        is_query = source.relation.query is not None
+        is_query = source.query is not None
         whole = [Selection(lower=watermark.first)] if is_query else snapshot.splits(source.keys)
         return _Plan(replace(batch, repeats=repeats), whole, following)
     selection = Selection(watermark=watermark.column, lower=watermark.value(mark - lookback))

@@ -10,7 +10,6 @@ from pulled import Payments, Strict
 from pipeline_assets.ingest.database import postgres, pulls
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.database.reading import Relation
 from pipeline_assets.ingest.database.watermark import Watermark
 from pipeline_assets.ingest.pull import Counts
 
@@ -189,15 +188,16 @@ class TestDeclaration:
         [
             ({"mode": "incremental"}, "needs a watermark"),
             ({"watermark": Watermark("updated_at", "DATE")}, "mode full takes no watermark"),
-            ({"relation": Relation()}, "either a table or a query"),
-            ({"relation": Relation(table="a", query="b")}, "either a table or a query"),
+            ({"source_table": None}, "either a table or a query"),
+            ({"query": "b"}, "either a table or a query"),
             ({"keys": ("nope",)}, "nope are no columns of the contract"),
-            ({"relation": Relation(query="SELECT :lower")}, "mode full has no parameter, this one has :lower"),
+            ({"source_table": None, "query": "SELECT :lower"}, "mode full has no parameter, this one has :lower"),
             (
                 {
                     "mode": "incremental",
                     "watermark": Watermark("payment_id", "BIGINT"),
-                    "relation": Relation(query="x"),
+                    "source_table": None,
+                    "query": "x",
                 },
                 "mode incremental has :lower, this one has none",
             ),
@@ -209,7 +209,7 @@ class TestDeclaration:
         ],
     )
     def test_a_contradiction_is_an_error(self, options: dict[str, object], message: str) -> None:
-        given = {"keys": ("payment_id",), "relation": Relation(table="payments"), **options}
+        given = {"keys": ("payment_id",), "source_table": "payments", **options}
         with pytest.raises(ValueError, match=message):
             DatabaseSource("bank__payments", Payments, **given)  # type: ignore[arg-type]
 
