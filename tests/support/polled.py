@@ -62,14 +62,17 @@ class Crm:
         }  # fmt: skip
         return RestSource(name="crm__accounts", model=Accounts, keys=("account_id",), **given)
 
-    def poll(self, api: Api, **options: Any) -> Polled:
-        return poll(self.lake, self.con, self.source(api, **options))
+    def poll(self, api: Api, *, whole: bool = False, **options: Any) -> Polled:
+        return poll(self.lake, self.con, self.source(api, **options), whole=whole)
 
     def rows(self, columns: str = "account_id") -> list[Any]:
         if not self.bronze.exists():
             return []
         found = self.con.execute(f"SELECT {columns} FROM {self.bronze.scan()} ORDER BY ALL").fetchall()
         return [row[0] for row in found] if "," not in columns else found
+
+    def batches(self) -> list[str]:
+        return sorted(set(self.rows("_batch_id")))
 
     def dead(self, columns: str = "_source.line, reason, raw") -> list[Any]:
         return self.con.execute(f"SELECT {columns} FROM {self.letters.scan()} ORDER BY ALL").fetchall()

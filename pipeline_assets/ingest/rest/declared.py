@@ -7,14 +7,15 @@ Holds declarations alone, each as `defs.yaml` spells it; secrets are named, neve
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline_assets.contracts.base import raw_shape
+from pipeline_assets.ingest.database.watermark import SECONDS, Watermark
 from pipeline_assets.ingest.pull import PullSource
-from pipeline_assets.ingest.rest.watermark import KINDS, Watermark
 
 Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 """Name of an environment variable that holds a secret."""
@@ -23,6 +24,8 @@ JsonPath = Annotated[str, Field(min_length=1)]
 """Where something lies in an answer: `meta.next`, `data[-1].id`, `"@odata.nextLink"`."""
 
 Param = str | int | float | bool
+
+_LAG_SECONDS = 3600
 
 
 class _Declaration(BaseModel):
@@ -118,11 +121,11 @@ class Incremental(_Declaration):
     """Query parameter: records from this point on, e.g. `updated_since`. Times are sent as 2026-01-31T23:59:00Z."""
 
     field: str
-    """Column of the contract that it goes by: a time, a date or a number that only grows."""
+    """Column of the contract that it goes by: a time, a date or a number that grows with each change."""
 
     lag: Annotated[int, Field(ge=0)] | None = None
     """How far before the newest record of the last poll the next one begins, because a record may become visible after
-    younger ones: seconds (3600 if not given), days (1), or numbers (0). What comes again is recognised."""
+    younger ones: seconds (3600 if not given), or numbers (0). What comes again is recognised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,19 +166,25 @@ class RestSource(PullSource):
             )
         if re.search(r"://|[?#\s]", self.path):
             raise ValueError(f"{self.name}: path {self.path!r} must be below the base URL; a query belongs into params")
-        columns = {column.name: column for column in raw_shape(self.model).columns}
+        columns = {column.name for column in raw_shape(self.model).columns}
         if unknown := [key for key in self.keys if key not in columns]:
             raise ValueError(f"{self.name}: keys {', '.join(unknown)} are not columns of {self.model.__name__}")
-        if self.incremental and not self.watermark:
-            raise ValueError(
-                f"{self.name}: incremental.field {self.incremental.field} is no column of {self.model.__name__} "
-                f"of the types {', '.join(KINDS)}"
-            )
+        if self.incremental is not None:
+            Watermark.of(self.model, self.incremental.field)
 
     @property
     def watermark(self) -> Watermark | None:
         """What an incremental source goes by; None for a full one."""
-        if self.incremental is None:
-            return None
-        kinds = {column.name: column.dtype for column in raw_shape(self.model).columns}
-        return Watermark.of(self.incremental.field, kinds.get(self.incremental.field, ""), self.incremental.lag)
+        return None if self.incremental is None else Watermark.of(self.model, self.incremental.field)
+
+    def asked(self, position: int | None) -> dict[str, Param]:
+        """Gives the parameters of a poll after a position of the watermark; none for all there is."""
+        mark, declared = self.watermark, self.incremental
+        if mark is None or declared is None or position is None:
+            return {}
+        default, unit = (_LAG_SECONDS, SECONDS) if mark.is_time else (0, 1)
+        lag = default if declared.lag is None else declared.lag
+        value = mark.value(position - lag * unit)
+        if isinstance(value, datetime):
+            return {declared.param: value.replace(tzinfo=None).isoformat() + "Z"}
+        return {declared.param: value.isoformat() if isinstance(value, date) else value}

@@ -1,23 +1,24 @@
 """A poll: all pages of a resource into bronze, in one commit, or nothing at all.
 
-Positions in the table's log: `poll` counts the polls that were committed, so that one that was killed has the name of
-the next; the watermark of an incremental source; `content` of a full one, so that a poll without news writes nothing.
+Positions in the table's log: when it was last polled; the watermark of an incremental source; `content` of a full one,
+so that a poll without news writes nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 import duckdb
 
+from pipeline_assets.ingest.database.watermark import Watermark, at, position
 from pipeline_assets.ingest.pull import Batch, Counts, Pull
 from pipeline_assets.ingest.rest.api import answers
 from pipeline_assets.ingest.rest.declared import Param, RestSource
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.staged import Staged, digest, stage, watermarks
-from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake import Lake, Table, quote_name
 
-_POLL, _CONTENT = "poll", "content"
+_EXTRACTED, _CONTENT = "extracted", "content"
 _NO_CONTENT = 0
 
 
@@ -42,13 +43,16 @@ class Polled:
     restarted: str | None
 
 
-def poll(lake: Lake, con: duckdb.DuckDBPyConnection, source: RestSource, *, run_id: str = "") -> Polled:
+def poll(
+    lake: Lake, con: duckdb.DuckDBPyConnection, source: RestSource, *, whole: bool = False, run_id: str = ""
+) -> Polled:
     """Reads a resource and commits what is new in it.
 
     Args:
         lake: The lake.
         con: A connection of it.
         source: The declaration.
+        whole: Reads all of an incremental source once more: what was missed, or did not fit the contract of then.
         run_id: Of the run, for the commit's metadata.
 
     Raises:
@@ -56,30 +60,46 @@ def poll(lake: Lake, con: duckdb.DuckDBPyConnection, source: RestSource, *, run_
         PositionMovedError: Another poll of the source was faster; nothing was committed.
     """
     bronze, mark = source.table(lake), source.watermark
-    polls = bronze.position(_POLL)
-    since = bronze.position(mark.position_name) if mark else None
-    asked: dict[str, Param] = {}
-    if source.incremental and mark and since is not None:
-        asked = {source.incremental.param: mark.text(since - mark.lag)}
+    before = bronze.position(_EXTRACTED)
+    since = bronze.position(_name(mark)) if mark else None
+    asked = source.asked(None if whole else since)
     staged, started_at, restarted = _read(con, source, asked)
-    batch = Batch(
-        name=_POLL,
-        start=str(polls or 0),
-        end=str((polls or 0) + 1),
-        partition_date=started_at.date(),
-        extracted_at=started_at,
-        expect={_POLL: polls},
-        positions={_POLL: (polls or 0) + 1, **_ends_at(con, source, since, started_at)},
-        replaces=None if mark else "TRUE",
-        repeats=mark.from_sql(watermarks(con, source)[0]) if mark else None,
-    )
+    batch = _batch(con, source, before, since, started_at)
     origin = f"GET {source.path}" + "".join(f"?{name}={value}" for name, value in asked.items())
-    if polls is not None and not _is_news(con, source, bronze, staged, batch):
+    if before is not None and not _is_news(con, source, bronze, staged, batch):
         return Polled(bronze.open().version(), Counts(), batch.partition_date, origin, staged.pages, restarted)
     with Pull(lake, con, source, batch) as pull:
         pull.write(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.superseded)
         pulled = pull.commit(run_id=run_id)
     return Polled(pulled.version, pulled.counts, batch.partition_date, origin, staged.pages, restarted)
+
+
+def _batch(
+    con: duckdb.DuckDBPyConnection, source: RestSource, before: int | None, since: int | None, started_at: datetime
+) -> Batch:
+    """The batch of what is staged."""
+    # It grows whatever the clock does: of two versions of a row the one that was read later counts.
+    extracted = max(position(started_at), (before or 0) + 1)
+    batch = Batch(
+        name="poll",
+        start=str(before or ""),
+        end=str(extracted),
+        partition_date=at(extracted).date(),
+        extracted_at=at(extracted),
+        expect={_EXTRACTED: before},
+    )
+    mark = source.watermark
+    if mark is None:
+        return replace(batch, replaces="TRUE", positions={_EXTRACTED: extracted, _CONTENT: digest(con, source)})
+    positions = {_EXTRACTED: extracted, _CONTENT: _NO_CONTENT}
+    least, greatest = watermarks(con, mark)
+    if greatest is not None:
+        # A record of the year 2999 would else be the last one that is ever asked for.
+        newest = min(greatest, position(started_at)) if mark.is_time else greatest
+        positions[_name(mark)] = newest if since is None else max(newest, since)
+    # By what came: an API may send more than it was asked for.
+    again = f"{quote_name(mark.column)} IS NULL" if least is None else mark.from_on(least)
+    return replace(batch, repeats=again, positions=positions)
 
 
 def _read(
@@ -98,16 +118,9 @@ def _read(
         raise IncompleteError(f"{error}; that was the second attempt, the first one ended with: {restarted}") from None
 
 
-def _ends_at(
-    con: duckdb.DuckDBPyConnection, source: RestSource, since: int | None, started_at: datetime
-) -> dict[str, int]:
-    """Positions of the batch beside its number."""
-    mark = source.watermark
-    if mark is None:
-        return {_CONTENT: digest(con, source)}
-    newest = watermarks(con, source)[1]
-    ends = [position for position in (since, newest and mark.capped(newest, started_at)) if position is not None]
-    return {_CONTENT: _NO_CONTENT, **({mark.position_name: max(ends)} if ends else {})}
+def _name(mark: Watermark) -> str:
+    """Position of the watermark. The column is in it: of another column the value would mean nothing."""
+    return f"watermark:{mark.column}"
 
 
 def _is_news(con: duckdb.DuckDBPyConnection, source: RestSource, bronze: Table, staged: Staged, batch: Batch) -> bool:

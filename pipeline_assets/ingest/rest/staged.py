@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline_assets.contracts.base import RawColumn, raw_shape
 from pipeline_assets.ingest import casts, json_records
 from pipeline_assets.ingest.conform import match_fields
+from pipeline_assets.ingest.database.watermark import Watermark
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.rest.answer import Answer
 from pipeline_assets.ingest.rest.declared import Offset, PageNumber, RestSource
@@ -85,13 +86,10 @@ def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[
     return staged
 
 
-def watermarks(con: duckdb.DuckDBPyConnection, source: RestSource) -> tuple[int | None, int | None]:
-    """Gives the least and the greatest position of the watermark in the staged records, null without any."""
-    mark = source.watermark
-    if mark is None:
-        return None, None
-    value = mark.position_sql("_watermark")
-    found = con.execute(f"SELECT min({value}), max({value}) FROM {_RECORDS} WHERE NOT _superseded").fetchone()
+def watermarks(con: duckdb.DuckDBPyConnection, mark: Watermark) -> tuple[int | None, int | None]:
+    """Gives the positions of the least and the greatest watermark among the staged records; None without any."""
+    value = "epoch_us(_watermark::TIMESTAMP)" if mark.is_time else "_watermark::BIGINT"
+    found = con.execute(f"SELECT min({value}), max({value}) FROM {_RECORDS}").fetchone()
     return found or (None, None)
 
 

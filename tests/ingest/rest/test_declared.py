@@ -1,19 +1,34 @@
-"""Declarations that contradict themselves are refused before anything is asked; the watermark, in all its spellings."""
+"""Declarations that contradict themselves are refused before anything is asked; and what then is asked for."""
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import date, datetime
+from typing import Annotated, Any
 
+import pandera.polars as pa
+import polars as pl
 import pytest
 from polled import UPDATED, Accounts
 from pydantic import ValidationError
 
+from pipeline_assets.ingest.database.watermark import position as at
 from pipeline_assets.ingest.rest.declared import ApiKey, Bearer, Incremental, OAuth2ClientCredentials, RestSource
-from pipeline_assets.ingest.rest.watermark import Watermark
+
+
+class Dated(Accounts):
+    """An account with more dates."""
+
+    local_at: Annotated[pl.Datetime, "us", None] = pa.Field()
+    day: date = pa.Field()
 
 
 def source(**options: Any) -> RestSource:
-    given = {"keys": ("account_id",), "base_url": "https://crm.example/v2", "path": "accounts", **options}
-    return RestSource(name="crm__accounts", model=Accounts, **given)
+    given = {
+        "model": Accounts,
+        "keys": ("account_id",),
+        "base_url": "https://crm.example/v2",
+        "path": "accounts",
+        **options,
+    }
+    return RestSource(name="crm__accounts", **given)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +40,8 @@ def source(**options: Any) -> RestSource:
         ({"path": "accounts?size=3"}, "a query belongs into params"),
         ({"path": "https://other.example/accounts"}, "must be below the base URL"),
         ({"keys": ("id",)}, "keys id are not columns of Accounts"),
-        ({"incremental": Incremental(param="since", field="changed")}, "changed is no column of Accounts of the types"),
-        ({"incremental": Incremental(param="since", field="name")}, "name is no column of Accounts of the types"),
+        ({"incremental": Incremental(param="since", field="changed")}, "watermark changed is not there"),
+        ({"incremental": Incremental(param="since", field="name")}, "watermark name is VARCHAR"),
     ],
 )
 def test_what_cannot_be_right_is_refused(options, error) -> None:
@@ -45,39 +60,25 @@ def test_secrets_are_named_never_given() -> None:
         )
 
 
-def test_the_lag_has_a_default_by_type() -> None:
-    assert source(incremental=UPDATED).watermark == Watermark("updated_at", "TIMESTAMP WITH TIME ZONE", 3_600_000_000)
-    by_number = source(incremental=Incremental(param="since", field="account_id")).watermark
-    assert by_number == Watermark("account_id", "BIGINT", 0)
-    assert Watermark.of("day", "DATE", None) == Watermark("day", "DATE", 1)
-    assert Watermark.of("name", "VARCHAR", 5) is None
-
-
 @pytest.mark.parametrize(
-    ("dtype", "value", "text"),
+    ("field", "lag", "position", "asked"),
     [
-        ("TIMESTAMPTZ", "TIMESTAMPTZ '2026-01-31 23:59:00+00'", "2026-01-31T23:59:00Z"),
-        ("TIMESTAMP", "TIMESTAMP '2026-01-31 23:59:00.000001'", "2026-01-31T23:59:00.000001Z"),
-        ("TIMESTAMPTZ", "TIMESTAMPTZ '1969-12-31 00:00:00+00'", "1969-12-31T00:00:00Z"),
-        ("DATE", "DATE '2026-02-28'", "2026-02-28"),
-        ("BIGINT", "12345678901", "12345678901"),
+        ("updated_at", None, "2026-01-05T12:00:00", "2026-01-05T11:00:00Z"),
+        ("updated_at", 0, "2026-01-05T12:00:00.000001", "2026-01-05T12:00:00.000001Z"),
+        ("local_at", 60, "2026-01-05T12:00:00", "2026-01-05T11:59:00Z"),
+        ("day", None, "2026-01-05T00:00:00", "2026-01-04"),
+        ("day", 0, "2026-01-05T00:00:00", "2026-01-05"),
+        ("account_id", None, 12345678901, 12345678901),
+        ("account_id", 100, 120, 20),
     ],
 )
-def test_a_position_is_the_value_again(con, dtype, value, text) -> None:
-    mark = Watermark.of("moment", dtype, 0)
-    assert mark is not None
-    (position,) = con.execute(f"SELECT {mark.position_sql(value)}").fetchone()
-    assert mark.text(position) == text
-    rows = f"SELECT * FROM (VALUES ({value}), (NULL)) AS t(moment)"
-    counted = "SELECT count(*) FROM ({}) WHERE {}"
-    for least, expected in [(position, 2), (position + 1, 1), (None, 1), (-(2**62), 2)]:
-        assert con.execute(counted.format(rows, mark.from_sql(least))).fetchone() == (expected,)
+def test_what_is_new_is_asked_for_less_the_lag(field, lag, position, asked) -> None:
+    if isinstance(position, str):
+        position = at(datetime.fromisoformat(f"{position}+00:00"))
+    declared = source(model=Dated, incremental=Incremental(param="since", field=field, lag=lag))
+    assert declared.asked(position) == {"since": asked}
 
 
-def test_a_time_after_the_poll_began_is_no_watermark() -> None:
-    started = datetime(2026, 1, 5, 12, tzinfo=UTC)
-    at = Watermark("at", "TIMESTAMP", 0)
-    assert at.text(at.capped(2**60, started)) == "2026-01-05T12:00:00Z"
-    day = Watermark("day", "DATE", 0)
-    assert day.text(day.capped(10**6, started)) == "2026-01-05"
-    assert Watermark("id", "BIGINT", 0).capped(2**60, started) == 2**60
+def test_the_first_poll_asks_for_all() -> None:
+    assert source(incremental=UPDATED).asked(None) == {}
+    assert source().asked(5) == {}

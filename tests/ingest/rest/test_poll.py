@@ -34,7 +34,12 @@ def test_every_way_of_paging_ends_with_all_records(crm, paging, total) -> None:
 def test_a_row_says_where_it_came_from(crm) -> None:
     with Api() as api:
         crm.poll(api)
-    assert crm.rows("_source.file, _source.line, _batch_id, _deleted")[4] == ("GET accounts", 5, "poll 0..1", False)
+    assert crm.rows("_source.file, _source.line, _batch_id, _deleted")[4] == (
+        "GET accounts",
+        5,
+        crm.batches()[0],
+        False,
+    )
 
 
 def test_values_are_those_that_were_sent(crm) -> None:
@@ -119,7 +124,8 @@ def test_the_next_poll_asks_for_what_is_new_and_takes_no_record_twice(crm) -> No
     assert first.counts == Counts(records_in=10, rows=10)
     assert second.counts == Counts(records_in=3, rows=2, duplicates=1)
     assert third.counts == Counts(records_in=1, duplicates=1)
-    assert crm.rows("account_id, _batch_id")[9:] == [(10, "poll 0..1"), (10, "poll 1..2"), (11, "poll 1..2")]
+    batches = crm.batches()
+    assert crm.rows("account_id, _batch_id")[9:] == [(10, batches[0]), (10, batches[1]), (11, batches[1])]
     assert second.origin == "GET accounts?updated_since=2025-12-31T23:00:00Z"
 
 
@@ -141,6 +147,15 @@ def test_a_record_of_the_future_does_not_end_all_polls(crm) -> None:
     assert date.fromisoformat((since(api)[1] or "")[:10]) <= polled.day
 
 
+def test_a_whole_poll_brings_what_was_missed(crm) -> None:
+    with Api() as api:
+        crm.poll(api, incremental=UPDATED)
+        api.records[3] = account(11, revenue="1.5")
+        polled = crm.poll(api, incremental=UPDATED, whole=True)
+    assert since(api) == [None, None]
+    assert polled.counts == Counts(records_in=10, rows=1, duplicates=9)
+
+
 def test_the_watermark_may_be_a_number_and_the_lag_is_declared(crm) -> None:
     by_id = Incremental(param="since_id", field="account_id", lag=2)
     with Api() as api:
@@ -159,7 +174,8 @@ def test_a_full_poll_replaces_the_table_and_writes_nothing_without_news(crm) -> 
         third = crm.poll(api)
     assert (same.version, same.counts) == (first.version, Counts())
     assert third.counts == Counts(records_in=2, rows=2)
-    assert crm.rows("account_id, _batch_id") == [(1, "poll 1..2"), (2, "poll 1..2")]
+    assert crm.rows() == [1, 2]
+    assert len(crm.batches()) == 1
 
 
 def test_an_empty_answer_empties_no_table_unless_a_total_says_so(crm) -> None:

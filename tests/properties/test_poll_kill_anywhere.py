@@ -1,0 +1,96 @@
+"""Polls that are killed with SIGKILL before and after each request and each commit: in the end nothing differs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+from crm_api import Api, account
+from polled import UPDATED, Crm
+
+from pipeline_assets.lake import Lake, Table
+
+# Forked, because to start costs more than to poll. The exit code of the worker is the number of polls that were killed.
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from deltalake import DeltaTable
+from polled import UPDATED, Crm
+from pipeline_assets.ingest.rest.session import ApiSession
+from pipeline_assets.lake import Lake
+
+folder, mode = Path(sys.argv[1]), sys.argv[2]
+
+
+class At:
+    url, paging = sys.argv[3], "cursor"
+
+
+def poll(kill_at, lake):
+    steps = 0
+
+    def killing(real):
+        def step(*args, **options):
+            nonlocal steps
+            if kill_at == 2 * steps:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = real(*args, **options)
+            if kill_at == 2 * steps + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            steps += 1
+            return found
+        return step
+
+    ApiSession.send = killing(ApiSession.send)
+    DeltaTable.create = killing(DeltaTable.create)
+    DeltaTable.create_write_transaction = killing(DeltaTable.create_write_transaction)
+    with Lake(str(lake / "lake")).connect() as con:
+        Crm(lake, con, []).poll(At(), incremental=UPDATED if mode == "incremental" else None)
+
+
+def in_a_child(kill_at, lake):
+    if child := os.fork():
+        return os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    try:
+        poll(kill_at, lake)
+    finally:
+        os._exit(0)
+
+
+killed, kill_at = True, 0
+while killed:
+    killed = in_a_child(kill_at, folder / str(kill_at))
+    kill_at += 1
+sys.exit(kill_at - 1)
+"""
+
+
+def content_of(con: duckdb.DuckDBPyConnection, lake: Lake) -> dict[str, list[tuple[object, ...]]]:
+    """The tables, but for the clock."""
+    tables = {name: Table(lake, name).scan() for name in lake.table_names()}
+    when = "EXCLUDE (_batch_id, _extracted_at, _partition_date)"
+    return {name: con.execute(f"SELECT * {when} FROM {scan} ORDER BY ALL").fetchall() for name, scan in tables.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["incremental", "full"])
+def test_a_poll_killed_at_every_step_ends_like_one_that_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("CRM_TOKEN", "t")
+    records = [*(account(n) for n in range(1, 8)), '{"account_id": "x"}', account(1, day=2)]
+    with Api(records=records) as api:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        worker = [sys.executable, "-W", "ignore", "-c", WORKER, str(tmp_path), mode, api.url]
+        killed = subprocess.run(worker, env=environment, check=False).returncode
+        lakes = [tmp_path / str(kill_at) for kill_at in range(killed + 1)]
+        with Lake(str(tmp_path)).connect() as con:
+            for lake in lakes:
+                Crm(lake, con, []).poll(api, incremental=UPDATED if mode == "incremental" else None)
+            found = [content_of(con, Lake(str(lake / "lake"))) for lake in lakes]
+    assert killed == 2 * (3 + 2 + 2), "three pages, two tables made, two commits: before and after each"
+    expected = {"bronze.crm__accounts": 7, "dead_letters.crm__accounts": 1}
+    assert {name: len(rows) for name, rows in found[-1].items()} == expected
+    assert [content for content in found if content != found[-1]] == []
