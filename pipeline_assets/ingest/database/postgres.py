@@ -60,7 +60,9 @@ _STREAM = """
     SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
         CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
              ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
-        (SELECT oid FROM pg_database WHERE datname = current_database()), %s::oid)
+        (SELECT oid FROM pg_database WHERE datname = current_database()), %(oid)s::oid),
+        (SELECT ('x' || left(md5(string_agg(concat(pg_relation_filenode(id)), ',' ORDER BY id)), 15))::bit(60)
+         FROM (SELECT relid FROM pg_partition_tree(%(oid)s::oid) UNION SELECT %(oid)s::oid) AS tree(id))::bigint
 """
 
 _TABLE = """
@@ -101,8 +103,8 @@ class PostgresDatabase(connection.Database):
             xmin, xmax, taken_at = found or (0, 0, None)
             transactions = None
             if table and table.has_transactions:
-                (stream,) = session.execute(_STREAM, [table.oid]).fetchone() or ("",)
-                transactions = Transactions(str(stream), int(xmin), int(xmax))
+                stream, files = session.execute(_STREAM, {"oid": table.oid}).fetchone() or ("", 0)
+                transactions = Transactions(str(stream), int(xmin), int(xmax), int(files))
             yield PostgresSnapshot(self, session, relation, table, taken_at, transactions)
 
     @contextmanager

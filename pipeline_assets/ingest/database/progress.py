@@ -30,6 +30,7 @@ class Progress:
         stream: Number of what was read: cluster, timeline, database, table and watermark's column.
         xmin: All transactions before this one had ended.
         xmax: All from this one on had not begun.
+        files: `Transactions.files`.
         read_at: When, in microseconds.
         since: Transactions from `xmin` on began after this, in microseconds; 0 if that is not known.
         mark: Greatest watermark read; none of the future.
@@ -39,6 +40,7 @@ class Progress:
     stream: int
     xmin: int
     xmax: int
+    files: int
     read_at: int
     since: int
     mark: int | None = None
@@ -50,20 +52,20 @@ class Progress:
         if not bronze.exists():
             return None
         log = bronze.open()
-        stream, xmin, xmax, read_at, since, mark, floor = (
+        stream, xmin, xmax, files, read_at, since, mark, floor = (
             log.transaction_version(f"{_PREFIX}{name}") for name in cls.__dataclass_fields__
         )
-        if stream is None or xmin is None or xmax is None or read_at is None or since is None:
+        if stream is None or xmin is None or xmax is None or files is None or read_at is None or since is None:
             return None
-        return cls(stream, xmin, xmax, read_at, since, mark, floor)
+        return cls(stream, xmin, xmax, files, read_at, since, mark, floor)
 
     @classmethod
     def first(cls, stream: int, transactions: Transactions, read_at: int, mark: int | None) -> "Progress":
         """What the first pull has seen."""
-        xmin, xmax = transactions.xmin, transactions.xmax
+        xmin, xmax, files = transactions.xmin, transactions.xmax, transactions.files
         if xmin == xmax:
-            return cls(stream, xmin, xmax, read_at, read_at, mark, mark)
-        return cls(stream, xmin, xmax, read_at, 0, mark)
+            return cls(stream, xmin, xmax, files, read_at, read_at, mark, mark)
+        return cls(stream, xmin, xmax, files, read_at, 0, mark)
 
     @property
     def positions(self) -> dict[str, int]:
@@ -85,7 +87,8 @@ class Progress:
             since, floor = self.read_at, self.mark
         else:
             since, floor = self.since, self.floor
-        return Progress(self.stream, transactions.xmin, transactions.xmax, read_at, since, mark, floor)
+        xmin, xmax, files = transactions.xmin, transactions.xmax, transactions.files
+        return Progress(self.stream, xmin, xmax, files, read_at, since, mark, floor)
 
     def is_followed_by(self, stream: int, transactions: Transactions) -> bool:
         """Whether a snapshot is a later one of the same. A database restored to an earlier state counts anew."""
@@ -103,9 +106,10 @@ class Progress:
         lower = watermark.value(self.floor - lookback)
         return Selection(watermark=watermark.column, lower=lower, newer_than=self.xmin)
 
-    @property
-    def repeats(self) -> str | None:
+    def repeats(self, transactions: Transactions) -> str | None:
         """Predicate on the bronze rows that the next pull may read again; None if there are none."""
+        if transactions.files != self.files:
+            return "TRUE"
         if self.xmin == self.xmax:
             return None
         # A day more than needed, for a clock that was set back.

@@ -231,7 +231,8 @@ def _by_transactions(
         return seen.after(transactions, now, _capped(watermark, greatest, now)).positions
 
     lookback = None if source.lookback is None else _lookback(source, watermark)
-    return _Plan(replace(batch, repeats=repeats and seen.repeats), [seen.selection(watermark, lookback)], following)
+    selection = seen.selection(watermark, lookback)
+    return _Plan(replace(batch, repeats=repeats and seen.repeats(transactions)), [selection], following)
 
 
 def _by_watermark(

@@ -92,11 +92,13 @@ class Transactions:
         stream: Names what numbers them, and the table: cluster, timeline, database, table.
         xmin: All before this one have ended.
         xmax: All from this one on have not begun.
+        files: Number that changes when the table's rows are written anew (ALTER TABLE), all by one transaction.
     """
 
     stream: str
     xmin: int
     xmax: int
+    files: int
 
 
 @dataclass(frozen=True)

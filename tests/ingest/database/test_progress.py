@@ -1,0 +1,261 @@
+"""Commit safety on PostgreSQL: whatever commits when, stamped with what, no row is missing and none comes twice."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from bank import Bank, paid
+from postgres import execute
+
+from pipeline_assets.ingest.database import postgres
+from pipeline_assets.ingest.database.progress import Progress
+from pipeline_assets.ingest.database.reading import Transactions
+from pipeline_assets.ingest.pull import Counts
+
+SEEDS = range(3)
+
+
+@pytest.fixture
+def bank(postgres_bank: Bank) -> Bank:
+    return postgres_bank
+
+
+@contextmanager
+def transaction(bank: Bank, *statements: str) -> Iterator[psycopg.Connection[Any]]:
+    """Statements whose transaction is open in the block, and commits at its end."""
+    with psycopg.connect(bank.url) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+        yield connection
+        connection.commit()
+
+
+def pull(bank: Bank, **options: Any) -> Counts:
+    (pulled,) = bank.pull(mode="incremental", **options)
+    return pulled.counts
+
+
+class TestLateCommits:
+    @pytest.mark.parametrize("lookback", [None, 60])
+    def test_a_row_stamped_early_and_committed_late_comes_once(self, bank: Bank, lookback: int | None) -> None:
+        bank.execute(paid(1, "2026-01-05 10:00:00+00"))
+        pull(bank, lookback=lookback)
+        with transaction(bank, paid(2, "2026-01-05 10:00:01+00")):
+            for number in range(3, 8):  # each far above what the open transaction has stamped
+                bank.execute(paid(number, f"2026-01-{number + 5:02} 10:00:00+00"))
+                pull(bank, lookback=lookback)
+            assert bank.ids() == [1, 3, 4, 5, 6, 7]
+        assert pull(bank, lookback=lookback).rows == 1
+        assert bank.ids() == [1, 2, 3, 4, 5, 6, 7]
+        assert pull(bank, lookback=lookback) == Counts()
+        assert not bank.audit().mismatches
+
+    def test_rows_of_others_do_not_wait_for_an_open_transaction(self, bank: Bank) -> None:
+        pull(bank)
+        with transaction(bank, paid(1)):
+            bank.execute(paid(2))
+            assert pull(bank).rows == 1
+            assert pull(bank) == Counts(records_in=1, duplicates=1)  # read again, because the position has to wait
+        assert bank.ids() == [2]
+
+    def test_rows_of_savepoints_and_of_caught_exceptions_come_once(self, bank: Bank) -> None:
+        caught = "DO $$ BEGIN FOR i IN 10..12 LOOP BEGIN INSERT INTO payments VALUES (i, '1', 'x', NULL); " \
+                 "EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$"  # fmt: skip
+        pull(bank)
+        with transaction(bank, paid(1), "SAVEPOINT a", paid(2), "RELEASE a", caught, "SAVEPOINT b", paid(3),
+                         "ROLLBACK TO b") as connection:  # fmt: skip
+            bank.execute(paid(20))
+            pull(bank)
+            connection.execute(paid(4).encode())
+            bank.execute(paid(21))
+            pull(bank)
+        pull(bank)
+        assert bank.ids() == [1, 2, 4, 10, 11, 12, 20, 21]
+        assert pull(bank).rows == 0
+
+    def test_what_is_rolled_back_never_comes(self, bank: Bank) -> None:
+        pull(bank)
+        with transaction(bank, paid(1)) as connection:
+            pull(bank)
+            connection.rollback()
+        pull(bank)
+        assert bank.ids() == []
+
+    def test_an_update_that_commits_late_comes_and_is_the_newest(self, bank: Bank) -> None:
+        bank.execute(paid(1), paid(2))
+        pull(bank)
+        with transaction(bank, "UPDATE payments SET note = 'late' WHERE payment_id = 1"):
+            bank.execute("UPDATE payments SET note = 'now' WHERE payment_id = 2")
+            pull(bank)
+        pull(bank)
+        assert bank.rows("payment_id, note") == [(1, "a"), (1, "late"), (2, "a"), (2, "now")]
+
+    def test_a_transaction_open_at_the_first_pull_is_not_lost(self, bank: Bank) -> None:
+        with transaction(bank, paid(1, "2020-01-01 00:00:00+00")):
+            bank.execute(paid(2))
+            pull(bank, lookback=60)
+            pull(bank, lookback=60)
+        pull(bank, lookback=60)
+        assert bank.ids() == [1, 2]
+
+
+class TestStamps:
+    def test_equal_times_and_no_times_come_once_each(self, bank: Bank) -> None:
+        for number in range(0, 12, 3):
+            bank.execute(paid(number), paid(number + 1, None), paid(number + 2))
+            pull(bank, lookback=0)
+        assert bank.ids() == list(range(12))
+
+    def test_changes_without_a_new_stamp_are_found(self, bank: Bank) -> None:
+        bank.execute(paid(1, "2001-01-01 00:00:00+00"), paid(2))
+        pull(bank)
+        bank.execute("UPDATE payments SET note = 'by hand' WHERE payment_id = 1", paid(3, "1999-01-01 00:00:00+00"))
+        pull(bank)
+        assert bank.rows("payment_id, note") == [(1, "a"), (1, "by hand"), (2, "a"), (3, "a")]
+
+    def test_a_declared_lookback_reads_no_further(self, bank: Bank) -> None:
+        bank.execute(paid(1, "2026-01-05 10:00:00+00"))
+        pull(bank, lookback=60)
+        bank.execute(paid(2, "2026-01-05 09:59:30+00"), paid(3, "2026-01-05 09:00:00+00"))
+        pull(bank, lookback=60)
+        assert bank.ids() == [1, 2]
+
+    def test_a_clock_that_steps_within_the_lookback_loses_nothing(self, bank: Bank) -> None:
+        for number, minute in enumerate([30, 10, 50, 20, 40, 0]):
+            bank.execute(paid(number, f"2026-01-05 10:{minute:02}:00+00"))
+            pull(bank, lookback=3600)
+        assert bank.ids() == [0, 1, 2, 3, 4, 5]
+
+    def test_numbers_handed_out_early_and_committed_late_come(self, bank: Bank) -> None:
+        bank.execute(paid(1))
+        pull(bank, watermark="payment_id", lookback=0)
+        with transaction(bank, paid(2)):
+            bank.execute(paid(900))
+            pull(bank, watermark="payment_id", lookback=0)
+            bank.execute(paid(901))
+            pull(bank, watermark="payment_id", lookback=0)
+        pull(bank, watermark="payment_id", lookback=0)
+        assert bank.ids() == [1, 2, 900, 901]
+
+
+class TestOtherTables:
+    def test_a_table_made_anew_is_read_whole_without_what_is_there(self, bank: Bank) -> None:
+        bank.execute(paid(1), paid(2))
+        pull(bank)
+        bank.execute("CREATE TABLE other AS SELECT * FROM payments", "DROP TABLE payments",
+                     "ALTER TABLE other RENAME TO payments", paid(3, "2001-01-01 00:00:00+00"))  # fmt: skip
+        assert pull(bank) == Counts(records_in=3, rows=1, duplicates=2)
+
+    def test_a_rewritten_table_loses_nothing(self, bank: Bank) -> None:
+        bank.execute(paid(1), paid(2))
+        pull(bank)
+        bank.execute("ALTER TABLE payments ALTER COLUMN note TYPE varchar(10)", "VACUUM FULL payments",
+                     "VACUUM FREEZE payments", "CLUSTER payments USING payments_pkey", paid(3))  # fmt: skip
+        pull(bank)
+        assert bank.ids() == [1, 2, 3]
+
+    def test_partitions_are_read_through_their_root(self, bank: Bank) -> None:
+        bank.execute(
+            "DROP TABLE payments",
+            "CREATE TABLE payments (payment_id int, amount text, note text, updated_at timestamptz)"
+            " PARTITION BY RANGE (payment_id)",
+            "CREATE TABLE low PARTITION OF payments FOR VALUES FROM (0) TO (100)",
+            "CREATE TABLE high PARTITION OF payments FOR VALUES FROM (100) TO (200)",
+            paid(1),
+        )
+        pull(bank)
+        with transaction(bank, paid(2)):
+            bank.execute(paid(101), "UPDATE payments SET payment_id = 150 WHERE payment_id = 1")
+            pull(bank)
+        pull(bank)
+        assert bank.ids() == [1, 2, 101, 150]
+
+    def test_a_view_is_read_by_its_watermark(self, bank: Bank) -> None:
+        bank.execute("CREATE VIEW shown AS SELECT * FROM payments WHERE payment_id < 100", paid(1), paid(2))
+        pull(bank, table="shown")
+        bank.execute(paid(3, "2026-01-05 09:00:00+00"), paid(4, None), paid(5, "2026-01-03 00:00:00+00"))
+        assert pull(bank, table="shown") == Counts(records_in=4, rows=2, duplicates=2)
+        assert bank.ids() == [1, 2, 3, 4]  # the fifth lies below the lookback of a day
+
+    def test_a_role_with_nothing_but_select_will_do(self, bank: Bank) -> None:
+        execute(bank.url, "DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN PASSWORD 'of-reader'",
+                "GRANT SELECT ON payments TO reader", paid(1))  # fmt: skip
+        owner, _, rest = bank.url.partition("@")
+        bank.url = f"{owner.split('://')[0]}://reader:of-reader@{rest}"
+        pull(bank)
+        assert bank.ids() == [1]
+
+
+def test_ages_are_counted_modulo_two_to_the_32(database: str) -> None:
+    top = 2**32
+    cases = [  # (xmin of the row, end of the snapshot, first that is new, whether it is)
+        (100, 200, 100, True), (99, 200, 100, False), (199, 200, 200, False), (5, top + 10, top + 5, True),
+        (5, top + 10, top + 6, False), (top - 1, top + 10, top - 1, True), (top - 2, top + 10, top - 1, False),
+        (2, 1000, 900, False), (2, top + 3, top, False), (7, 3 * top + 8, 3 * top + 7, True),
+    ]  # fmt: skip
+    for xmin, xmax, first, is_new in cases:
+        condition = postgres._NEWER.format(xmax=xmax, age=xmax - first)
+        ((found,),) = execute(database, f"SELECT {condition} FROM (VALUES ('{xmin}'::xid)) AS t(xmin)")
+        assert found is is_new, (xmin, xmax, first)
+
+
+def test_a_database_restored_to_an_earlier_state_counts_anew() -> None:
+    done = Progress.first(7, Transactions("", 100, 110, 0), 1, 5)
+    assert done.is_followed_by(7, Transactions("", 100, 110, 0))
+    assert not done.is_followed_by(7, Transactions("", 90, 120, 0))
+    assert not done.is_followed_by(7, Transactions("", 100, 109, 0))
+    assert not done.is_followed_by(8, Transactions("", 100, 110, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_under_a_stream_of_pulls_nothing_is_missing_and_nothing_comes_twice(bank: Bank, seed: int) -> None:
+    """Writers insert, update, stamp early, commit late and roll back, while pulls follow each other."""
+    end = time.monotonic() + 4
+    writers = [threading.Thread(target=write, args=(bank.url, 1000 * seed + n, end)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    pulls = 0
+    while time.monotonic() < end:
+        pull(bank, lookback=60 if seed % 2 else None)
+        pulls += 1
+    for writer in writers:
+        writer.join()
+    pull(bank, lookback=60 if seed % 2 else None)
+    assert pull(bank).rows == 0
+    assert pulls > 3
+    last = "row_number() OVER (PARTITION BY payment_id ORDER BY _extracted_at DESC) = 1"
+    newest = f"SELECT * FROM {bank.bronze.scan()} QUALIFY {last}"
+    found = bank.con.execute(f"SELECT payment_id, note FROM ({newest}) ORDER BY ALL").fetchall()
+    assert found == bank.execute("SELECT payment_id, note FROM payments ORDER BY 1")
+    assert len(found) > 50
+    twice = f"SELECT payment_id, note FROM {bank.bronze.scan()} GROUP BY ALL HAVING count(*) > 1"
+    assert bank.con.execute(twice).fetchall() == []
+    assert not bank.audit().mismatches
+
+
+def write(url: str, seed: int, end: float) -> None:
+    """Each row version has a note of its own, so that one that comes twice is seen."""
+    chance = random.Random(seed)
+    number = seed * 100_000
+    with psycopg.connect(url) as connection:
+        while time.monotonic() < end:
+            stamp = "clock_timestamp()" if chance.random() < 0.7 else "NULL"
+            for _ in range(chance.randint(1, 4)):
+                number += 1
+                connection.execute(f"INSERT INTO payments VALUES ({number}, '1', '{number}', {stamp})".encode())
+                time.sleep(chance.choice([0, 0, 0.001, 0.05]))
+            if chance.random() < 0.5:
+                key = number - chance.randint(0, 5)
+                change = f"UPDATE payments SET note = note || '{number}', updated_at = {stamp} WHERE payment_id = {key}"
+                connection.execute(change.encode())
+            time.sleep(chance.choice([0, 0, 0.01, 0.3]))
+            if chance.random() < 0.15:
+                connection.rollback()
+            else:
+                connection.commit()
