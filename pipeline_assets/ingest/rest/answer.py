@@ -6,7 +6,7 @@ parsed and written again. Whether a record is one is decided later, record by re
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,8 +24,9 @@ def _integer(text: str) -> int | str:
     return int(text) if len(text) <= _LONGEST_INTEGER else text
 
 
-# Other numbers stay text: no rounding, no error at 4,300 digits. Not strict: a tab in a string spoils only its record.
-_DECODER = json.JSONDecoder(parse_float=str, parse_int=_integer, strict=False)
+# Numbers stay text: no rounding, no error at 4,300 digits. Not strict: a tab in a string spoils only its record.
+_RECORD = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
+_ENVELOPE = json.JSONDecoder(parse_float=str, parse_int=_integer, strict=False)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NAMES_SHOWN = 10
 
@@ -35,12 +36,12 @@ class Answer:
     """One page.
 
     Attributes:
-        document: The body, parsed; numbers other than integers are text.
+        envelope: The body, parsed, with the last record alone in the list; numbers other than integers are text.
         records: The text of each record, as it was sent.
         total: How many records there are on all pages, if the source says so.
     """
 
-    document: object
+    envelope: object
     records: Sequence[str]
     total: int | None
 
@@ -57,26 +58,40 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
         BrokenBodyError: It is not JSON from beginning to end.
         RestError: The records, or the total, are not where they should be.
     """
+    names = _names(records)
     try:
         text = body.decode("utf-8-sig")
-        document = _DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
+        start = _find(text, names)
+        found, end = _elements(text, start) if start is not None else ([], 0)
+        # Without the records, which are parsed once already: the body is JSON if they and the rest are.
+        last = found[-1] if found else ""
+        envelope = _ENVELOPE.decode(f"{text[:start]}[{last}]{text[end:]}" if start is not None else text)
+        listed = _ENVELOPE.decode(f"[{last}]") if start is not None else None
+    except (ValueError, IndexError, RecursionError) as error:
         raise BrokenBodyError(f"the body is not JSON in UTF-8 ({error})") from None
-    names = _names(records)
-    found, at = document, _after_space(text, 0)
+    _check(envelope, names, records, listed)
+    return Answer(envelope, found, _total(envelope, total))
+
+
+def _check(envelope: object, names: Sequence[str], path: str, listed: object) -> None:
+    """Says why there is no list of records where one should be; null is an empty one.
+
+    `listed` is what was cut out as such: a parser sees another list, if the member is there twice.
+    """
+    found = envelope
     for place, name in enumerate(names):
         if not isinstance(found, dict) or name not in found:
-            raise RestError(f"no list of records at {records!r}: {_shown(names[:place], found)}")
-        found, at = found[name], _member(text, at, name)
-    if found is not None and not isinstance(found, list):
-        raise RestError(f"no list of records at {records!r}: {_shown(names, found)}")
-    return Answer(document, list(_elements(text, at)) if found else [], _total(document, total))
+            raise RestError(f"no list of records at {path!r}: {_shown(names[:place], found)}")
+        found = found[name]
+    if found != listed:
+        twice = "" if listed is None else "; it is there twice"
+        raise RestError(f"no list of records at {path!r}: {_shown(names, found)}{twice}")
 
 
-def _total(document: Any, path: str | None) -> int | None:  # noqa: ANN401  JSON
+def _total(envelope: Any, path: str | None) -> int | None:  # noqa: ANN401  JSON
     if path is None:
         return None
-    found = find_values(compiled(path), document)
+    found = find_values(compiled(path), envelope)
     if not found or not re.fullmatch(r"[0-9]{1,18}", str(found[0])):
         raise RestError(f"no number of all records at {path!r}: found {str(found[0])[:20] if found else 'nothing'}")
     return int(found[0])
@@ -118,32 +133,46 @@ def _shown(names: Sequence[str], found: object) -> str:
     return f"{where} is of the type {type(found).__name__}"
 
 
-# From here on the text is known to be JSON.
-
-
 def _after_space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match else at
 
 
-def _member(text: str, at: int, name: str) -> int:
-    """Where the value of an object's member begins: of the last one, if there are several, as the parser sees it."""
-    found, at = at, _after_space(text, at + 1)
+def _find(text: str, names: Sequence[str]) -> int | None:
+    """Where the list of records begins; None if there is none."""
+    at: int | None = _after_space(text, 0)
+    for name in names:
+        at = None if at is None or text[at] != "{" else _member(text, at, name)
+    return at if at is not None and text[at] == "[" else None
+
+
+def _member(text: str, at: int, name: str) -> int | None:
+    """Where the value of an object's member begins. What is no JSON here is found when the envelope is parsed."""
+    at = _after_space(text, at + 1)
     while text[at] == '"':
-        key, at = _DECODER.raw_decode(text, at)
+        key, at = _RECORD.raw_decode(text, at)
         at = _after_space(text, _after_space(text, at) + 1)
         if key == name:
-            found = at
-        at = _after_space(text, _DECODER.raw_decode(text, at)[1])
-        at = _after_space(text, at + 1) if text[at] == "," else at
-    return found
+            return at
+        at = _after_space(text, _RECORD.raw_decode(text, at)[1])
+        if text[at] != ",":
+            return None
+        at = _after_space(text, at + 1)
+    return None
 
 
-def _elements(text: str, at: int) -> Iterator[str]:
-    """The texts of an array's elements."""
+def _elements(text: str, at: int) -> tuple[list[str], int]:
+    """The texts of a list's elements, and where it ends."""
+    found: list[str] = []
     at = _after_space(text, at + 1)
-    while text[at] != "]":
-        _, end = _DECODER.raw_decode(text, at)
-        yield text[at:end]
+    if text[at] == "]":
+        return found, at + 1
+    while True:
+        _, end = _RECORD.raw_decode(text, at)
+        found.append(text[at:end])
         at = _after_space(text, end)
-        at = _after_space(text, at + 1) if text[at] == "," else at
+        if text[at] == "]":
+            return found, at + 1
+        if text[at] != ",":
+            raise ValueError(f"',' is missing at character {at}")
+        at = _after_space(text, at + 1)

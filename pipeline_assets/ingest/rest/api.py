@@ -105,7 +105,7 @@ class _Client(RESTClient):
 
     def extract_response(self, response: Response, data_selector: jsonpath.TJsonPath) -> list[Any]:
         answer: Answer = cast(ApiSession, self.session).answer
-        response.json = lambda **_: answer.document  # type: ignore[method-assign]
+        response.json = lambda **_: answer.envelope  # type: ignore[method-assign]
         return list(answer.records)
 
 

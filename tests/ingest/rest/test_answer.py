@@ -1,6 +1,7 @@
 """Records are cut out of a body as they stand there, wherever they stand."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +32,6 @@ def test_every_record_is_found_whole(records, beside, indent) -> None:
         ("[1.50, 1e5 ,-0]", "$", ["1.50", "1e5", "-0"]),
         ("\ufeff[ ]", "$", []),
         ('{"items": null}', "items", []),
-        ('{"items": [1], "items": [2]}', "items", ["2"]),  # as every parser has it: the last one counts
         ('{"@odata.value": [1], "x": "]"}', '"@odata.value"', ["1"]),
         ('{"$": {"a-b": {"c": [ {"x": "}]"} ]}}}', "'$'.a-b.c", ['{"x": "}]"}']),
         ('{"i": {"\\u0061": [1]}}', "$.i.a", ["1"]),
@@ -45,6 +45,41 @@ def test_the_path_of_records(body, path, records) -> None:
 def test_a_path_that_names_no_list_is_refused(path) -> None:
     with pytest.raises(RestError, match=r"names with dots between|is no JSONPath"):
         read_answer(b"[]", path, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ('{"items": [1], "items": [2]}', "items is of the type list; it is there twice"),
+        ('{"items": [1], "items": {}}', "items has nothing; it is there twice"),
+        ('{"items": 1, "items": [2]}', "items is of the type list"),
+        ('[{"items": []}]', "the body is of the type list"),
+        ('{"Items": []}', "the body has Items"),
+    ],
+)
+def test_records_that_are_not_where_they_should_be(body, error) -> None:
+    with pytest.raises(RestError, match=error) as raised:
+        read_answer(body.encode(), "items", None)
+    assert not isinstance(raised.value, BrokenBodyError)
+
+
+@given(
+    body=st.sampled_from(
+        ['{"a": {"n": 1.5}, "items": [{"b": "}]"}, 17 , null], "c": [true]}', "[1, 2]", "{}", '{"items":[]}']
+    ),
+    data=st.data(),
+)
+def test_a_body_is_read_only_if_all_of_it_is_json(body, data) -> None:
+    at = data.draw(st.integers(0, len(body) - 1))
+    spoiled = body[:at] + data.draw(st.sampled_from(["", ",", "]", "}", "{", "[", '"', ":", "1", "x"])) + body[at + 1 :]
+    try:
+        json.loads(spoiled)
+    except ValueError:
+        with pytest.raises(BrokenBodyError):
+            read_answer(spoiled.encode(), "items", None)
+    else:
+        with suppress(RestError):
+            read_answer(spoiled.encode(), "items", None)
 
 
 @pytest.mark.parametrize(("total", "found"), [("7", 7), ('"12"', 12), ("0", 0)])

@@ -5,12 +5,12 @@ from datetime import date
 from decimal import Decimal
 
 import pytest
-from crm_api import PAGE, Api, account
+from crm_api import PAGE, Api, Reply, account
 from polled import UPDATED, Accounts
 
 from pipeline_assets.ingest.audit import audit
 from pipeline_assets.ingest.pull import Counts
-from pipeline_assets.ingest.rest.declared import Incremental
+from pipeline_assets.ingest.rest.declared import Cursor, Incremental
 from pipeline_assets.ingest.rest.errors import RestError
 
 
@@ -29,6 +29,16 @@ def test_every_way_of_paging_ends_with_all_records(crm, paging, total) -> None:
     assert api.asked[0].query.items() >= {"archived": "false", "size": "3"}.items()
     needed = 1 if paging == "single" else 4
     assert polled.pages == needed + (2 if paging in ("page", "offset") and not total else 0)
+
+
+def test_the_cursor_may_be_the_key_of_the_last_record(crm) -> None:
+    def after(n: int, query: dict[str, str]) -> Reply:
+        start = int(query.get("after", "0"))
+        return api.page(query, records=api.records[start : start + PAGE])
+
+    with Api(fault=after) as api:
+        polled = crm.poll(api, pagination=Cursor(type="cursor", param="after", path="data.items[-1].account_id"))
+    assert (polled.pages, crm.rows()) == (5, list(range(1, 11)))
 
 
 def test_a_row_says_where_it_came_from(crm) -> None:
