@@ -1,12 +1,14 @@
 """A bank whose payments are pulled, from a database of any kind into a lake of its own."""
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 from postgres import execute
 from pulled import Payments
 
@@ -78,3 +80,12 @@ class Bank:
 def paid(number: int, updated: str | None = "2026-01-05 10:00:00+00", amount: str = "1.50", note: str = "a") -> str:
     stamp = "NULL" if updated is None else f"'{updated}'"
     return f"INSERT INTO payments VALUES ({number}, '{amount}', '{note}', {stamp})"
+
+
+@pytest.fixture
+def postgres_bank(database: str, tmp_path: Path) -> Iterator[Bank]:
+    """A bank in PostgreSQL, its table still empty."""
+    found = Bank(tmp_path, database)
+    found.execute(TABLE.format(time="timestamptz"))
+    yield found
+    found.con.close()

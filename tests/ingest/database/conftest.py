@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bank import TABLE, Bank
+from bank import TABLE, Bank, postgres_bank  # noqa: F401  # fixture
 
 from pipeline_assets.ingest.database import errors
 
@@ -23,13 +23,5 @@ def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bank]:
         url, time = f"{request.param}:///{tmp_path}/bank.db", "TIMESTAMPTZ" if request.param == "duckdb" else "TEXT"
     found = Bank(tmp_path, url)
     found.execute(TABLE.format(time=time))
-    yield found
-    found.con.close()
-
-
-@pytest.fixture
-def postgres_bank(database: str, tmp_path: Path) -> Iterator[Bank]:
-    found = Bank(tmp_path, database)
-    found.execute(TABLE.format(time="timestamptz"))
     yield found
     found.con.close()

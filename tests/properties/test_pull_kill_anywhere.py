@@ -1,0 +1,122 @@
+"""Pulls of a database killed with SIGKILL between any two of their steps, then again: the same tables."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bank import Bank, paid, postgres_bank  # noqa: F401  # fixture
+
+STEPS = 14  # of the first pull: snapshot, read, files, dead letters (create, commit), rows: before and after each
+
+# A line says when to die; the answer is the signal. Forked, because to start costs more than to pull.
+WORKER = """
+import os, signal, sys
+from datetime import date
+from deltalake import DeltaTable
+from pulled import Payments, Strict
+from pipeline_assets.ingest import pull
+from pipeline_assets.ingest.database import keys, pulls
+from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
+from pipeline_assets.ingest.database.watermark import Watermark
+from pipeline_assets.lake import Lake
+
+mode, url, folder = sys.argv[1:4]
+model = Strict if mode == "window" else Payments
+watermark = None if mode == "full" else Watermark.of(model, "updated_at")
+source = DatabaseSource("bank__payments", model, ("payment_id",), False, "payments", None, mode, watermark)
+
+
+def run(kill_at):
+    steps = 0
+
+    def step():
+        nonlocal steps
+        if steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps += 1
+
+    def killing(owner, name):
+        real = getattr(owner, name)
+        def between(*args, **options):
+            step()
+            found = real(*args, **options)
+            step()
+            return found
+        setattr(owner, name, between)
+
+    killing(pulls, "_plan")
+    killing(pull, "write_parquet")
+    killing(pull, "record")
+    killing(DeltaTable, "create_write_transaction")
+    lake, day = Lake(folder), date(2026, 1, 5)
+    with lake.connect(threads=1) as con:
+        pulls.pull(lake, con, source, connect(url), day, day)
+        if mode == "incremental":
+            keys.compare_keys(lake, con, source, connect(url))
+
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            run(int(line))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@contextmanager
+def worker(bank: Bank, mode: str) -> Iterator[Callable[[int], int]]:
+    support = Path(__file__).parent.parent / "support"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", WORKER, mode, bank.url, bank.lake.uri],
+        env={**os.environ, "PYTHONPATH": str(support)}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+
+        def run(kill_at: int) -> int:
+            print(kill_at, file=process.stdin, flush=True)
+            return int(process.stdout.readline())  # type: ignore[union-attr]
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["full", "window", "incremental"])
+def test_a_pull_killed_between_any_two_steps_ends_like_one_that_never_was(
+    postgres_bank: Bank,  # noqa: F811
+    mode: str,
+) -> None:
+    bank, killed = postgres_bank, 0
+    with worker(bank, mode) as run:
+        for kill_at in range(STEPS):
+            bank.execute(
+                paid(10 * kill_at, amount="x" if kill_at % 2 else "1.00", note=f"misfit {kill_at}"),
+                paid(10 * kill_at + 1, note="new"),
+                f"UPDATE payments SET note = note || '+' WHERE payment_id = {10 * (kill_at - 1) + 1}",
+                f"DELETE FROM payments WHERE payment_id = {10 * (kill_at - 3) + 1}",
+            )
+            killed += run(kill_at) == -signal.SIGKILL
+        assert killed >= STEPS - 4  # a run that has no dead letters to commit has fewer steps
+        assert [run(99), run(99)] == [0, 0]
+    newest = "row_number() OVER (PARTITION BY payment_id ORDER BY _extracted_at DESC) = 1"
+    query = f"SELECT payment_id, note FROM (SELECT * FROM {bank.bronze.scan()} QUALIFY {newest}) WHERE NOT _deleted"
+    found = bank.con.execute(f"{query} ORDER BY ALL").fetchall()
+    assert found == bank.execute("SELECT payment_id, note FROM payments WHERE amount <> 'x' ORDER BY 1")
+    versions = bank.rows("payment_id, note, _deleted")
+    assert len(versions) == len(set(versions))
+    if mode != "incremental":
+        assert len(versions) == len(found)
+    misfits = bank.execute("SELECT note FROM payments WHERE amount = 'x' ORDER BY note")
+    assert sorted(bank.dead("raw::JSON->>'note'")) == [note for (note,) in misfits]
+    model = bank.source(mode="full", table="payments").model
+    assert not bank.audit(model).mismatches
