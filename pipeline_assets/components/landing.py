@@ -14,19 +14,14 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import Field, field_validator
 
-from pipeline_assets.components import landing_sensor
-from pipeline_assets.components.checks import (
-    column_metadata,
-    contract_result,
-    table_value,
-)
+from pipeline_assets.components import bronze_assets, landing_sensor
+from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Table
-from pipeline_assets.partitions import DAILY, days_of, range_of_tags
+from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings
 
 _FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
@@ -42,7 +37,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     days that changed are known right there, while an automation sensor costs a daemon tick and a second run.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$")]
+    name: Annotated[str, Field(pattern=NAME)]
     """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its rejects are `dead_letters.<name>`."""
 
     path: str
@@ -51,7 +46,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     contract: str
     """Name of the Pandera model of the entity, e.g. `shop.InvoiceLines`."""
 
-    owner: Annotated[str, Field(pattern=r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$")]
+    owner: Annotated[str, Field(pattern=OWNER)]
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
 
     keys: list[str]
@@ -91,14 +86,17 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""
-        bronze, dead_letters = self._keys
+        bronze, dead_letters = bronze_key(self.name), letters_key(self.name)
         job = dg.define_asset_job(
             f"{self.name}__to_gold",
             dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters),
             description=f"{bronze.to_user_string()} and all that lies downstream.",
         )
         return dg.Definitions(
-            assets=[self._assets()], asset_checks=[self._checks()], jobs=[job], sensors=[self._sensor()]
+            assets=[self._assets()],
+            asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget)],
+            jobs=[job],
+            sensors=[self._sensor()],
         )
 
     @property
@@ -113,42 +111,24 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             schema_evolution=self.schema_evolution,
         )
 
-    @property
-    def _keys(self) -> tuple[dg.AssetKey, dg.AssetKey]:
-        return dg.AssetKey(["bronze", self.name]), dg.AssetKey(["dead_letters", self.name])
-
     def _specs(self) -> list[dg.AssetSpec]:
-        bronze, dead_letters = self._keys
-        kinds = {"deltalake", "duckdb"}
-        return [
-            dg.AssetSpec(
-                bronze,
-                group_name="bronze",
-                partitions_def=DAILY,
-                owners=[self.owner],
-                kinds=kinds,
-                description=self.description or f"Rows of {self.path} as delivered, exactly once.",
-                freshness_policy=dg.FreshnessPolicy.time_window(fail_window=2 * _FREQUENCIES[self.frequency]),
-                metadata={
-                    "dagster/column_schema": column_metadata(contract(self.contract)),
-                    "path": self.path,
-                    "frequency": self.frequency,
-                    "volume_mb_per_day": self.volume_mb_per_day,
-                    "keys": ", ".join(self.keys),
-                },
-            ),
-            dg.AssetSpec(
-                dead_letters,
-                group_name="dead_letters",
-                partitions_def=DAILY,
-                owners=[self.owner],
-                kinds=kinds,
-                description=f"Records of {self.path} that did not fit, with file, line, reason and raw text.",
-            ),
-        ]
+        return bronze_assets.specs(
+            self.name,
+            contract(self.contract),
+            owner=self.owner,
+            read_from=self.path,
+            description=self.description or f"Rows of {self.path} as delivered, exactly once.",
+            fresh_for=2 * _FREQUENCIES[self.frequency],
+            metadata={
+                "path": self.path,
+                "frequency": self.frequency,
+                "volume_mb_per_day": self.volume_mb_per_day,
+                "keys": ", ".join(self.keys),
+            },
+        )
 
     def _assets(self) -> dg.AssetsDefinition:
-        source, (bronze, dead_letters) = self.source, self._keys
+        source, bronze, dead_letters = self.source, bronze_key(self.name), letters_key(self.name)
 
         @dg.multi_asset(
             name=f"{self.name}__ingest",
@@ -188,39 +168,6 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
 
         return ingest
 
-    def _checks(self) -> dg.AssetChecksDefinition:
-        bronze, _ = self._keys
-        model, name, budget = contract(self.contract), self.name, self.failure_budget
-
-        @dg.multi_asset_check(
-            name=f"{name}__checks",
-            specs=[
-                dg.AssetCheckSpec("contract", asset=bronze, blocking=True, description=f"Rows fit {model.__name__}."),
-                dg.AssetCheckSpec(
-                    "reconciliation",
-                    asset=bronze,
-                    blocking=True,
-                    description="Records counted while reading = rows + dead letters in the tables, per file.",
-                ),
-                dg.AssetCheckSpec(
-                    "failure_budget",
-                    asset=bronze,
-                    blocking=True,
-                    description=f"At most {budget:.1%} of a day's records are dead letters.",
-                ),
-            ],
-        )
-        def checks(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
-            table = Table(lake.open(), f"bronze.{name}")
-            with lake.connect() as con:
-                days = range_of_tags(context.run.tags)
-                findings = audit(con, table, model, failure_budget=budget, days=days)
-            yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
-            yield _reconciliation(bronze, findings)
-            yield _failure_budget(bronze, findings, budget)
-
-        return checks
-
     def _sensor(self) -> dg.SensorDefinition:
         source = self.source
 
@@ -243,34 +190,3 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             )
 
         return sensor
-
-
-def _reconciliation(asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
-    wrong = [asdict(file) for file in findings.mismatches[:_FILES_SHOWN]]
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name="reconciliation",
-        passed=not wrong,
-        metadata={**asdict(findings.total), **({"failing_cases": table_value(wrong)} if wrong else {})},
-    )
-
-
-def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg.AssetCheckResult:
-    total = sum(findings.counts.values(), start=landing.DayCounts())
-    over = [
-        {"day": day, "records_in": counts.records_in, "dead_letters": counts.dead_letters}
-        for day in sorted(findings.over)[:_FILES_SHOWN]
-        if (counts := findings.counts[day])
-    ]
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name="failure_budget",
-        passed=not over,
-        metadata={
-            "budget": budget,
-            "records_in": total.records_in,
-            "dead_letters": total.dead_letters,
-            "withheld_days": ", ".join(map(str, sorted(findings.held))) or "none",
-            **({"failing_cases": table_value(over)} if over else {}),
-        },
-    )

@@ -1,0 +1,158 @@
+"""What the components of one bronze table share: its two assets and the three checks of what was read into it.
+
+How the rows get there is in `landing`, `rest_resource` and their like; what the checks find, in `ingest.audit`.
+
+Concept: https://docs.dagster.io/guides/test/asset-checks
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import timedelta
+
+import dagster as dg
+
+from pipeline_assets.components.checks import column_metadata, contract_result, table_value
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import Model
+from pipeline_assets.ingest.audit import Findings, audit
+from pipeline_assets.ingest.landing import DayCounts
+from pipeline_assets.lake import Table
+from pipeline_assets.partitions import DAILY, range_of_tags
+
+NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
+"""`<source>__<entity>` in snake_case."""
+OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
+"""An e-mail address or `team:<name>`."""
+
+_SHOWN = 100
+
+
+def bronze_key(name: str) -> dg.AssetKey:
+    """The asset of the table."""
+    return dg.AssetKey(["bronze", name])
+
+
+def letters_key(name: str) -> dg.AssetKey:
+    """The asset of its dead letters."""
+    return dg.AssetKey(["dead_letters", name])
+
+
+def specs(
+    name: str,
+    model: Model,
+    *,
+    owner: str,
+    read_from: str,
+    description: str,
+    fresh_for: timedelta,
+    metadata: Mapping[str, str | float],
+) -> list[dg.AssetSpec]:
+    """The table and its dead letters.
+
+    Args:
+        name: `<source>__<entity>`.
+        model: The contract.
+        owner: Who answers for the source.
+        read_from: What is read, as people know it.
+        description: Of the table.
+        fresh_for: Without a materialization for that long the table is no longer fresh.
+        metadata: What else the declaration says.
+    """
+    kinds = {"deltalake", "duckdb"}
+    return [
+        dg.AssetSpec(
+            bronze_key(name),
+            group_name="bronze",
+            partitions_def=DAILY,
+            owners=[owner],
+            kinds=kinds,
+            description=description,
+            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
+            metadata={"dagster/column_schema": column_metadata(model), **metadata},
+        ),
+        dg.AssetSpec(
+            letters_key(name),
+            group_name="dead_letters",
+            partitions_def=DAILY,
+            owners=[owner],
+            kinds=kinds,
+            description=f"Records of {read_from} that did not fit, with where they stood, reason and raw text.",
+        ),
+    ]
+
+
+def checks(name: str, model: Model, budget: float) -> dg.AssetChecksDefinition:
+    """The blocking checks of the table: its contract, that no record went missing, and not too many dead letters.
+
+    Args:
+        name: `<source>__<entity>`.
+        model: The contract.
+        budget: Share of a day's records that may be dead letters.
+    """
+    bronze = bronze_key(name)
+    described = {
+        "contract": f"Rows fit {model.__name__}.",
+        "reconciliation": "Records counted while reading = rows + dead letters in the tables, by what was read.",
+        "failure_budget": f"At most {budget:.1%} of a day's records are dead letters.",
+    }
+    specs = [
+        dg.AssetCheckSpec(check, asset=bronze, blocking=True, description=text) for check, text in described.items()
+    ]
+
+    @dg.multi_asset_check(name=f"{name}__checks", specs=specs)
+    def evaluate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+        table = Table(lake.open(), f"bronze.{name}")
+        if not table.exists():
+            yield from _unread(bronze, described)
+            return
+        with lake.connect() as con:
+            days = range_of_tags(context.run.tags)
+            findings = audit(con, table, model, failure_budget=budget, days=days)
+        yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
+        yield _reconciliation(bronze, findings)
+        yield _failure_budget(bronze, findings, budget)
+
+    return evaluate
+
+
+def _unread(asset: dg.AssetKey, names: Mapping[str, str]) -> Iterator[dg.AssetCheckResult]:
+    """Warnings, as long as nothing was ever read."""
+    for name in names:
+        yield dg.AssetCheckResult(
+            asset_key=asset,
+            check_name=name,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"problem": "nothing was read yet"},
+        )
+
+
+def _reconciliation(asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
+    wrong = [asdict(file) for file in findings.mismatches[:_SHOWN]]
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="reconciliation",
+        passed=not wrong,
+        metadata={**asdict(findings.total), **({"failing_cases": table_value(wrong)} if wrong else {})},
+    )
+
+
+def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg.AssetCheckResult:
+    total = sum(findings.counts.values(), start=DayCounts())
+    over = [
+        {"day": day, "records_in": counts.records_in, "dead_letters": counts.dead_letters}
+        for day in sorted(findings.over)[:_SHOWN]
+        if (counts := findings.counts[day])
+    ]
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="failure_budget",
+        passed=not over,
+        metadata={
+            "budget": budget,
+            "records_in": total.records_in,
+            "dead_letters": total.dead_letters,
+            "withheld_days": ", ".join(map(str, sorted(findings.held))) or "none",
+            **({"failing_cases": table_value(over)} if over else {}),
+        },
+    )
