@@ -164,9 +164,9 @@ def duckdb_type(dtype: pl.DataType | type[pl.DataType], where: str = "column") -
 
 def event_time(model: Model) -> str | None:
     """The column that says when the thing happened, for freshness; None if the model's metadata names none."""
-    described = model.get_metadata() or {}
-    named = [(part["dataframe"] or {}).get("event_time") for part in described.values()]
-    return str(named[0]) if named and named[0] else None
+    # Not `get_metadata()`, which fails for a model whose `Config` has none (pandera 0.35).
+    metadata = getattr(getattr(model, "Config", None), "metadata", None) or {}
+    return str(metadata["event_time"]) if metadata.get("event_time") else None
 
 
 def validate(model: Model, frames: Iterable[pl.DataFrame]) -> Violations:

@@ -51,6 +51,7 @@ _MODES: dict[Mode, frozenset[str]] = {
 }
 """The parameters of a query in each mode."""
 
+_YEAR_DAYS = 366
 # SQLite compares times as texts, in whatever zone they were written: bronze rows to be compared with lie that close.
 _TEXT_MARGIN = 2 * 86_400 * SECONDS
 
@@ -133,6 +134,23 @@ def connect(url: str) -> Database:
     return AlchemyDatabase(url)
 
 
+def days_due(lake: Lake, source: DatabaseSource, today: date) -> tuple[date, date]:
+    """Gives the first and last day that a pull of today covers: those since the last pull; of windows, up to yesterday.
+
+    Windows before the last year, and all before the first pull, are for people to ask for.
+    """
+    bronze = source.table(lake)
+    log = bronze.open() if bronze.exists() else None
+    if source.mode != "window":
+        extracted = log and log.transaction_version(EXTRACTED)
+        return (min(at(extracted).date() + timedelta(days=1), today) if extracted else today), today
+    last = today - timedelta(days=1)
+    for back in range(_YEAR_DAYS if log else 0):
+        if log and log.transaction_version(_window_position(last - timedelta(days=back))) is not None:
+            return min(last - timedelta(days=back - 1), last), last
+    return last, last
+
+
 def pull(
     lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, first: date, last: date,
     *, run_id: str = "",
@@ -205,10 +223,14 @@ def _window(batch: Batch, watermark: Watermark, day: date) -> _Plan:
         batch,
         name=f"window {day}",
         partition_date=day,
-        positions={**batch.positions, f"window:{day}": batch.positions[EXTRACTED]},
+        positions={**batch.positions, _window_position(day): batch.positions[EXTRACTED]},
         replaces=f"_partition_date = DATE '{day}'",
     )
     return _Plan(window, [Selection(watermark=watermark.column, lower=lower, upper=upper)], lambda _: {})
+
+
+def _window_position(day: date) -> str:
+    return f"window:{day}"
 
 
 def _by_transactions(

@@ -1,0 +1,219 @@
+"""The `DatabaseTable` component: one `defs.yaml` has a table or query of a database pulled into bronze on a schedule.
+
+It gives a bronze asset with its dead letters and checks, a schedule, and the jobs that pull and that compare keys. How
+a database is read, and what is new in it, is in `ingest.database`.
+
+Concept: https://docs.dagster.io/guides/build/components
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+from pydantic import Field, model_validator
+
+from pipeline_assets.components import bronze_assets
+from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.pull_schedule import pull_schedule
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.database import pulls
+from pipeline_assets.ingest.database.errors import DatabaseError
+from pipeline_assets.ingest.database.keys import compare_keys
+from pipeline_assets.ingest.database.pulls import DatabaseSource, Mode
+from pipeline_assets.ingest.database.watermark import Watermark
+from pipeline_assets.ingest.pull import Counts, PullError
+from pipeline_assets.partitions import days_of
+
+COMPARE_KEYS_TAG = "pipeline_assets/compare_keys"
+"""Run tag: after the pull, keys that are gone from the source get tombstones."""
+
+# At 01:00 UTC the day before is over, in the clocks of the source too if they are an hour late.
+_SCHEDULES = {
+    "hourly": ("5 * * * *", timedelta(hours=1)),
+    "daily": ("0 1 * * *", timedelta(days=1)),
+    "weekly": ("0 1 * * 1", timedelta(days=7)),
+}
+
+
+class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
+    """A table or query of a database becomes a daily-partitioned bronze table, pulled on a schedule.
+
+    Silver and gold follow in the same run: the days that changed are known right there, and a second run would cost
+    another start.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its rejects are `dead_letters.<name>`."""
+
+    connection_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+    """Environment variable that holds the URL: `postgresql://user:password@host/db`, `duckdb:///path`, or any other of
+    SQLAlchemy whose driver is installed. Unset: the source rests."""
+
+    table: str | None = None
+    """What is read, as `schema.table`. Or:"""
+
+    query: str | None = None
+    """SQL. With `:lower` (inclusive) in incremental mode, with `:lower` and `:upper` (exclusive) in windows."""
+
+    mode: Mode
+    """full: every row, in place of those of the last pull. window: the rows of a day, in place of those of that day.
+    incremental: what is new or changed since the last pull."""
+
+    watermark: str | None = None
+    """Column of the contract that grows with each change (incremental: a time, a date, a whole number), or that says
+    the day (window: a time in UTC, a date)."""
+
+    lookback: Annotated[int, Field(ge=0)] | None = None
+    """How far below the watermark an incremental pull looks: seconds, or numbers; a day, or 10,000, if not declared. A
+    PostgreSQL table is read by its transactions: nothing is missed, and a lookback only lets it use the index."""
+
+    contract: str
+    """Name of the Pandera model of the entity, e.g. `shop.Payments`."""
+
+    keys: Annotated[list[str], Field(min_length=1)]
+    """Columns of the contract that name a record at the source."""
+
+    owner: Annotated[str, Field(pattern=OWNER)]
+    """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
+
+    frequency: Literal["hourly", "daily", "weekly"] = "daily"
+    """How often it is pulled; twice that without a pull and the asset is no longer fresh."""
+
+    schema_evolution: bool = False
+    """True: unknown columns become new columns. False: they are kept as JSON in `_rescued`."""
+
+    failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of a day's records that may be dead letters before the blocking check fails."""
+
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _declaration_is_sound(self) -> "DatabaseTable":
+        _ = self.source
+        return self
+
+    @cached_property
+    def source(self) -> DatabaseSource:
+        """The declaration as the domain code takes it."""
+        model = contract(self.contract)
+        return DatabaseSource(
+            self.name,
+            model,
+            tuple(self.keys),
+            schema_evolution=self.schema_evolution,
+            source_table=self.table,
+            query=self.query,
+            mode=self.mode,
+            watermark=Watermark.of(model, self.watermark) if self.watermark else None,
+            lookback=self.lookback,
+        )
+
+    @property
+    def _resting(self) -> str | None:
+        return (
+            None if os.environ.get(self.connection_env) else f"{self.connection_env} is not set: nothing to read from"
+        )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds the source's definitions."""
+        bronze, letters = bronze_key(self.name), letters_key(self.name)
+        selection = dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(letters)
+        jobs = [
+            dg.define_asset_job(
+                f"{self.name}__to_gold",
+                selection,
+                description=f"Pulls {bronze.to_user_string()}, then all that lies downstream.",
+            )
+        ]
+        if self.mode == "incremental":
+            jobs.append(
+                dg.define_asset_job(
+                    f"{self.name}__compare_keys",
+                    selection,
+                    tags={COMPARE_KEYS_TAG: "yes"},
+                    description="Pulls, and gives keys that are gone from the source a tombstone; then all downstream.",
+                )
+            )
+        cron, _ = _SCHEDULES[self.frequency]
+        source = self.source
+        schedule = pull_schedule(
+            self.name,
+            cron=cron,
+            due=lambda lake, today: pulls.days_due(lake, source, today),
+            resting=lambda: self._resting,
+            description=f"Pulls {source.relation.name}, {self.frequency}: one run for all days since the last one.",
+        )
+        checks = bronze_assets.checks(self.name, source.model, self.failure_budget)
+        return dg.Definitions(assets=[self._assets()], asset_checks=[checks], jobs=jobs, schedules=[schedule])
+
+    def _specs(self) -> list[dg.AssetSpec]:
+        source, (_, every) = self.source, _SCHEDULES[self.frequency]
+        what = {"full": "all rows", "window": "the rows of each day", "incremental": "rows as they came or changed"}
+        return bronze_assets.specs(
+            self.name,
+            source.model,
+            owner=self.owner,
+            read_from=source.relation.name,
+            description=self.description or f"{source.relation.name}: {what[self.mode]}.",
+            fresh_for=2 * every,
+            metadata={
+                "read_from": self.table or self.query or "",
+                "connection_env": self.connection_env,
+                "mode": self.mode,
+                "frequency": self.frequency,
+                "keys": ", ".join(self.keys),
+                **({"watermark": self.watermark} if self.watermark else {}),
+            },
+        )
+
+    def _assets(self) -> dg.AssetsDefinition:
+        source, bronze, letters = self.source, bronze_key(self.name), letters_key(self.name)
+
+        @dg.multi_asset(
+            name=f"{self.name}__pull",
+            specs=self._specs(),
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            pool=f"source_{self.name}",
+        )
+        def pull(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
+            if reason := self._resting:
+                context.log.warning(reason)
+                yield dg.MaterializeResult(asset_key=bronze, metadata={"resting": reason})
+                yield dg.MaterializeResult(asset_key=letters)
+                return
+            try:
+                facts = self._pull(context, lake)
+            except PullError as error:
+                # A second attempt costs a minute, and hides what people have to mend.
+                again = not isinstance(error, DatabaseError) or error.is_transient
+                raise dg.Failure(f"{source.name}: {error}", allow_retries=again) from None
+            yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
+            yield dg.MaterializeResult(asset_key=letters)
+
+        return pull
+
+    def _pull(self, context: dg.AssetExecutionContext, lake: LakeResource) -> dict[str, Any]:
+        """Pulls, and compares keys if the run is asked to. Gives what the materialization tells."""
+        database = pulls.connect(os.environ[self.connection_env])
+        days, run_id = days_of(context.partition_keys), context.run.run_id
+        with lake.connect() as con:
+            pulled = pulls.pull(lake.open(), con, self.source, database, days[0], days[-1], run_id=run_id)
+            total = sum((found.counts for found in pulled), start=Counts())
+            facts: dict[str, Any] = {"delta_version": pulled[-1].version, **asdict(total)}
+            if COMPARE_KEYS_TAG in context.run.tags:
+                compared = compare_keys(lake.open(), con, self.source, database, run_id=run_id)
+                facts |= {f"keys_{name}": count for name, count in asdict(compared).items()}
+        for found in pulled:
+            day, counts = found.batch.partition_date, found.counts
+            if days[0] <= day <= days[-1]:
+                key = {"partition_key": day.isoformat()}
+                context.add_asset_metadata(asdict(counts), asset_key=bronze_key(self.name), **key)
+                dead = {"dead_letters": counts.dead_letters}
+                context.add_asset_metadata(dead, asset_key=letters_key(self.name), **key)
+        return facts
