@@ -71,8 +71,14 @@ def dev(
     ] = True,
 ) -> None:
     """Dagster's web server and daemon on http://127.0.0.1:3000 until Ctrl-C, with the demo's shop beside them."""
+    import dagster as dg
     from dotenv import dotenv_values
 
+    from pipeline_assets.dead_runs import fail_dead_runs
+
+    if load_settings().dagster_postgres_url is None:  # else it may be the instance of other machines, too
+        with dg.DagsterInstance.get() as instance:
+            fail_dead_runs(instance)
     if with_shop and _SHOP_DB_URL not in {**dotenv_values(project_root() / ".env"), **os.environ}:
         from pipeline_assets.demo.shop import ShopError
         from pipeline_assets.demo.shopkeeper import OpenShop

@@ -20,6 +20,12 @@ from pipeline_assets.ingest.cdc.change_table import COLUMNS, UNROUTED, ChangeTab
 from pipeline_assets.lake import Table
 from pipeline_assets.partitions import DAILY
 
+# What a run does beyond reading. Tags, because the config of a partitioned job does not reach ranged runs.
+REPLAY_TAG = "pipeline_assets/replay"
+"""Present: the dead letters are tried again first."""
+DISCARD_TAG = "pipeline_assets/discard"
+"""Present: the dead letters that there are now are given up first."""
+
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 _SHOWN = 20
@@ -129,7 +135,8 @@ def results(
     facts: Mapping[str, Any],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Reports what a run did: counts per table, rows per commit date, and facts of the whole run."""
-    partitions = set(context.partition_keys)
+    # A job that is started by hand may name no partition: the slot does not mind.
+    partitions = set(context.partition_keys if context.has_partition_key or context.has_partition_key_range else ())
     for table in tables:
         key, found = bronze_key(table.name), counts.get(table.name, Counts())
         for day, rows in rows_by_day.get(table.name, {}).items():
@@ -164,7 +171,7 @@ def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def check_accounts(lake: LakeResource, tables: Iterable[ChangeTable], replay_job: str) -> Iterator[dg.AssetCheckResult]:
+def check_accounts(lake: LakeResource, source: str, tables: Iterable[ChangeTable]) -> Iterator[dg.AssetCheckResult]:
     """Evaluates `check_specs`."""
     with lake.connect() as con:
         for table in tables:
@@ -182,7 +189,10 @@ def check_accounts(lake: LakeResource, tables: Iterable[ChangeTable], replay_job
             waiting = dead_letters(con, bronze)
             remedy: dict[str, Any] = {}
             if waiting:
-                remedy["remedy"] = f"mend the contract (or the source), then run the job {replay_job}"
+                remedy["remedy"] = (
+                    f"mend the contract, then run the job {source}__replay; what the source has mended itself, or what "
+                    f"is not needed, is given up by the job {source}__discard_dead_letters"
+                )
                 remedy["reasons"] = table_value([{"reason": why, "letters": n} for why, n in waiting[:_SHOWN]])
             yield dg.AssetCheckResult(
                 asset_key=bronze_key(table.name),

@@ -16,8 +16,15 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components import change_assets, landing_sensor
-from pipeline_assets.components.change_assets import NAME, OWNER, CapturedTable, bronze_key, letters_key
-from pipeline_assets.components.change_stream import REPLAY_TAG
+from pipeline_assets.components.change_assets import (
+    DISCARD_TAG,
+    NAME,
+    OWNER,
+    REPLAY_TAG,
+    CapturedTable,
+    bronze_key,
+    letters_key,
+)
 from pipeline_assets.components.checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc import files, replay
@@ -92,6 +99,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         jobs: dict[str, tuple[dict[str, str], str]] = {
             "to_gold": ({}, f"Reads the files of {self.path}, then all that lies downstream."),
             "replay": ({REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
+            "discard_dead_letters": ({DISCARD_TAG: "yes"}, "Gives up the dead letters that there are now."),
         }
         return dg.Definitions(
             assets=[self._assets()],
@@ -119,6 +127,8 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             days = days_of(context.partition_keys)
             replayed = replay.Report()
             with lake.connect() as con:
+                if DISCARD_TAG in context.run.tags:
+                    replay.discard(lake.open(), con, source.name, source.tables, run_id=run_id)
                 if REPLAY_TAG in context.run.tags:
                     replayed = replay.replay(
                         lake.open(), con, source.name, source.tables, record_format=source.format, run_id=run_id
@@ -177,7 +187,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                         **({"reasons": table_value(reasons)} if waiting else {}),
                     },
                 )
-            yield from change_assets.check_accounts(lake, source.tables, f"{source.name}__replay")
+            yield from change_assets.check_accounts(lake, source.name, source.tables)
 
         return checks
 

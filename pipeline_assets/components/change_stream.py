@@ -16,13 +16,21 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from pipeline_assets.components import change_assets, change_sensor, reconciliation
-from pipeline_assets.components.change_assets import NAME, OWNER, CapturedTable, bronze_key, letters_key
+from pipeline_assets.components.change_assets import (
+    DISCARD_TAG,
+    NAME,
+    OWNER,
+    REPLAY_TAG,
+    CapturedTable,
+    bronze_key,
+    letters_key,
+)
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, stream_position, toasted
 from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres
-from pipeline_assets.ingest.cdc.replay import replay
+from pipeline_assets.ingest.cdc.replay import discard, replay
 
 _FRESH_FOR = timedelta(days=1)
 
@@ -34,11 +42,9 @@ class StreamedTable(CapturedTable):
     """The silver table that holds its current state, e.g. `silver.customers`; it is reconciled with the source."""
 
 
-# What a run does beyond draining the slot. Tags, because the config of a partitioned job does not reach ranged runs.
+# As the tags of `change_assets`.
 RESNAPSHOT_TAG = "pipeline_assets/resnapshot"
 """Names of the tables to read whole again, with commas between."""
-REPLAY_TAG = "pipeline_assets/replay"
-"""Present: the dead letters are tried again first."""
 RECONCILE_TAG = "pipeline_assets/reconcile"
 """Present: the source's rows are stored too, to be compared with silver."""
 
@@ -127,6 +133,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 "Reads the tables whole again: after a lost slot or a gap.",
             ),
             "replay": (to_gold, {REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
+            "discard_dead_letters": (to_gold, {DISCARD_TAG: "yes"}, "Gives up the dead letters that there are now."),
         }
         if self._states:
             text = "Compares the source with silver at one WAL position, and mends what differs."
@@ -149,10 +156,10 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
     def _position(self) -> str | None:
         return stream_position(self.postgres()) if self._is_connected else None
 
-    def _is_reconciled_in(self, run: dg.DagsterRun) -> bool:
-        """Whether the run compares with silver later: by the job, or by a selection of assets."""
-        selected = run.asset_selection or frozenset()
-        return RECONCILE_TAG in run.tags or any(reconciliation.key(table.name) in selected for table in self._states)
+    def _reconciled_in(self, run: dg.DagsterRun) -> list[str]:
+        """Names of the tables that the run compares with silver later: all by the job, or a selection of assets."""
+        selected, all_of_them = run.asset_selection or frozenset(), RECONCILE_TAG in run.tags
+        return [table.name for table in self._states if all_of_them or reconciliation.key(table.name) in selected]
 
     @property
     def _states(self) -> dict[ChangeTable, str]:
@@ -179,9 +186,11 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             with lake.connect() as con:
                 if REPLAY_TAG in tags:
                     replay(lake.open(), con, self.name, tables, run_id=run_id)
+                if DISCARD_TAG in tags:
+                    discard(lake.open(), con, self.name, tables, run_id=run_id)
                 report = Drain(lake.open(), con, source, self.postgres(), run_id).run(
                     resnapshot=[name for name in tags.get(RESNAPSHOT_TAG, "").split(",") if name],
-                    reconcile=self._is_reconciled_in(context.run),
+                    reconcile=self._reconciled_in(context.run),
                 )
             for reason in report.suspects.values():
                 context.log.error(reason)
@@ -203,7 +212,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             state = inspect(lake.open(), self.source, self.postgres()) if self._is_connected else None
             for table in tables:
                 yield from _results(table, state) if state else _unasked(table, self._resting)
-            yield from change_assets.check_accounts(lake, tables, f"{self.name}__replay")
+            yield from change_assets.check_accounts(lake, self.name, tables)
 
         return checks
 
@@ -235,7 +244,7 @@ def _results(table: ChangeTable, state: State) -> Iterator[dg.AssetCheckResult]:
     problems = {
         "slot": [suspect] if suspect else [*state.blocked, *state.slot_problems],
         "publication": [*([unreadable] if unreadable else []), *state.publication],
-        "replica_identity": state.identity.get(table.name, []),
+        "replica_identity": [problem] if (problem := state.identity.get(table.name)) else [],
     }
     slot = state.slot
     facts: dict[str, Any] = {

@@ -24,7 +24,7 @@ def assets(
 ) -> list[dg.AssetsDefinition]:
     """Makes an asset with a check for each captured table that has its state in silver.
 
-    A run that holds one of them (`is_wanted`) stores the source's rows first.
+    A run that holds one of them stores the source's rows first: `ChangeStream`.
 
     Args:
         source: Name of the source.
@@ -67,9 +67,7 @@ def _asset(
             found = compare(con, lake.open(), table, Table(lake.open(), state), stream)
             mended = repair(con, lake.open(), source, table, found, context.run.run_id)
         yield dg.MaterializeResult(metadata=_facts(found, mended))
-        yield dg.AssetCheckResult(
-            check_name="equal", passed=not found.differences, metadata=_problems(table, found, mended)
-        )
+        yield dg.AssetCheckResult(check_name="equal", passed=found.is_equal, metadata=_problems(table, found, mended))
 
     return reconcile
 
@@ -86,10 +84,12 @@ def _facts(found: Comparison, mended: int) -> dict[str, Any]:
 
 
 def _problems(table: ChangeTable, found: Comparison, mended: int) -> dict[str, Any]:
-    if not found.differences:
+    if found.is_equal:
         return {}
     cases = [{"in_silver": case.kind, "key": case.key, "reason": case.reason or ""} for case in found.examples]
     problems = {**found.differences, "mended_by_events": mended, "failing_cases": table_value(cases)}
+    if not found.differences:
+        problems["remedy"] = "silver has a key more than once: build it anew, dbt build --full-refresh"
     if UNREADABLE in found.differences:
         problems["remedy"] = (
             f"an unreadable row does not fit {table.model.__name__}, so no event can mend it: mend the contract (or "

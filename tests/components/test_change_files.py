@@ -129,7 +129,7 @@ def test_dead_letters_fail_the_checks_that_block_nothing(source: Source) -> None
         "crm__customers": {**GOOD, "unrouted": False},
         "crm__products": {**GOOD, "unrouted": False, "dead_letters": False},
     }
-    assert facts(result, OTHER, "dead_letters")["remedy"].endswith("then run the job crm__replay")
+    assert facts(result, OTHER, "dead_letters")["remedy"].startswith("mend the contract, then run the job crm__replay;")
     assert facts(result, REFERENCE, "unrouted")["dead_letters"] == 2
     severities = {c.check_name: c.severity.value for c in result.get_asset_check_evaluations() if not c.passed}
     assert severities == {"unrouted": "ERROR", "dead_letters": "ERROR"}

@@ -56,7 +56,8 @@ class TableDescription:
         is_published: Whether its changes arrive under its own name.
         published_columns: Which columns of it do.
         row_filter: Condition of the publication that its rows must meet, if there is one.
-        publishing: Numbers that change when the publication's options do, or when the table leaves it and returns.
+        publishing: Numbers that change when the publication's options do, when the table leaves it and returns, or when
+            another table takes its name.
         files: Relation (itself or its partitions) to the number of the file with its rows: a new one after TRUNCATE, or
             ALTER TABLE that rewrote it.
     """
@@ -113,7 +114,7 @@ _TABLES = f"""
         (SELECT array_agg(a.attname::text) FROM pg_attribute a
          WHERE a.attrelid = c.oid AND a.attname = ANY(p.attnames) AND (a.attgenerated = '' OR %(sends_generated)s)),
         p.rowfilter,
-        (SELECT concat_ws(' ', u.oid, u.xmin, string_agg(e.oid::text, ',' ORDER BY e.oid))
+        (SELECT concat_ws(' ', c.oid, u.oid, u.xmin, string_agg(e.oid::text, ',' ORDER BY e.oid))
          FROM pg_publication u LEFT JOIN LATERAL (
              SELECT oid FROM pg_publication_rel WHERE prpubid = u.oid AND prrelid IN ({_ROOTS})
              UNION ALL SELECT oid FROM pg_publication_namespace WHERE pnpubid = u.oid AND pnnspid IN (

@@ -230,6 +230,9 @@ class Staging:
             PositionMovedError: Another run was faster; no row was committed.
         """
         facts = {**(metadata or {}), "batch_id": self.batch_id}
+        # Not only when the rows come: who was slower must not replace the letters of who was faster.
+        if (found := {name: self.bronze.position(name) for name in expect}) != dict(expect):
+            raise PositionMovedError(self.bronze.name, found)
         letters = self._commit_letters(facts)
         return letters if self.table is None else self._commit_rows(expect, positions, facts)
 
@@ -295,7 +298,7 @@ def envelope(event: ChangeEvent) -> str:
             "sequence": json.dumps([str(event.commit_lsn), str(event.lsn)]),
             "ts_us": event.ts_us,
         },
-        "transaction": {"id": str(event.txid), "total_order": event.tx_seq},
+        "transaction": {"id": None if event.txid is None else str(event.txid), "total_order": event.tx_seq},
         "unavailable": list(event.unavailable),
     }
     # The documents go in as they are: reading and writing them again could change a number's digits.

@@ -48,12 +48,17 @@ class Chunk:
         """Takes a record. Returns the bytes of its documents, about."""
         if isinstance(item, ChangeEvent):
             self.events.append(item)
-            size = len(item.key or "") + len(item.before or "") + len(item.after or "")
+            size = sum(map(_bytes, (item.key, item.before, item.after)))
         else:
             self.rejects.append(item)
-            size = len(item.raw)
+            size = _bytes(item.raw)
         self.size += size
         return size
+
+
+def _bytes(text: str | None) -> int:
+    """About how many, without encoding it: what is not ASCII takes three for a character, more or less."""
+    return 0 if not text else len(text) if text.isascii() else 3 * len(text)
 
 
 def in_chunks(items: Iterable[ChangeEvent | Reject]) -> Iterator[Chunk]:

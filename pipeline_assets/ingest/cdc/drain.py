@@ -15,7 +15,7 @@ import duckdb
 
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Staging, create
 from pipeline_assets.ingest.cdc.chunks import in_chunks
-from pipeline_assets.ingest.cdc.errors import CdcError
+from pipeline_assets.ingest.cdc.errors import CdcError, PublicationGapError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
 from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect, note
 from pipeline_assets.ingest.cdc.postgres import Postgres, Snapshot
@@ -61,12 +61,13 @@ class Drain:
     postgres: Postgres
     run_id: str = ""
 
-    def run(self, *, resnapshot: Collection[str] = (), reconcile: bool = False) -> Report:
+    def run(self, *, resnapshot: Collection[str] = (), reconcile: Collection[str] = ()) -> Report:
         """Drains the slot.
 
         Args:
             resnapshot: Names of tables to read whole again; the remedy for a gap.
-            reconcile: Also store the source's rows at one consistent point, and drain exactly up to it.
+            reconcile: Names of tables whose rows at the source are stored too, at one consistent point, up to which
+                all is drained exactly.
 
         Returns:
             The report. Suspect tables are left as they are.
@@ -83,10 +84,14 @@ class Drain:
                 self._run(report, set(resnapshot) - report.snapshots, reconcile)
             except PositionMovedError:
                 continue
+            except PublicationGapError:
+                # What is left of the slot helps nobody. A publication that was made anew has its tables read whole.
+                self.postgres.drop_slot()
+                continue
             return report
         raise CommitConflictError(f"bronze.{self.source.name}__...", _ATTEMPTS)
 
-    def _run(self, report: Report, resnapshot: Collection[str], reconcile: bool) -> None:
+    def _run(self, report: Report, resnapshot: Collection[str], reconcile: Collection[str]) -> None:
         state = inspect(self.lake, self.source, self.postgres, resnapshot=resnapshot)
         report.suspects = state.suspects
         slot = state.slot
@@ -97,16 +102,24 @@ class Drain:
             slot = None
         if slot is None:
             self.postgres.create_slot()
-        healthy = [table for table in self.source.tables if table.name not in {**state.suspects, **state.unreadable}]
+        healthy = [table for table in self.source.tables if table.name not in state.left_alone]
         if not healthy:
             return
+        for table in self.source.tables:
+            # The slot forgets the changes of a table that cannot be read now: note that it lacks them.
+            if table.name in state.left_alone - state.suspects.keys():
+                self._is_to_be_read_again(table, state)
         for table in healthy:
             # Draining closes the gap between slot and lake, but brings nothing of what is missing: note that first.
-            if table.name in state.to_snapshot and state.positions[table.name] is not None:
-                table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
+            if table.name in state.to_snapshot:
+                self._is_to_be_read_again(table, state)
             note(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
         point = self._snapshots(report, healthy, state, reconcile)
         self._drain(report, healthy, state.position, self.postgres.flush_lsn() if point is None else point)
+
+    def _is_to_be_read_again(self, table: ChangeTable, state: State) -> None:
+        if state.positions[table.name] is not None:
+            table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
 
     def _drain(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> None:
         reached = 0
@@ -119,12 +132,15 @@ class Drain:
                     "the run started: is this another server now?"
                 )
 
-    def _snapshots(self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: bool) -> int | None:
-        """Reads whole what has to be; to reconcile, stores all tables' rows. Gives the point of the latter."""
+    def _snapshots(
+        self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: Collection[str]
+    ) -> int | None:
+        """Reads whole what has to be; stores the rows of tables to be reconciled. Gives the point of the latter."""
         to_read = [table for table in tables if table.name in state.to_snapshot]
-        if not to_read and not reconcile:
+        to_store = [table for table in tables if table.name in reconcile]
+        wanted = [table for table in tables if table in to_read or table in to_store]
+        if not wanted:
             return None
-        wanted = tables if reconcile else to_read
         streamed = [table for table in tables if state.positions[table.name] is not None]
         # The changes up to the snapshot come first: a table that is read again loses none of them. Most of them now,
         # because a snapshot holds locks and keeps the source from vacuuming.
@@ -134,11 +150,9 @@ class Drain:
             for table in to_read:
                 expected = snapshot.point if table in streamed else None
                 self._snapshot(report, table, snapshot, state.position, expected)
-            if not reconcile:
-                return None
-            for table in tables:
+            for table in to_store:
                 self._store_source(table, snapshot, state.position)
-            return snapshot.point
+            return snapshot.point if to_store else None
 
     def _snapshot(
         self, report: Report, table: ChangeTable, snapshot: Snapshot, position: str, expected: int | None

@@ -3,3 +3,7 @@
 
 class CdcError(Exception):
     """A database cannot be read as declared. The message says which, why and what to do, and never holds a password."""
+
+
+class PublicationGapError(CdcError):
+    """The slot cannot be read through: the publication was missing when something in it was committed."""

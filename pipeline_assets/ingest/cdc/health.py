@@ -52,7 +52,7 @@ class State:
         slot_problems: Further problems of the slot.
         unreadable: Table name to problems that keep it from being read: it does not exist, or is not published.
         publication: Problems of the publication that concern every table.
-        identity: Table name to problems of its keys or its replica identity.
+        identity: Table name to problems of its keys or its replica identity: its changes would not tell which row.
     """
 
     slot_name: str
@@ -67,7 +67,12 @@ class State:
     slot_problems: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     publication: list[str] = field(default_factory=list)
-    identity: dict[str, list[str]] = field(default_factory=dict)
+    identity: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def left_alone(self) -> set[str]:
+        """Names of the tables that nothing is read of."""
+        return {*self.suspects, *self.unreadable, *self.identity}
 
 
 def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot: Collection[str] = ()) -> State:
@@ -204,32 +209,32 @@ def _check_table(state: State, table: ChangeTable, publication: str) -> None:
     elif not found.is_published:
         mend = "SET (publish_via_partition_root = true)" if found.is_partitioned else f"ADD TABLE {found.sql_name}"
         state.unreadable[table.name] = (
-            f"{table.source_table} is not published under this name: ALTER PUBLICATION {publication} {mend}, then run "
-            "the job that reads it whole again, as changes until then are lost"
+            f"{table.source_table} is not published under this name: ALTER PUBLICATION {publication} {mend}. The "
+            "next run reads it whole again then, as changes until then are lost"
         )
-    else:
-        state.identity[table.name] = _identity_problems(table, found)
+    elif problem := _identity_problem(table, found):
+        state.identity[table.name] = f"{problem}. Nothing is read of it until then"
 
 
-def _identity_problems(table: ChangeTable, found: TableDescription) -> list[str]:
+def _identity_problem(table: ChangeTable, found: TableDescription) -> str | None:
     if missing := set(table.keys) - {column.name for column in found.columns}:
-        return [f"{table.source_table} has no column {', '.join(sorted(missing))}, which the source declares as key"]
+        return f"{table.source_table} has no column {', '.join(sorted(missing))}, which the source declares as key"
     if missing := set(table.keys) - set(found.identity_columns):
-        return [
+        return (
             f"updates and deletes of {table.source_table} do not tell {', '.join(sorted(missing))} of the old row: "
             f"make the keys its primary key (not DEFERRABLE), or ALTER TABLE {found.sql_name} REPLICA IDENTITY FULL"
-        ]
-    return []
+        )
+    return None
 
 
 def _was_altered(bronze: Table, found: TableDescription | None) -> bool:
     """Whether the table was altered in a way that changed rows without a change event.
 
-    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed or retyped column;
-    for what is written while a table is out of the publication, or an operation or some rows or columns are; and for a
-    partition that is truncated or detached. (A partition that is attached may bring rows without events, too, but most
-    are made empty: those are not looked for.) A table that was read, and of which nothing was noted, may have been
-    altered since.
+    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed, retyped or dropped
+    column; for what is written while a table is out of the publication, or an operation or some rows or columns are;
+    and for a partition that is truncated or detached (VACUUM FULL of one looks the same). A partition that is attached
+    may bring rows without events, too, but most are made empty: those are not looked for. A table that was read, and of
+    which nothing was noted, may have been altered since.
     """
     if found is None:
         return False
@@ -240,6 +245,8 @@ def _was_altered(bronze: Table, found: TableDescription | None) -> bool:
         return True
     if found.is_partitioned and any(found.files.get(name) != file for name, file in before["files"].items()):
         return True
+    if before["columns"].keys() - {str(column.number) for column in found.columns}:
+        return True  # its values are gone from all rows
     names = {name for name, _ in before["columns"].values()}
     for column in found.columns:
         known = before["columns"].get(str(column.number))

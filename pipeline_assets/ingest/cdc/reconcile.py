@@ -5,10 +5,9 @@ that. So the two must be equal, row by row, whatever was written meanwhile. Comp
 those that the source added later are not. Nothing of a database is read here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from typing import NamedTuple
 
 import duckdb
@@ -17,17 +16,31 @@ import pyarrow as pa
 from pipeline_assets.contracts.base import raw_shape
 from pipeline_assets.ingest.cdc import row
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging, judge_sql
+from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
-from pipeline_assets.ingest.sql import identifier
-from pipeline_assets.lake import Lake, LakeError, PositionMovedError, Table, position_name, query_schema
+from pipeline_assets.ingest.sql import identifier, quoted
+from pipeline_assets.lake import (
+    DataFile,
+    Lake,
+    LakeError,
+    PositionMovedError,
+    Table,
+    discard,
+    position_name,
+    query_schema,
+)
 from pipeline_assets.lake.files import write_parquet
 
 UNREADABLE = "unreadable"
-"""Kind of a source's row that does not fit the contract: its change is a dead letter. No event can mend it."""
+"""Kind of a source's row that does not fit the contract: no event can mend it."""
+
+EXTRA = "extra"
+"""Kind of a row of silver that the source does not have."""
 
 _RANGES = 20
 _EXAMPLES = 20
-_EVENTS_PER_CHUNK = 50_000
+# A snapshot at the same point numbers its rows from 1; what mends comes after them.
+_AFTER_A_SNAPSHOT = 1 << 40
 
 
 class NotComparableError(LakeError):
@@ -82,6 +95,11 @@ class Comparison:
     differences: Mapping[str, int]
     examples: Sequence[Difference]
 
+    @property
+    def is_equal(self) -> bool:
+        """Whether both sides hold the same rows, each as often."""
+        return all(part.is_equal for part in self.ranges)
+
 
 def store(
     con: duckdb.DuckDBPyConnection,
@@ -104,13 +122,17 @@ def store(
         query_schema(con, "SELECT NULL::VARCHAR AS key, NULL::VARCHAR AS after"),
         description=f"Rows of {table.source_table} as last stored for reconciliation.",
     )
-    files = []
-    for chunk in chunks:
-        con.register(
-            "cdc_rows", pa.table({"key": [event.key for event in chunk], "after": [event.after for event in chunk]})
-        )
-        files += write_parquet(con, "SELECT key, after FROM cdc_rows", stored.uri)
-        con.unregister("cdc_rows")
+    files: list[DataFile] = []
+    try:
+        for chunk in chunks:
+            rows = pa.table({"key": [event.key for event in chunk], "after": [event.after for event in chunk]})
+            con.register("cdc_rows", rows)
+            files += write_parquet(con, "SELECT key, after FROM cdc_rows", stored.uri)
+            con.unregister("cdc_rows")
+    except BaseException:
+        for file in files:
+            discard(stored.uri, file.path)
+        raise
     stored.commit(con, files, where="TRUE", positions=positions)
 
 
@@ -127,29 +149,26 @@ def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silv
     Raises:
         NotComparableError: Silver was built from another position than the source was read at.
     """
-    point = _common_point(lake, table, silver, position)
+    sides = _at_one_point(lake, table, silver, position)
     columns = raw_shape(table.model).columns
     keys, listed = ", ".join(map(identifier, table.keys)), ", ".join(identifier(column.name) for column in columns)
     typed = ", ".join(
         f"{row.typed(f'_row[{at}]', column.dtype)} AS {identifier(column.name)}" for at, column in enumerate(columns, 1)
     )
     texts = row.texts([column.name for column in columns], "after")
-    judged = judge_sql(
-        table, f"(SELECT *, 'r' AS op, []::VARCHAR[] AS unavailable FROM {_at_source(lake, table).scan()})"
-    )
+    judged = judge_sql(table, f"(SELECT *, 'r' AS op, []::VARCHAR[] AS unavailable FROM {sides.source})")
     con.execute(
         f"""CREATE OR REPLACE VIEW cdc_source AS
         SELECT {keys}, key, after, _reason AS reason, CASE WHEN _reason IS NULL THEN hash({listed}) END AS row_hash
         FROM (SELECT key, after, _reason, {typed} FROM (SELECT *, {texts} AS _row FROM ({judged})))"""
     )
     con.execute(
-        f"CREATE OR REPLACE VIEW cdc_silver AS SELECT {keys}, hash({listed}) AS row_hash FROM {silver.scan()} "
+        f"CREATE OR REPLACE VIEW cdc_silver AS SELECT {keys}, hash({listed}) AS row_hash FROM {sides.silver} "
         "WHERE NOT _deleted"
     )
     ranges = _ranges(con, table.keys)
-    if all(found.is_equal for found in ranges):
-        return Comparison(point, ranges, {}, ())
-    return Comparison(point, ranges, *_differences(con, table.keys))
+    found = Comparison(sides.point, ranges, {}, ())
+    return found if found.is_equal else Comparison(sides.point, ranges, *_differences(con, table.keys))
 
 
 def repair(
@@ -158,54 +177,68 @@ def repair(
     """Appends the events that make silver equal to the source: `r` of its rows, `d` of rows that it does not have.
 
     They carry the commit position of the comparison's point, so newer changes win over them. Once per point. Unreadable
-    rows are left alone.
+    rows are left alone; and as long as there is one, so are those that the source does not seem to have: it may be the
+    same row, under another key.
 
     Returns:
         Number of events.
     """
-    mendable = sum(rows for kind, rows in found.differences.items() if kind != UNREADABLE)
-    if not mendable:
+    left = (UNREADABLE, EXTRA) if UNREADABLE in found.differences else (UNREADABLE,)
+    if not found.differences.keys() - set(left):
         return 0
     batch_id = f"repair {found.point:X}"
     staging = Staging(con, lake, table, source, batch_id, datetime.now(UTC))
-    now, lsn, numbers = int(datetime.now(UTC).timestamp() * 1_000_000), found.point - 1, count(1)
-    rows = con.cursor().execute(
-        f"SELECT kind, key, after FROM cdc_differences WHERE kind <> '{UNREADABLE}' ORDER BY key"
-    )
     try:
-        while chunk := rows.fetchmany(_EVENTS_PER_CHUNK):
-            events = []
-            for kind, key, after in chunk:
-                op, number = "d" if kind == "extra" else "r", next(numbers)
-                place = (lsn, number, lsn, None, now, "reconciliation", number)
-                events.append(ChangeEvent(table.source_table, op, key, None, after, (), *place))
-            staging.add(events)
+        for chunk in in_chunks(_mending(con.cursor(), table, found.point - 1, left)):
+            staging.add(chunk.events)
         staging.commit(expect={batch_id: None}, positions={batch_id: 1}, metadata={"run_id": run_id})
     except PositionMovedError:  # mended before
-        pass
+        return 0
     finally:
         staging.discard()
-    return mendable
+    return staging.counts.events_in
+
+
+def _mending(
+    con: duckdb.DuckDBPyConnection, table: ChangeTable, lsn: int, left: Collection[str]
+) -> Iterator[ChangeEvent]:
+    now = int(datetime.now(UTC).timestamp() * 1_000_000)
+    listed = ", ".join(map(quoted, left))
+    rows = con.execute(f"SELECT kind, key, after FROM cdc_differences WHERE kind NOT IN ({listed}) ORDER BY key")
+    number = _AFTER_A_SNAPSHOT
+    while found := rows.fetchone():
+        kind, key, after = found
+        number += 1
+        place = (lsn, number, lsn, None, now, "reconciliation", number)
+        yield ChangeEvent(table.source_table, "d" if kind == EXTRA else "r", key, None, after, (), *place)
+
+
+class _Sides(NamedTuple):
+    """Both sides at one WAL position: relations of versions that stay as they are."""
+
+    point: int
+    source: str
+    silver: str
 
 
 def _at_source(lake: Lake, table: ChangeTable) -> Table:
-    return Table(lake, f"bronze.{table.name}__at_source")
+    return Table(lake, f"bronze.{table.name}__source_rows")
 
 
-def _common_point(lake: Lake, table: ChangeTable, silver: Table, position: str) -> int:
-    """The WAL position at which the source was read, if silver was built from bronze at that very position."""
+def _at_one_point(lake: Lake, table: ChangeTable, silver: Table, position: str) -> _Sides:
+    """The versions in which silver was built from bronze at the very position at which the source was read."""
     stored, bronze = _at_source(lake, table), table.bronze(lake)
-    point = stored.position(position)
-    if point is None:
+    if not stored.exists():
         raise NotComparableError(f"{stored.name} does not exist yet: run the job that reconciles, not this asset alone")
-    applied = silver.position(position_name(bronze))
+    read, built = stored.open(), silver.open()
+    point, applied = read.transaction_version(position) or 0, built.transaction_version(position_name(bronze))
     reached = None if applied is None else bronze.open(applied).transaction_version(position)
     if reached != point:
         raise NotComparableError(
             f"{silver.name} reflects {lsn_text(reached or 0)}, {table.source_table} was read at {lsn_text(point)}: "
             "another run went on meanwhile; run the job again"
         )
-    return point
+    return _Sides(point, stored.scan(read.version()), silver.scan(built.version()))
 
 
 def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> list[KeyRange]:
@@ -236,7 +269,7 @@ def _differences(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> tuple[d
         f"""CREATE OR REPLACE TABLE cdc_differences AS
         SELECT
             CASE WHEN source.reason IS NOT NULL THEN '{UNREADABLE}' WHEN silver.row_hash IS NULL THEN 'missing'
-                WHEN source.row_hash IS NULL THEN 'extra' ELSE 'different' END AS kind,
+                WHEN source.row_hash IS NULL THEN '{EXTRA}' ELSE 'different' END AS kind,
             coalesce(source.key, {key}::VARCHAR) AS key,
             source.reason,
             source.after

@@ -28,6 +28,9 @@ from pipeline_assets.lake.dead_letters import dead_letter_table
 REPLAYED_BATCH, REPLAYED_LETTERS = "replayed_batch", "replayed_letters"
 """In the metadata of the commit that removes letters: which batch they were of, and how many."""
 
+DISCARDED_LETTERS = "discarded_letters"
+"""In the metadata of the commit that gives letters up: how many."""
+
 
 @dataclass
 class Report(Tally):
@@ -71,6 +74,28 @@ def replay(
         for batch_id in _batches(con, letters):
             attempt.unit(letters, batch_id)
     return attempt.report
+
+
+def discard(
+    lake: Lake, con: duckdb.DuckDBPyConnection, source: str, tables: Sequence[ChangeTable], *, run_id: str = ""
+) -> int:
+    """Gives up the dead letters of a source, because somebody looked at them and what they say is not needed.
+
+    Older versions of their tables have them still.
+
+    Returns:
+        How many.
+    """
+    discarded = 0
+    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
+        letters = dead_letter_table(lake, f"bronze.{name}")
+        if not letters.exists():
+            continue
+        (count,) = con.execute(f"SELECT count(*) FROM {letters.scan()}").fetchone() or (0,)
+        if count:
+            letters.commit(con, [], where="TRUE", metadata={DISCARDED_LETTERS: str(count), "run_id": run_id})
+        discarded += int(count)
+    return discarded
 
 
 def _batches(con: duckdb.DuckDBPyConnection, letters: Table) -> list[str]:

@@ -15,7 +15,7 @@ import psycopg
 from pipeline_assets.ingest.cdc import catalog
 from pipeline_assets.ingest.cdc.catalog import Session
 from pipeline_assets.ingest.cdc.connection import Database
-from pipeline_assets.ingest.cdc.errors import CdcError
+from pipeline_assets.ingest.cdc.errors import CdcError, PublicationGapError
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.pgoutput import POSTGRES_EPOCH_US, Decoder
 from pipeline_assets.ingest.sql import identifier, quoted
@@ -24,6 +24,7 @@ PLUGIN = "pgoutput"
 COUNT_SECONDS = 5
 
 # PostgreSQL 18 goes on without a publication that it does not find, and so without the changes, with this warning.
+# Older ones end with an error.
 _PUBLICATION_SKIPPED = "55000"
 
 
@@ -164,15 +165,21 @@ class Changes:
             upto = min(self._upto, flush_lsn(session))
             query = f"""COPY (SELECT (lsn - '0/0')::bigint, data
                 FROM {_peek(self._slot, self._publication, upto, self._max_changes)}) TO STDOUT (FORMAT binary)"""
-            with session.cursor() as cursor, cursor.copy(query.encode()) as copy:
-                copy.set_types(["int8", "bytea"])
-                yield from self._decoder.events(self._counted(copy.rows()), upto)
+            try:
+                with session.cursor() as cursor, cursor.copy(query.encode()) as copy:
+                    copy.set_types(["int8", "bytea"])
+                    yield from self._decoder.events(self._counted(copy.rows()), upto)
+            except psycopg.errors.UndefinedObject:  # as it was there a moment ago, it was not when something committed
+                raise self._gap() from None
         if _PUBLICATION_SKIPPED in warnings:
-            raise CdcError(
-                f"PostgreSQL {self._database.place}: the publication {self._publication} was missing for a part of "
-                f"what the slot {self._slot} holds, and changes of that time are lost: read the tables whole again"
-            )
+            raise self._gap()
         self.reached = self._decoder.commit_lsn + 1 if self._is_cut else upto
+
+    def _gap(self) -> PublicationGapError:
+        return PublicationGapError(
+            f"PostgreSQL {self._database.place}: the publication {self._publication} was missing for a part of what "
+            f"the slot {self._slot} holds, and changes of that time are lost: read the tables whole again"
+        )
 
     def _counted(self, rows: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         for row in rows:

@@ -246,6 +246,48 @@ def test_a_table_that_was_not_published_for_a_while_is_read_again(shop):
     assert shop.drain().snapshots == frozenset()
 
 
+def test_a_table_that_could_not_be_read_for_some_runs_is_read_again_unasked(shop):
+    shop.sql(insert("A"))
+    shop.drain()
+    for away, back in (
+        ("ALTER PUBLICATION shop DROP TABLE products", "ALTER PUBLICATION shop ADD TABLE products"),
+        ("ALTER TABLE products REPLICA IDENTITY NOTHING", "ALTER TABLE products REPLICA IDENTITY DEFAULT"),
+    ):
+        shop.sql("DELETE FROM products", away, insert("B"))
+        version = shop.drain() and Table(shop.lake, "bronze.shop_db__products").open().version()
+        shop.sql("INSERT INTO orders (order_id, status, lines) SELECT gen_random_uuid(), 'placed', '[]'")
+        assert shop.drain().suspects == {}
+        assert Table(shop.lake, "bronze.shop_db__products").open().version() == version
+        shop.sql(back)
+        assert shop.drain().snapshots == {"shop_db__products"}
+        assert [json.loads(key) for (key,) in shop.stored("key")[-1:]] == [{"stock_code": "B"}]
+    assert shop.drain().snapshots == frozenset()
+
+
+def test_a_publication_that_was_gone_for_a_moment_has_its_tables_read_again(shop):
+    shop.sql(insert("A"))
+    shop.drain()
+    shop.sql("DROP PUBLICATION shop", insert("B"), "CREATE PUBLICATION shop FOR TABLE products, orders", insert("C"))
+    report = shop.drain()
+    assert report.snapshots == {"shop_db__products", "shop_db__orders"}
+    assert report.suspects == {}
+    assert [json.loads(key)["stock_code"] for (key,) in shop.stored("key")[-3:]] == ["A", "B", "C"]
+    shop.sql(insert("D"))
+    assert shop.drain().snapshots == frozenset()
+    assert shop.ops()[-1] == "c"
+
+
+def test_a_table_whose_keys_are_not_those_of_its_updates_is_left_alone(shop):
+    wrong = ChangeTable("public.products", "shop_db__products", PRODUCTS.model, ("description",))
+    shop.sql(insert("A"))
+    shop.drain()
+    shop.sql("UPDATE products SET unit_price = 2")
+    with shop.lake.connect() as con:
+        Drain(shop.lake, con, ChangeSource("shop_db", (wrong, ORDERS), 1024**3), shop.postgres, "run").run()
+    assert shop.ops() == ["r"]
+    assert shop.drain().snapshots == {"shop_db__products"}
+
+
 def test_a_partition_that_goes_without_an_event_has_the_table_read_again(shop):
     shop.sql(
         "DROP TABLE products",

@@ -14,6 +14,8 @@ from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc import chunks
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.events import ChangeEvent
+from pipeline_assets.ingest.cdc.replay import DISCARDED_LETTERS, discard
+from pipeline_assets.lake.dead_letters import dead_letter_table
 
 
 class PriceAsText(pa.DataFrameModel):
@@ -256,3 +258,15 @@ def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
         columns = "reason, raw, _source.line"
         assert killed.letters(name, columns) == whole.letters(name, columns)
     assert [len(whole.rows(name)) for name in tables] == [1, 1, 1]
+
+
+def test_dead_letters_that_nobody_needs_are_given_up_and_stay_in_older_versions(shop: Shop) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), unlisted(16), "{")
+    shop.ingest(run_id="r1")
+    with shop.lake.connect() as con:
+        assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r2") == 3
+        assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r3") == 0
+    assert shop.letters("crm__products") == shop.letters("crm__unrouted") == []
+    log = dead_letter_table(shop.lake, "bronze.crm__products").open()
+    assert (log.history(1)[0][DISCARDED_LETTERS], log.history(1)[0]["run_id"]) == ("1", "r2")
+    assert shop.replay(run_id="r4").letters == 0
