@@ -18,13 +18,12 @@ from pipeline_assets.ingest.rest.declared import (
     PageNumber,
     Pagination,
     RestSource,
-    Single,
 )
 from pipeline_assets.ingest.rest.poll import Polled, poll
 from pipeline_assets.lake import Lake, Table
 
-PAGING: dict[str, Pagination] = {
-    "single": Single(type="single"),
+PAGING: dict[str, Pagination | None] = {
+    "single": None,
     "page": PageNumber(type="page"),
     "offset": Offset(type="offset"),
     "cursor": Cursor(type="cursor", path="meta.next"),

@@ -147,7 +147,7 @@ class _NextUrl(JSONLinkPaginator):
             raise RestError(f"no URL at {self.next_url_path}, but {type(self._next_reference).__name__}")
 
 
-def _paginator(declared: Pagination, last: Callable[[], Answer]) -> BasePaginator:
+def _paginator(declared: Pagination | None, last: Callable[[], Answer]) -> BasePaginator:
     match declared:
         case PageNumber():
             return _UntilNothingComes(declared.param, declared.first, by_records=False, last=last)

@@ -11,17 +11,11 @@ from datetime import date, datetime
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from pipeline_assets.contracts.base import raw_shape
 from pipeline_assets.ingest.database.watermark import SECONDS, Watermark
 from pipeline_assets.ingest.pull import PullSource
-
-Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
-"""Name of an environment variable that holds a secret."""
-
-JsonPath = Annotated[str, Field(min_length=1)]
-"""Where something lies in an answer: `meta.next`, `data[-1].id`, `"@odata.nextLink"`."""
 
 Param = str | int | float | bool
 
@@ -29,22 +23,36 @@ _LAG_SECONDS = 3600
 
 
 class _Declaration(BaseModel):
+    """Fields have no annotations but types: Dagster's loader of YAML takes only such models from outside."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _is_as_its_name_says(cls, value: object, info: ValidationInfo) -> object:
+        name = info.field_name or ""
+        if name.endswith("_env") and not re.fullmatch(r"[A-Z][A-Z0-9_]*", str(value)):
+            raise ValueError("must be the name of an environment variable, which holds the secret")
+        if name.endswith("_url") and not re.fullmatch(r"https?://[^@\s]+", str(value)):
+            raise ValueError("must be an http(s) URL without credentials")
+        if name == "lag" and isinstance(value, int) and value < 0:
+            raise ValueError("must not be negative")
+        return value
 
 
 class Bearer(_Declaration):
     """A token in the header `Authorization`."""
 
     type: Literal["bearer"]
-    token_env: Variable
+    token_env: str
 
 
 class Basic(_Declaration):
     """User and password in the header `Authorization`."""
 
     type: Literal["basic"]
-    user_env: Variable
-    password_env: Variable
+    user_env: str
+    password_env: str
 
 
 class ApiKey(_Declaration):
@@ -52,7 +60,7 @@ class ApiKey(_Declaration):
 
     type: Literal["api_key"]
     name: str
-    key_env: Variable
+    key_env: str
     location: Literal["header", "query"] = "header"
 
 
@@ -60,19 +68,13 @@ class OAuth2ClientCredentials(_Declaration):
     """A token of a token endpoint, fetched anew when it expires."""
 
     type: Literal["oauth2_client_credentials"]
-    token_url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]
-    client_id_env: Variable
-    client_secret_env: Variable
+    token_url: str
+    client_id_env: str
+    client_secret_env: str
     scope: str = ""
 
 
 Auth = Annotated[Bearer | Basic | ApiKey | OAuth2ClientCredentials, Field(discriminator="type")]
-
-
-class Single(_Declaration):
-    """All records are in one answer."""
-
-    type: Literal["single"]
 
 
 class PageNumber(_Declaration):
@@ -95,14 +97,16 @@ class Cursor(_Declaration):
 
     type: Literal["cursor"]
     param: str = "cursor"
-    path: JsonPath
+    path: str
+    """JSONPath: `meta.next`, `data[-1].id`."""
 
 
 class NextUrl(_Declaration):
     """Each answer holds the URL of the next one, the last one none."""
 
     type: Literal["next_url"]
-    path: JsonPath
+    path: str
+    """JSONPath: `links.next`, `"@odata.nextLink"`."""
 
 
 class LinkHeader(_Declaration):
@@ -111,7 +115,7 @@ class LinkHeader(_Declaration):
     type: Literal["link_header"]
 
 
-Pagination = Annotated[Single | PageNumber | Offset | Cursor | NextUrl | LinkHeader, Field(discriminator="type")]
+Pagination = Annotated[PageNumber | Offset | Cursor | NextUrl | LinkHeader, Field(discriminator="type")]
 
 
 class Incremental(_Declaration):
@@ -123,7 +127,7 @@ class Incremental(_Declaration):
     field: str
     """Column of the contract that it goes by: a time, a date or a number that grows with each change."""
 
-    lag: Annotated[int, Field(ge=0)] | None = None
+    lag: int | None = None
     """How far before the newest record of the last poll the next one begins, because a record may become visible after
     younger ones: seconds (3600 if not given), or numbers (0). What comes again is recognised."""
 
@@ -137,7 +141,7 @@ class RestSource(PullSource):
         path: The resource, below the root.
         params: Query of each first request; the next URLs of `next_url` and `link_header` say all that they need.
         auth: Who reads.
-        pagination: How one answer leads to the next.
+        pagination: How one answer leads to the next; None if there is but one.
         records: JSONPath, names alone, of the list of records in an answer; `$` if the answer is the list.
         total: JSONPath of the number of all records. With it a poll proves that it is complete.
         incremental: None reads all of the resource each time, and replaces the table if anything is different.
@@ -149,7 +153,7 @@ class RestSource(PullSource):
     path: str
     params: Mapping[str, Param] = field(default_factory=dict)
     auth: Auth | None = None
-    pagination: Pagination = field(default_factory=lambda: Single(type="single"))
+    pagination: Pagination | None = None
     records: str = "$"
     total: str | None = None
     incremental: Incremental | None = None

@@ -50,7 +50,7 @@ def test_what_cannot_be_right_is_refused(options, error) -> None:
 
 
 def test_secrets_are_named_never_given() -> None:
-    with pytest.raises(ValidationError, match="token_env"):
+    with pytest.raises(ValidationError, match=r"token_env\n.*name of an environment variable"):
         Bearer(type="bearer", token_env="tok-123")
     with pytest.raises(ValidationError, match="key"):
         ApiKey(type="api_key", name="X-Key", key_env="CRM_KEY", key="tok-123")  # type: ignore[call-arg]

@@ -1,0 +1,233 @@
+"""The `RestResource` component: one `defs.yaml` makes a resource of a REST API into a bronze asset that is polled.
+
+How pages become rows is in `ingest.rest`; the asset's checks are those of every bronze table, in `bronze_assets`.
+
+Concept: https://docs.dagster.io/guides/automate/schedules
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Annotated, Any
+
+import dagster as dg
+from croniter import croniter
+from pydantic import Field, field_validator, model_validator
+
+from pipeline_assets.components import bronze_assets
+from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.landing_sensor import SOURCE_TAG
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.rest.declared import Auth, Incremental, Pagination, Param, RestSource
+
+WHOLE_TAG = "pipeline_assets/whole"
+"""Present: an incremental source is read from its beginning."""
+
+_TICKS = 50  # enough to see the weekend in "on weekdays at 9"
+_ANY_URL = "https://not-set.invalid"
+
+
+class RestResource(dg.Component, dg.Model, dg.Resolvable):
+    """A resource of a REST API, polled on a schedule. A poll is complete, or nothing of it is committed.
+
+    A poll reads the present, whatever day it is asked for: its rows lie in the partition of the day it was made, and a
+    missed poll is made up for by the next one. Silver and gold follow in the same run, as with landing files.
+    """
+
+    name: Annotated[str, Field(pattern=NAME)]
+    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its rejects are `dead_letters.<name>`."""
+
+    base_url: str | None = None
+    """Root of the API, `https://api.example.com/v2`."""
+
+    base_url_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
+    """Environment variable with the root, where it is another one in each environment. Unset: the source rests."""
+
+    path: str
+    """The resource, below the root: `accounts`."""
+
+    params: dict[str, Param] = Field(default_factory=dict)
+    """Query of the requests, the page size among them: `{limit: 200, archived: false}`."""
+
+    auth: Auth | None = None
+    """`type`: bearer, basic, api_key or oauth2_client_credentials. Secrets by the names of environment variables."""
+
+    pagination: Pagination | None = None
+    """`type`: page, offset, cursor, next_url or link_header; none if all records come in one answer. By page or offset
+    records that move meanwhile may be passed over: declare `total`, or take a cursor if the API has one."""
+
+    records: str = "$"
+    """Where the list of records lies in an answer: `data.items`; `$` if the answer is the list."""
+
+    total: str | None = None
+    """Where an answer tells the number of all records: `meta.total`. A poll that does not reach it is not committed."""
+
+    keys: Annotated[list[str], Field(min_length=1)]
+    """Columns of the contract that identify a record at the source."""
+
+    incremental: Incremental | None = None
+    """`param`, `field`, `lag`: asks for what is new since the last poll. Without it a poll reads all there is."""
+
+    contract: str
+    """Name of the Pandera model of a record, e.g. `crm.Accounts`."""
+
+    owner: Annotated[str, Field(pattern=OWNER)]
+    """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
+
+    cron: str = "0 */6 * * *"
+    """When it is polled, UTC. Twice the longest pause without a poll and the asset is no longer fresh."""
+
+    requests_per_second: Annotated[float, Field(gt=0)] = 5
+    """The most that the API is asked, retries included."""
+
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60
+    """To wait for a connection, and for the next bytes of an answer."""
+
+    schema_evolution: bool = False
+    """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
+
+    failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of a day's records that may be dead letters before the blocking check fails."""
+
+    description: str = ""
+
+    @field_validator("contract")
+    @classmethod
+    def _contract_exists(cls, value: str) -> str:
+        contract(value)
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_is_one(cls, value: str) -> str:
+        if not croniter.is_valid(value):
+            raise ValueError(f"{value!r} is no cron expression such as 0 */6 * * *")
+        return value
+
+    @model_validator(mode="after")
+    def _makes_a_source(self) -> "RestResource":
+        if (self.base_url is None) == (self.base_url_env is None):
+            raise ValueError("declare either base_url or base_url_env")
+        self.source(self.base_url or _ANY_URL)
+        return self
+
+    def source(self, base_url: str) -> RestSource:
+        """The declaration as the domain code takes it."""
+        return RestSource(
+            name=self.name,
+            model=contract(self.contract),
+            keys=tuple(self.keys),
+            schema_evolution=self.schema_evolution,
+            base_url=base_url,
+            path=self.path,
+            params=self.params,
+            auth=self.auth,
+            pagination=self.pagination,
+            records=self.records,
+            total=self.total,
+            incremental=self.incremental,
+            requests_per_second=self.requests_per_second,
+            timeout_seconds=self.timeout_seconds,
+        )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds the source's definitions."""
+        selection = dg.AssetSelection.assets(bronze_key(self.name)).downstream() | dg.AssetSelection.assets(
+            letters_key(self.name)
+        )
+        jobs = [dg.define_asset_job(f"{self.name}__to_gold", selection, description="Polls, then all downstream.")]
+        if self.incremental:
+            text = "Reads all of the source once more: what was missed, or did not fit the contract of then."
+            jobs.append(
+                dg.define_asset_job(f"{self.name}__whole", selection, tags={WHOLE_TAG: "yes"}, description=text)
+            )
+        return dg.Definitions(
+            assets=[self._assets()],
+            asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget)],
+            jobs=jobs,
+            schedules=[self._schedule()],
+        )
+
+    def _root(self) -> str | None:
+        """Root of the API; None while its variable is not set."""
+        return self.base_url or os.environ.get(self.base_url_env or "") or None
+
+    @property
+    def _resting(self) -> str:
+        return f"{self.base_url_env} is not set: no API to poll"
+
+    def _specs(self) -> list[dg.AssetSpec]:
+        where = f"{self.base_url}/{self.path}" if self.base_url else self.path
+        return bronze_assets.specs(
+            self.name,
+            contract(self.contract),
+            owner=self.owner,
+            read_from=f"GET {self.path}",
+            description=self.description or f"Records of {where} as they were when polled.",
+            fresh_for=2 * _longest_pause(self.cron),
+            metadata={
+                "api": where,
+                "cron": self.cron,
+                "mode": f"incremental by {self.incremental.field}" if self.incremental else "full",
+                "keys": ", ".join(self.keys),
+            },
+        )
+
+    def _assets(self) -> dg.AssetsDefinition:
+        @dg.multi_asset(
+            name=f"{self.name}__poll",
+            specs=self._specs(),
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            pool=f"source_{self.name}",
+        )
+        def poll(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
+            # Here, not above: it imports dlt, 0.5 CPU seconds that no other run needs.
+            from pipeline_assets.ingest.rest import poll as polls
+
+            bronze, letters, root = bronze_key(self.name), letters_key(self.name), self._root()
+            if root is None:
+                context.log.warning(self._resting)
+                yield dg.MaterializeResult(asset_key=bronze, metadata={"resting": self._resting})
+                yield dg.MaterializeResult(asset_key=letters)
+                return
+            whole, run_id = WHOLE_TAG in context.run.tags, context.run.run_id
+            with lake.connect() as con:
+                polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
+            if polled.restarted:
+                context.log.warning("the pages were read twice: %s", polled.restarted)
+            day = polled.day.isoformat()
+            if day in context.partition_keys:
+                context.add_asset_metadata(asdict(polled.counts), asset_key=bronze, partition_key=day)
+            facts: dict[str, Any] = {"delta_version": polled.version, "asked": polled.origin, "pages": polled.pages}
+            yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.counts)})
+            yield dg.MaterializeResult(asset_key=letters, metadata={"dead_letters": polled.counts.dead_letters})
+
+        return poll
+
+    def _schedule(self) -> dg.ScheduleDefinition:
+        @dg.schedule(
+            name=f"{self.name}__poll",
+            job_name=f"{self.name}__to_gold",
+            cron_schedule=self.cron,
+            execution_timezone="UTC",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=f"Polls {self.path}.",
+        )
+        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+            if self._root() is None:
+                return dg.SkipReason(self._resting)
+            day = context.scheduled_execution_time.astimezone(UTC).date()
+            return dg.RunRequest(partition_key=day.isoformat(), tags={SOURCE_TAG: self.name})
+
+        return schedule
+
+
+def _longest_pause(cron: str) -> timedelta:
+    """The longest time between two ticks."""
+    ticks = croniter(cron, datetime(2026, 1, 1, tzinfo=UTC))
+    seconds: list[float] = [ticks.get_next() for _ in range(_TICKS)]
+    return timedelta(seconds=max(later - earlier for earlier, later in pairwise(seconds)))
