@@ -9,6 +9,7 @@ from pipeline_assets.components.change_files import ChangeFiles
 from pipeline_assets.components.change_stream import ChangeStream
 from pipeline_assets.components.database_table import DatabaseTable
 from pipeline_assets.components.landing import LandingFiles
+from pipeline_assets.components.rest_resource import RestResource
 from pipeline_assets.components.transform import DbtModels
 
-__all__ = ["Alerts", "ChangeFiles", "ChangeStream", "DatabaseTable", "DbtModels", "LandingFiles"]
+__all__ = ["Alerts", "ChangeFiles", "ChangeStream", "DatabaseTable", "DbtModels", "LandingFiles", "RestResource"]
