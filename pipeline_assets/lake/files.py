@@ -103,7 +103,12 @@ def write_parquet(
     if "://" not in folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
     target = folder if partition_by else f"{folder}/part-{uuid.uuid4()}.parquet"
-    written = con.execute(f"COPY ({select}) TO {quote_text(target)} ({_FORMAT}{options})").fetchall()
+    try:
+        written = con.execute(f"COPY ({select}) TO {quote_text(target)} ({_FORMAT}{options})").fetchall()
+    except BaseException:
+        if not partition_by:  # else its name is not known, and vacuum has to find it
+            discard(table_uri, target.removeprefix(table_uri).lstrip("/"))
+        raise
     files = []
     for name, rows, size_bytes, _footer, columns_, keys in written:
         path = name.removeprefix(table_uri).lstrip("/")

@@ -27,6 +27,10 @@ from pipeline_assets.ingest.database.watermark import Value
 from pipeline_assets.ingest.records import SourceField
 
 _ROWS = 5_000
+_UNREADABLE = (
+    "the source's URL cannot be read: give dialect+driver://user:password@host:port/database, special characters of "
+    "the password percent-encoded (@ is %40, / is %2F)"
+)
 
 
 class AlchemyDatabase:
@@ -45,10 +49,7 @@ class AlchemyDatabase:
         try:
             parsed = make_url(url)
         except (ArgumentError, ValueError):  # its text quotes the URL
-            raise DatabaseError(
-                "the source's URL cannot be read: give dialect+driver://user:password@host:port/database, special "
-                "characters of the password percent-encoded (@ is %40, / is %2F)"
-            ) from None
+            raise DatabaseError(_UNREADABLE) from None
         self.place = parsed.set(query={}).render_as_string(hide_password=True)
         self._password = parsed.password
         try:
@@ -59,6 +60,8 @@ class AlchemyDatabase:
                 f"{self.place}: no driver for {parsed.drivername} is installed ({error}): install the one that "
                 "SQLAlchemy's page of this dialect names, e.g. `pip install pymysql` for mysql+pymysql://"
             ) from None
+        except ArgumentError:
+            raise DatabaseError(_UNREADABLE) from None
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _set_up_sqlite)
 

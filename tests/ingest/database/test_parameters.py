@@ -1,0 +1,30 @@
+"""Named parameters of a query: found where they are, and nowhere else."""
+
+import pytest
+
+from pipeline_assets.ingest.database.parameters import names, render
+
+
+@pytest.mark.parametrize(
+    ("query", "found", "rendered"),
+    [
+        ("a >= :lower AND a < :upper", {"lower", "upper"}, "a >= <lower> AND a < <upper>"),
+        ("a >= :lower OR b = :lower", {"lower"}, "a >= <lower> OR b = <lower>"),
+        ("a::lower, b :: upper", set(), "a::lower, b :: upper"),
+        ("':lower' AND a = ':''upper'", set(), "':lower' AND a = ':''upper'"),
+        ('":lower"."a:upper"', set(), '":lower"."a:upper"'),
+        ("1 -- :lower\n+ :upper", {"upper"}, "1 -- :lower\n+ <upper>"),
+        ("1 /* :lower\n */ + :upper", {"upper"}, "1 /* :lower\n */ + <upper>"),
+        ("$$ :lower $$ $x$ $$ :lower $x$ :upper", {"upper"}, "$$ :lower $$ $x$ $$ :lower $x$ <upper>"),
+        (":lowered :Lower a:lower", set(), ":lowered :Lower a:lower"),
+        ("(:lower)", {"lower"}, "(<lower>)"),
+        ("a[1:lower]", set(), "a[1:lower]"),
+    ],
+)
+def test_a_parameter_is_a_colon_and_its_name(query: str, found: set[str], rendered: str) -> None:
+    assert names(query) == found
+    assert render(query, "<{}>".format) == rendered
+
+
+def test_the_rest_of_the_text_is_escaped() -> None:
+    assert render("a % 2 = ':x' -- %", "%({})s".format, lambda text: text.replace("%", "%%")) == "a %% 2 = ':x' -- %%"
