@@ -21,11 +21,14 @@ from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, le
 from pipeline_assets.components.landing_sensor import SOURCE_TAG
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.pull import PullError
 from pipeline_assets.ingest.rest.declared import Auth, Incremental, Pagination, Param, RestSource
+from pipeline_assets.ingest.rest.errors import RestError
 
 WHOLE_TAG = "pipeline_assets/whole"
 """Present: an incremental source is read from its beginning."""
 
+_RETRY_SECONDS = 1.0
 _TICKS = 50  # enough to see the weekend in "on weekdays at 9"
 _ANY_URL = "https://not-set.invalid"
 
@@ -181,7 +184,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__poll",
             specs=self._specs(),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=_RETRY_SECONDS, backoff=dg.Backoff.EXPONENTIAL),
             pool=f"source_{self.name}",
         )
         def poll(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
@@ -195,8 +198,12 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
                 yield dg.MaterializeResult(asset_key=letters)
                 return
             whole, run_id = WHOLE_TAG in context.run.tags, context.run.run_id
-            with lake.connect() as con:
-                polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
+            try:
+                with lake.connect() as con:
+                    polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
+            except PullError as error:
+                again = not isinstance(error, RestError) or error.is_transient
+                raise dg.Failure(f"{self.name}: {error}", allow_retries=again) from None
             if polled.restarted:
                 context.log.warning("the pages were read twice: %s", polled.restarted)
             day = polled.day.isoformat()

@@ -11,7 +11,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from polled import Accounts
 from pydantic import ValidationError
 
-from pipeline_assets.components import RestResource
+from pipeline_assets.components import RestResource, rest_resource
 from pipeline_assets.components.resources import lake_resource
 from pipeline_assets.contracts import base
 from pipeline_assets.ingest.rest import session
@@ -62,6 +62,7 @@ def _world(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = {**base._registry(), "polled.Accounts": Accounts}
     monkeypatch.setattr(base, "_registry", lambda: registry)
     monkeypatch.setattr(session, "sleep", lambda seconds: None)
+    monkeypatch.setattr(rest_resource, "_RETRY_SECONDS", 0.01)
     monkeypatch.setenv("CRM_TOKEN", "crm-t0ken")
     monkeypatch.delenv("CRM_URL", raising=False)
 
@@ -142,6 +143,13 @@ def test_an_api_that_fails_is_a_failed_run_without_the_secret(settings, instance
     assert any("HTTP 500: 5 attempts were made" in entry for entry in logged)
     assert not any("crm-t0ken" in entry for entry in logged)
     assert not Table(source.lake, "bronze.crm__accounts").exists()
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (500, 15)])
+def test_a_run_is_tried_again_only_if_that_may_help(settings, instance, api, status, attempts) -> None:
+    api.fault = lambda n, query: Reply(status)
+    assert not Source(settings, instance, base_url=api.url).run().success
+    assert len(api.asked) == attempts
 
 
 def test_a_second_round_of_pages_is_said(settings, instance, api) -> None:

@@ -93,7 +93,7 @@ def answers(source: RestSource, asked: Mapping[str, Param]) -> Iterator[Answer]:
         raise
     except (requests.RequestException, ValueError) as error:
         # A request that cannot be made: of a header or a URL that is none. The text may hold either.
-        raise RestError(secrets.hide(f"{source.name}: {type(error).__name__}: {error}")) from None
+        raise RestError(secrets.hide(f"{type(error).__name__}: {error}")) from None
 
 
 class _Client(RESTClient):

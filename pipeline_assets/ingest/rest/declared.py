@@ -139,40 +139,39 @@ class RestSource(PullSource):
     Attributes:
         base_url: Root of the API.
         path: The resource, below the root.
+        requests_per_second: The most that the API is asked, retries included.
+        timeout_seconds: To wait for a connection, and for the next bytes of an answer.
         params: Query of each first request; the next URLs of `next_url` and `link_header` say all that they need.
         auth: Who reads.
         pagination: How one answer leads to the next; None if there is but one.
         records: JSONPath, names alone, of the list of records in an answer; `$` if the answer is the list.
         total: JSONPath of the number of all records. With it a poll proves that it is complete.
         incremental: None reads all of the resource each time, and replaces the table if anything is different.
-        requests_per_second: The most that the API is asked, retries included.
-        timeout_seconds: To wait for a connection, and for the next bytes of an answer.
     """
 
     base_url: str
     path: str
+    requests_per_second: float
+    timeout_seconds: float
     params: Mapping[str, Param] = field(default_factory=dict)
     auth: Auth | None = None
     pagination: Pagination | None = None
     records: str = "$"
     total: str | None = None
     incremental: Incremental | None = None
-    requests_per_second: float = 5.0
-    timeout_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         """Raises ValueError where the declaration contradicts itself or the contract."""
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
             raise ValueError(
-                f"{self.name}: the base URL must be http(s)://host/root; credentials belong into auth, a query into "
-                "params"
+                "the base URL must be http(s)://host/root; credentials belong into auth, a query into params"
             )
         if re.search(r"://|[?#\s]", self.path):
-            raise ValueError(f"{self.name}: path {self.path!r} must be below the base URL; a query belongs into params")
+            raise ValueError(f"path {self.path!r} must be below the base URL; a query belongs into params")
         columns = {column.name for column in raw_shape(self.model).columns}
         if unknown := [key for key in self.keys if key not in columns]:
-            raise ValueError(f"{self.name}: keys {', '.join(unknown)} are not columns of {self.model.__name__}")
+            raise ValueError(f"keys {', '.join(unknown)} are not columns of {self.model.__name__}")
         if self.incremental is not None:
             Watermark.of(self.model, self.incremental.field)
 

@@ -4,7 +4,19 @@ from pipeline_assets.ingest.pull import PullError
 
 
 class RestError(PullError):
-    """An API does not answer as declared. The message says which request, what came and what to do; never a secret."""
+    """An API does not answer as declared. The message says which request, what came and what to do; never a secret.
+
+    Attributes:
+        is_transient: Whether a later poll may succeed without anybody's help.
+    """
+
+    is_transient = False
+
+
+class UnreachableError(RestError):
+    """There is no answer, whatever was tried."""
+
+    is_transient = True
 
 
 class StatusError(RestError):
@@ -14,14 +26,19 @@ class StatusError(RestError):
         status: The HTTP status.
     """
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, *, is_transient: bool) -> None:
         super().__init__(message)
         self.status = status
+        self.is_transient = is_transient
 
 
 class BrokenBodyError(RestError):
     """An answer ended too early, or is not JSON: worth another try, because proxies do this when a server restarts."""
 
+    is_transient = True
+
 
 class IncompleteError(RestError):
     """The pages are not the whole: worth a second try from the first page on, as the source may have moved."""
+
+    is_transient = True

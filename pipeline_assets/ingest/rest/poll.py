@@ -133,7 +133,7 @@ def _is_news(con: duckdb.DuckDBPyConnection, source: RestSource, bronze: Table, 
         return staged.received > 0
     if not staged.received and staged.total is None and con.execute(f"FROM {bronze.scan()} LIMIT 1").fetchone():
         raise RestError(
-            f"{source.name}: the API sent no record at all, and {bronze.name} has some: nothing was replaced; if it is "
+            f"the API sent no record at all, and {bronze.name} has some: nothing was replaced; if it is "
             "empty indeed, declare `total`, so that the API can say so"
         )
     return bronze.position(_CONTENT) != batch.positions[_CONTENT]

@@ -19,7 +19,7 @@ from requests import PreparedRequest, Response
 from requests import exceptions as lost
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_random
 
-from pipeline_assets.ingest.rest.errors import BrokenBodyError, RestError, StatusError
+from pipeline_assets.ingest.rest.errors import BrokenBodyError, RestError, StatusError, UnreachableError
 from pipeline_assets.ingest.rest.secrets import Secrets
 
 _ATTEMPTS = 5
@@ -105,7 +105,8 @@ class ApiSession(Session):
         except requests.RequestException as error:
             # Its text holds the URL, and with it a key; as a cause it would be shown below ours.
             failed = self._secrets.hide(_failure(error))
-            raise RestError(
+            kind = UnreachableError if isinstance(error, _LOST) else RestError
+            raise kind(
                 f"{_named(request)}: {failed}; {retrying.statistics['attempt_number']} attempts were made"
             ) from None
         if not response.ok or response.is_redirect:
@@ -145,7 +146,7 @@ class ApiSession(Session):
             remedy = "check path and params"
         begins = self._secrets.excerpt(response.content)
         said = f"; the answer begins: {begins!r}" if begins else ""
-        return StatusError(f"{_named(request)}: HTTP {status}: {remedy}{said}", status)
+        return StatusError(f"{_named(request)}: HTTP {status}: {remedy}{said}", status, is_transient=status in _PASSING)
 
 
 def _last_outcome(state: RetryCallState) -> object:

@@ -66,7 +66,7 @@ def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[
     pages, received, total = _take_in(con, source, answers)
     keys = json_records.keys(con, _PAGES)
     if len(keys.names) > json_records.MAX_FIELDS:
-        raise RestError(f"{source.name}: {len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
+        raise RestError(f"{len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
     fields = tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(keys.names))
     _find_superseded(con, source, json_records.sql(_PAGES, keys), fields)
     found = con.execute(f"SELECT count(*) FROM {_RECORDS} WHERE _superseded").fetchone()
@@ -80,7 +80,7 @@ def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[
     )
     if total is not None and staged.distinct < total:
         raise IncompleteError(
-            f"{source.name}: {staged.distinct} different records came on {pages} pages, {total} were promised; is the "
+            f"{staged.distinct} different records came on {pages} pages, {total} were promised; is the "
             "pagination declared as the API has it?"
         )
     return staged
@@ -116,18 +116,18 @@ def _take_in(
         if answer.total is not None:
             if may_shift and total is not None and answer.total < total:
                 raise IncompleteError(
-                    f"{source.name}: the total went from {total} down to {answer.total} while paging: what moved up "
+                    f"the total went from {total} down to {answer.total} while paging: what moved up "
                     "in the meantime was passed over"
                 )
             total = answer.total if total is None else min(total, answer.total)
         empty = 0 if answer.records else empty + 1
         if empty > _EMPTY_PAGES:
-            raise RestError(f"{source.name}: {empty} pages in a row without a record; the API seems not to end")
+            raise RestError(f"{empty} pages in a row without a record; the API seems not to end")
         if not answer.records:
             continue
         if by_number and total is None and number > received_until + 1:
             raise IncompleteError(
-                f"{source.name}: page {received_until + 1} was empty, page {number} is not: records may be missing; "
+                f"page {received_until + 1} was empty, page {number} is not: records may be missing; "
                 "declare `total`, if the API tells it, so that this can be known"
             )
         received_until = number
@@ -135,7 +135,7 @@ def _take_in(
         content = hashlib.sha256("\n".join(answer.records).encode()).digest()
         if content in seen:
             raise IncompleteError(
-                f"{source.name}: page {number} holds the same records as page {seen[content]}; does the API know the "
+                f"page {number} holds the same records as page {seen[content]}; does the API know the "
                 "declared parameters of its pagination?"
             )
         seen[content] = number

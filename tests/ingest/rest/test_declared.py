@@ -26,6 +26,8 @@ def source(**options: Any) -> RestSource:
         "keys": ("account_id",),
         "base_url": "https://crm.example/v2",
         "path": "accounts",
+        "requests_per_second": 5,
+        "timeout_seconds": 60,
         **options,
     }
     return RestSource(name="crm__accounts", **given)
