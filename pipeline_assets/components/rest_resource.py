@@ -26,7 +26,7 @@ from pipeline_assets.ingest.rest.declared import Auth, Incremental, Pagination, 
 from pipeline_assets.ingest.rest.errors import RestError
 
 WHOLE_TAG = "pipeline_assets/whole"
-"""Present: an incremental source is read from its beginning."""
+"""Present: all of the source is read, and committed though it seems to be there."""
 
 _RETRY_SECONDS = 1.0
 _TICKS = 50  # enough to see the weekend in "on weekdays at 9"
@@ -141,12 +141,11 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
         selection = dg.AssetSelection.assets(bronze_key(self.name)).downstream() | dg.AssetSelection.assets(
             letters_key(self.name)
         )
-        jobs = [dg.define_asset_job(f"{self.name}__to_gold", selection, description="Polls, then all downstream.")]
-        if self.incremental:
-            text = "Reads all of the source once more: what was missed, or did not fit the contract of then."
-            jobs.append(
-                dg.define_asset_job(f"{self.name}__whole", selection, tags={WHOLE_TAG: "yes"}, description=text)
-            )
+        text = "Reads all of the source once more: what was missed, or did not fit the contract of then."
+        jobs = [
+            dg.define_asset_job(f"{self.name}__to_gold", selection, description="Polls, then all downstream."),
+            dg.define_asset_job(f"{self.name}__whole", selection, tags={WHOLE_TAG: "yes"}, description=text),
+        ]
         return dg.Definitions(
             assets=[self._assets()],
             asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget)],

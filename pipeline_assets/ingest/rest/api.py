@@ -90,10 +90,15 @@ def answers(source: RestSource, asked: Mapping[str, Param]) -> Iterator[Answer]:
     except StatusError as error:
         if follows and urls and error.status in _EXPIRED:
             raise IncompleteError(f"page {len(urls) + 1} is gone, as when a cursor expires: {error}") from None
+        if urls and not follows:
+            said = f"page {len(urls) + 1}: {error}; if this is how the API says that there are no more, declare `total`"
+            raise StatusError(said, error.status, is_transient=error.is_transient) from None
         raise
     except (requests.RequestException, ValueError) as error:
         # A request that cannot be made: of a header or a URL that is none. The text may hold either.
         raise RestError(secrets.hide(f"{type(error).__name__}: {error}")) from None
+    finally:
+        session.close()
 
 
 class _Client(RESTClient):

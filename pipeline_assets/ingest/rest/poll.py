@@ -52,7 +52,8 @@ def poll(
         lake: The lake.
         con: A connection of it.
         source: The declaration.
-        whole: Reads all of an incremental source once more: what was missed, or did not fit the contract of then.
+        whole: Reads all of the source once more, and commits it though it seems to be there: what was missed, did not
+            fit the contract of then, or was taken out of the table since.
         run_id: Of the run, for the commit's metadata.
 
     Raises:
@@ -66,7 +67,7 @@ def poll(
     staged, started_at, restarted = _read(con, source, asked)
     batch = _batch(con, source, before, since, started_at)
     origin = f"GET {source.path}" + "".join(f"?{name}={value}" for name, value in asked.items())
-    if before is not None and not _is_news(con, source, bronze, staged, batch):
+    if before is not None and not _is_news(con, source, bronze, staged, batch) and not whole:
         return Polled(bronze.open().version(), Counts(), batch.partition_date, origin, staged.pages, restarted)
     with Pull(lake, con, source, batch) as pull:
         pull.write(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.superseded)

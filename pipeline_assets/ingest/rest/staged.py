@@ -136,7 +136,7 @@ def _take_in(
         if content in seen:
             raise IncompleteError(
                 f"page {number} holds the same records as page {seen[content]}; does the API know the "
-                "declared parameters of its pagination?"
+                "declared parameters of its pagination? If it sends its last page for ever, declare `total`"
             )
         seen[content] = number
         con.register("rest_page", pa.table({"_text": pa.array(answer.records, pa.string())}))

@@ -1,6 +1,6 @@
 """Every fault of an API ends in a complete batch or in a clear error: never in a part of a batch.
 
-`FAULTS` is the list. Each one strikes at a request that a seeded choice names, where it is of no matter which.
+`FAULTS` is the list. Where it does not matter which request is struck, `--chaos-seed` chooses it.
 """
 
 import random
@@ -15,7 +15,6 @@ from crm_api import PAGE, Api, Paging, Reply, account, body, http_date, zipped
 from pipeline_assets.ingest.rest import staged
 from pipeline_assets.ingest.rest.errors import RestError
 
-SEED = 7
 ALL = list(range(1, 11))
 HTML = b"<html><body>502 Bad Gateway</body></html>"
 
@@ -147,6 +146,18 @@ def null_at_the_end(api: Api, n: int, query: Query) -> Reply | None:
     return Reply(200, b'{"data": {"items": null}}') if is_behind else None
 
 
+def at_once(reply: Reply) -> Strike:
+    return lambda api, n, query: reply
+
+
+def behind_the_end(api: Api, n: int, query: Query) -> Reply | None:
+    return Reply(404, b'{"detail": "Invalid page."}') if int(query["page"]) > 4 else None
+
+
+def last_page(api: Api, n: int, query: Query) -> Reply | None:
+    return api.page({"page": "4"}) if int(query["page"]) > 4 else None
+
+
 TOTAL = {"total": "meta.total"}
 
 FAULTS = [
@@ -223,7 +234,11 @@ FAULTS = [
     # The API does not let us in.
     Fault("401", always(Reply(401, b'{"error": "expired"}')), error="HTTP 401: check the credentials"),
     Fault("403", always(Reply(403)), error="HTTP 403: check the credentials"),
-    Fault("404", always(Reply(404)), paging="page", error="HTTP 404: check path and params"),
+    Fault("404", at_once(Reply(404)), paging="page", error="^GET .*HTTP 404: check path and params"),
+    Fault("404 behind the last page", behind_the_end, paging="page", error="page 5: GET .*HTTP 404.*declare `total`"),
+    Fault("404 behind the last page, with a total", behind_the_end, paging="page", options=TOTAL),
+    Fault("last page for ever", last_page, paging="page", error="page 5 holds the same records as page 4.*`total`"),
+    Fault("last page for ever, with a total", last_page, paging="page", options=TOTAL),
     Fault("redirect to another host", always(Reply(302, headers={"Location": "http://127.0.0.1:1/accounts?k=v"})),
           error="HTTP 302: it points to http://127.0.0.1:1/accounts; redirects are not followed"),
     Fault("next page on another host", rewritten(lambda p: Reply(200, p.body.replace(b"127.0.0.1", b"127.0.0.2"))),
@@ -232,10 +247,11 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_ends_in_a_complete_batch_or_a_clear_error(crm, fault: Fault, monkeypatch) -> None:
+def test_a_fault_ends_in_a_complete_batch_or_a_clear_error(crm, fault: Fault, monkeypatch, pytestconfig) -> None:
+    seed = pytestconfig.getoption("--chaos-seed")
     monkeypatch.setattr(staged, "_EMPTY_PAGES", 5)
     with Api(fault.paging) as api:
-        api.strikes_at = random.Random(f"{SEED} {fault.name}").randint(1, 3)
+        api.strikes_at = random.Random(f"{seed} {fault.name}").randint(1, 3)
         api.fault = lambda n, query: fault.strike(api, n, query)
         if fault.error is None:
             polled = crm.poll(api, **fault.options)

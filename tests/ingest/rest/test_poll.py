@@ -188,6 +188,16 @@ def test_a_full_poll_replaces_the_table_and_writes_nothing_without_news(crm) -> 
     assert len(crm.batches()) == 1
 
 
+def test_a_whole_poll_brings_back_what_was_taken_out(crm) -> None:
+    with Api() as api:
+        crm.poll(api)
+        nothing = f"SELECT * FROM {crm.bronze.scan()} WHERE false"
+        crm.bronze.replace(crm.con, nothing, where="account_id > 5")
+        assert crm.poll(api).counts == Counts()
+        assert crm.poll(api, whole=True).counts == Counts(records_in=10, rows=10)
+    assert crm.rows() == list(range(1, 11))
+
+
 def test_an_empty_answer_empties_no_table_unless_a_total_says_so(crm) -> None:
     with Api() as api:
         crm.poll(api)
