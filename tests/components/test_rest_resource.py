@@ -93,7 +93,7 @@ def test_a_poll_passes_its_checks_and_leaves_its_counts(settings, instance, api)
     assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True}
     assert source.rows() == list(range(1, 11))
     found = facts(result, BRONZE)
-    expected = {"records_in": 10, "rows": 10, "dead_letters": 0, "duplicates": 0, "pages": 4, "asked": "GET accounts"}
+    expected = {"records_in": 10, "rows": 10, "dead_letters": 0, "duplicates": 0, "pages": 4, "asked": "GET /accounts"}
     assert expected.items() <= found.items()
     assert facts(result, LETTERS)["dead_letters"] == 0
 
@@ -105,10 +105,10 @@ def test_the_next_poll_adds_what_is_new_and_a_whole_one_what_was_missed(settings
     api.records = [account(10), account(11, day=2)]
     second = facts(source.run(), BRONZE)
     assert (second["rows"], second["duplicates"]) == (1, 1)
-    assert second["asked"] == "GET accounts?updated_since=2025-12-31T23:00:00Z"
+    assert second["asked"] == "GET /accounts?updated_since=2025-12-31T23:00:00Z"
     api.records = [account(12)]
     whole = source.run("crm__accounts__whole")
-    assert facts(whole, BRONZE)["asked"] == "GET accounts"
+    assert facts(whole, BRONZE)["asked"] == "GET /accounts"
     assert checks(whole) == {"contract": True, "reconciliation": True, "failure_budget": True}
     assert source.rows() == list(range(1, 13))
 

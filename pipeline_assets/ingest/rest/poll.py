@@ -66,7 +66,7 @@ def poll(
     asked = source.asked(None if whole else since)
     staged, started_at, restarted = _read(con, source, asked)
     batch = _batch(con, source, before, since, started_at)
-    origin = f"GET {source.path}" + "".join(f"?{name}={value}" for name, value in asked.items())
+    origin = f"GET /{source.path.strip('/')}" + "".join(f"?{name}={value}" for name, value in asked.items())
     if before is not None and not _is_news(con, source, bronze, staged, batch) and not whole:
         return Polled(bronze.open().version(), Counts(), batch.partition_date, origin, staged.pages, restarted)
     with Pull(lake, con, source, batch) as pull:

@@ -45,7 +45,7 @@ def test_a_row_says_where_it_came_from(crm) -> None:
     with Api() as api:
         crm.poll(api)
     assert crm.rows("_source.file, _source.line, _batch_id, _deleted")[4] == (
-        "GET accounts",
+        "GET /accounts",
         5,
         crm.batches()[0],
         False,
@@ -136,7 +136,7 @@ def test_the_next_poll_asks_for_what_is_new_and_takes_no_record_twice(crm) -> No
     assert third.counts == Counts(records_in=1, duplicates=1)
     batches = crm.batches()
     assert crm.rows("account_id, _batch_id")[9:] == [(10, batches[0]), (10, batches[1]), (11, batches[1])]
-    assert second.origin == "GET accounts?updated_since=2025-12-31T23:00:00Z"
+    assert second.origin == "GET /accounts?updated_since=2025-12-31T23:00:00Z"
 
 
 def test_a_poll_without_a_record_commits_nothing_and_keeps_the_watermark(crm) -> None:
