@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from postgres import database, postgres_server  # noqa: F401  # fixtures
 
 from pipeline_assets.settings import Settings, load_settings
+
+# On a busy machine slow examples say nothing about the code.
+hypothesis.settings.register_profile("any_load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any_load")
 
 
 @pytest.fixture

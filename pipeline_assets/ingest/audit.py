@@ -158,14 +158,12 @@ def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, whe
 
 
 def _read_since(bronze: Table, version: int | None) -> list[dict[str, Any]]:
-    """What the commits after a version say that they read, the newest word on each content of each file."""
+    """What the commits after a version say that they read, the newest word on each content."""
     opened = bronze.open()
     newest = opened.version()
     commits = opened.history(newest - version if version is not None else None) if version != newest else []
     entries = {
-        (entry["file"], entry["content_id"]): entry
-        for commit in reversed(commits)
-        for entry in json.loads(commit.get("read", "[]"))
+        entry["content_id"]: entry for commit in reversed(commits) for entry in json.loads(commit.get("read", "[]"))
     }
     return list(entries.values())
 

@@ -263,7 +263,9 @@ def _commit(
         positions=todo.positions,
         metadata={**facts, **counts, "read": read} if todo.read else facts,
     )
-    if (obsolete := todo.gone | todo.stale) and letters.exists():
+    # A content that moves to another file of its day goes and comes in one: its letters are those of this reading.
+    read_again = {(delivery.file.date, delivery.content_id) for delivery in todo.read}
+    if (obsolete := (todo.gone | todo.stale) - read_again) and letters.exists():
         _list(con, "landing_gone", obsolete)
         letters.commit(con, [], where=_listed(con, "landing_gone"), metadata=facts)
     return version

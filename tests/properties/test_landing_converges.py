@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deltalake import DeltaTable
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.contracts.base import contract
@@ -80,6 +80,9 @@ def content_of(lake: Lake) -> list[list[tuple[object, ...]]]:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+# A content that moves to another file of its day, with dead letters and without.
+@example([("deliver", PATHS[0], 0), ("ingest", (0, 0), 9), ("deliver", PATHS[0], 1), ("deliver", PATHS[1], 0)])
+@example([("deliver", PATHS[0], 1), ("ingest", (0, 0), 1), ("deliver", PATHS[0], 0), ("deliver", PATHS[1], 1)])
 @given(st.lists(st.one_of(deliver, deliver, ingest), min_size=3, max_size=12))
 def test_any_history_ends_like_the_final_folder_read_at_once(history: list[tuple[object, ...]]) -> None:
     with TemporaryDirectory() as folder:
