@@ -7,9 +7,10 @@ read, or never will be. The next pull starts there. It reads again what transact
 if any was open; `repeats` leaves that out.
 
 So everything is found, whatever it was stamped with: a row changed by hand, an import with old dates. The price is that
-the source scans its table (0.3 s for 2 million rows) without sending it. A declared lookback spares that by the watermark's index: a transaction
-that had not begun at a pull is taken to stamp its rows no lower than the greatest watermark of that pull, less the
-lookback. That covers clocks that step and transactions that take their time, not old dates.
+the source scans its table (0.3 s for 2 million rows) without sending it. A declared lookback spares that by the
+watermark's index: a transaction that had not begun at a pull is taken to stamp its rows no lower than the greatest
+watermark of that pull, less the lookback. That covers clocks that step and transactions that take their time, not old
+dates.
 """
 
 from dataclasses import asdict, dataclass
