@@ -163,7 +163,10 @@ def _read_since(bronze: Table, version: int | None) -> list[dict[str, Any]]:
     newest = opened.version()
     commits = opened.history(newest - version if version is not None else None) if version != newest else []
     entries = {
-        entry["content_id"]: entry for commit in reversed(commits) for entry in json.loads(commit.get("read", "[]"))
+        # A file's content may have moved to another file since; a pull may have read several things.
+        (entry["content_id"], entry["file"] if "holds" in entry else ""): entry
+        for commit in reversed(commits)
+        for entry in json.loads(commit.get("read", "[]"))
     }
     return list(entries.values())
 
