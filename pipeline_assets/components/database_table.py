@@ -25,8 +25,8 @@ from pipeline_assets.ingest.database import pulls
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.keys import compare_keys
 from pipeline_assets.ingest.database.pulls import DatabaseSource, Mode
-from pipeline_assets.ingest.database.watermark import Watermark
 from pipeline_assets.ingest.pull import Counts, PullError
+from pipeline_assets.ingest.watermark import Watermark
 from pipeline_assets.partitions import days_of
 
 COMPARE_KEYS_TAG = "pipeline_assets/compare_keys"

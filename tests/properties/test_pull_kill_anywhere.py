@@ -22,7 +22,7 @@ from pulled import Payments, Strict
 from pipeline_assets.ingest import pull
 from pipeline_assets.ingest.database import keys, pulls
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.database.watermark import Watermark
+from pipeline_assets.ingest.watermark import Watermark
 from pipeline_assets.lake import Lake
 
 mode, url, folder = sys.argv[1:4]

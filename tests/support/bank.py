@@ -16,8 +16,8 @@ from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.database import pulls
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.database.watermark import Watermark
 from pipeline_assets.ingest.pull import Pulled
+from pipeline_assets.ingest.watermark import Watermark
 from pipeline_assets.lake import Lake, Table
 
 TABLE = "CREATE TABLE payments (payment_id INTEGER PRIMARY KEY, amount TEXT, note TEXT, updated_at {time})"

@@ -23,8 +23,8 @@ from sqlalchemy.pool import NullPool
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_sqlalchemy
 from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
-from pipeline_assets.ingest.database.watermark import Value
 from pipeline_assets.ingest.records import SourceField
+from pipeline_assets.ingest.watermark import Value
 
 _ROWS = 5_000
 _UNREADABLE = (

@@ -14,9 +14,9 @@ from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import of_duckdb
 from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
-from pipeline_assets.ingest.database.watermark import Value
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier
+from pipeline_assets.ingest.watermark import Value
 
 _ROWS = 100_000
 # Types that Arrow and Delta take as they are. Everything else goes as text, or as JSON where it is nested.

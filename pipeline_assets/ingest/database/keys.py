@@ -14,8 +14,8 @@ from pipeline_assets.ingest.conform import conform_sql
 from pipeline_assets.ingest.database.errors import retrying
 from pipeline_assets.ingest.database.pulls import EXTRACTED, DatabaseSource
 from pipeline_assets.ingest.database.reading import Database, Selection, Snapshot
-from pipeline_assets.ingest.database.watermark import at, position
 from pipeline_assets.ingest.pull import Counts, PullError
+from pipeline_assets.ingest.watermark import at, position
 from pipeline_assets.lake import Lake, Table, quote_name, quote_names, quote_text, write_parquet
 
 _KEYS, _STORED, _GONE = "pull_keys", "pull_stored", "pull_gone"

@@ -33,9 +33,9 @@ from pipeline_assets.ingest.database.reading import (
     distinct,
     reading,
 )
-from pipeline_assets.ingest.database.watermark import Value
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier, quoted
+from pipeline_assets.ingest.watermark import Value
 
 WORKERS = 2
 """Sessions that read a large table side by side the first time. More give little: the server works as much as we do."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 from pipeline_assets.ingest.database.reading import Selection, Transactions
-from pipeline_assets.ingest.database.watermark import Watermark, at
+from pipeline_assets.ingest.watermark import Watermark, at
 from pipeline_assets.lake import Table
 
 _PREFIX = "increment:"

@@ -31,8 +31,8 @@ from pipeline_assets.ingest.database.reading import (
     Transactions,
     column_of,
 )
-from pipeline_assets.ingest.database.watermark import SECONDS, Watermark, at, position
 from pipeline_assets.ingest.pull import Batch, Pull, Pulled, PullSource
+from pipeline_assets.ingest.watermark import SECONDS, Watermark, at, position
 from pipeline_assets.lake import Lake, Table
 
 Mode = Literal["full", "incremental", "window"]

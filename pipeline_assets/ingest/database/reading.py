@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from pipeline_assets.ingest.conform import snake_case
 from pipeline_assets.ingest.database.errors import DatabaseError
-from pipeline_assets.ingest.database.watermark import Value
 from pipeline_assets.ingest.records import SourceField
+from pipeline_assets.ingest.watermark import Value
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from pipeline_assets.contracts.base import raw_shape
-from pipeline_assets.ingest.database.watermark import SECONDS, Watermark
 from pipeline_assets.ingest.pull import PullSource
+from pipeline_assets.ingest.watermark import SECONDS, Watermark
 
 Param = str | int | float | bool
 

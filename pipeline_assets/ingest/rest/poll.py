@@ -10,12 +10,12 @@ from datetime import UTC, date, datetime
 
 import duckdb
 
-from pipeline_assets.ingest.database.watermark import Watermark, at, position
 from pipeline_assets.ingest.pull import Batch, Counts, Pull
 from pipeline_assets.ingest.rest.api import answers
 from pipeline_assets.ingest.rest.declared import Param, RestSource
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.staged import Staged, digest, stage, watermarks
+from pipeline_assets.ingest.watermark import Watermark, at, position
 from pipeline_assets.lake import Lake, Table, quote_name
 
 _EXTRACTED, _CONTENT = "extracted", "content"

@@ -14,11 +14,11 @@ import pyarrow as pa
 from pipeline_assets.contracts.base import RawColumn, raw_shape
 from pipeline_assets.ingest import casts, json_records
 from pipeline_assets.ingest.conform import match_fields
-from pipeline_assets.ingest.database.watermark import Watermark
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.rest.answer import Answer
 from pipeline_assets.ingest.rest.declared import Offset, PageNumber, RestSource
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
+from pipeline_assets.ingest.watermark import Watermark
 
 _PAGES, _RECORDS = "rest_pages", "rest_records"
 # Pages that a server filtered empty are lawful while a cursor leads on; for ever they are not.

@@ -10,8 +10,8 @@ from pulled import Payments, Strict
 from pipeline_assets.ingest.database import postgres, pulls
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.database.watermark import Watermark
 from pipeline_assets.ingest.pull import Counts
+from pipeline_assets.ingest.watermark import Watermark
 
 
 class TestFull:

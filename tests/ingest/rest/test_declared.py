@@ -9,8 +9,8 @@ import pytest
 from polled import UPDATED, Accounts
 from pydantic import ValidationError
 
-from pipeline_assets.ingest.database.watermark import position as at
 from pipeline_assets.ingest.rest.declared import ApiKey, Bearer, Incremental, OAuth2ClientCredentials, RestSource
+from pipeline_assets.ingest.watermark import position as at
 
 
 class Dated(Accounts):

@@ -6,7 +6,7 @@ import duckdb
 import pytest
 from pulled import at as moment
 
-from pipeline_assets.ingest.database.watermark import Watermark, at, position
+from pipeline_assets.ingest.watermark import Watermark, at, position
 
 
 @pytest.mark.parametrize(
