@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
-from pipeline_assets.ingest.casts import from_native, from_text, normal
+from pipeline_assets.ingest.casts import from_json, from_native, from_text, normal
 from pipeline_assets.ingest.conform import conform_sql, match_fields, snake_case
 from pipeline_assets.ingest.content import read_content
 from pipeline_assets.ingest.readers import SourceField, open_records
@@ -181,6 +181,34 @@ def test_typed_values_that_fit_are_cast(con, value, dtype, expected):
 )
 def test_typed_values_that_would_lose_something_are_refused(con, value, dtype):
     assert cast_native(con, value, dtype) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "expected"),
+    [
+        ('["a", null, "b\\n", " x ", ""]', "VARCHAR[]", ["a", None, "b\n", " x ", ""]),
+        ("[1, 2.0, null]", "BIGINT[]", [1, 2, None]),
+        ("[[1], [], null]", "BIGINT[][]", [[1], [], None]),
+        ("[1.50]", "DECIMAL(10,2)[]", [Decimal("1.50")]),
+        ('["2026-01-01"]', "DATE[]", [date(2026, 1, 1)]),
+        ("[]", "VARCHAR[]", []),
+        ('[1, "x"]', "BIGINT[]", None),
+        ("[1.555]", "DECIMAL(10,2)[]", None),
+        ("[[1], 2]", "BIGINT[][]", None),
+        ('{"a": 1}', "VARCHAR[]", None),
+        ('"[1]"', "BIGINT[]", None),
+    ],
+)
+def test_json_arrays_become_lists_if_every_element_fits(con, text, dtype, expected):
+    query = f"SELECT {from_json('t', normal(dtype))} FROM (SELECT ?::VARCHAR AS t)"
+    assert con.execute(query, [text]).fetchone()[0] == expected
+
+
+def test_json_arrays_land_in_columns_of_lists(land):
+    shape = RawShape((RawColumn("tags", "VARCHAR[]"), RawColumn("sizes", "BIGINT[]")))
+    landed = land(b'{"tags": ["a"], "sizes": [1]}\n{"tags": null}\n{"sizes": ["x"]}\n', "a.jsonl", shape=shape)
+    assert [row[1:3] for row in landed.rows] == [(["a"], [1]), (None, None)]
+    assert landed.reasons == ["cast: sizes: '[\"x\"]' is not BIGINT[]"]
 
 
 def test_fields_match_columns_by_their_names_in_snake_case():

@@ -1,6 +1,7 @@
 """Any other database, through SQLAlchemy: rows stream from the driver, and each value becomes its exact text.
 
-Snapshots are what one statement sees. What SQLite calls a type binds nobody, so values go by what they are.
+Snapshots are what one statement sees. What SQLite calls a type binds nobody, so values go by what they are; a text that
+is no UTF-8 cannot be told faithfully, and ends the reading with an error.
 
 Streaming: https://docs.sqlalchemy.org/en/20/core/connections.html#using-server-side-cursors-a-k-a-stream-results
 """
@@ -9,7 +10,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -181,6 +182,14 @@ def _base64(value: bytes | bytearray | memoryview) -> str:
     return b64encode(bytes(value)).decode("ascii")
 
 
+def _clock(value: timedelta) -> str:
+    """A time of MySQL, which may be negative and may have more than 24 hours."""
+    seconds, rest = divmod(abs(value), timedelta(seconds=1))
+    fraction = f".{rest.microseconds:06}" if rest else ""
+    sign = "-" if value < timedelta() else ""
+    return f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{fraction}"
+
+
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
@@ -194,6 +203,7 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
     datetime: lambda value: value.isoformat(sep=" "),
     date: date.isoformat,
     time: time.isoformat,
+    timedelta: _clock,
     bytes: _base64,
     bytearray: _base64,
     memoryview: _base64,
@@ -211,5 +221,5 @@ def _sqlite_text(value: Value) -> Value | str:
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  a DBAPI connection
-    """SQLite takes any bytes for text. What is no UTF-8 cannot be told faithfully, so it ends the reading."""
+    """Nothing that is read may write."""
     connection.execute("PRAGMA query_only = ON")
