@@ -1,7 +1,7 @@
 """PostgreSQL, read as text: COPY streams what a query gives, at one snapshot that several sessions may share.
 
 Text, because it is the one exact form of every type: numeric keeps all digits and NaN, bytes are hex, arrays become
-JSON. 2 million rows of 12 columns take 7 CPU seconds this way, and 180 MB (facts-cdc.md D).
+JSON. 2 million rows of 12 columns take 7 CPU seconds this way, and 180 MB (facts-cdc.md D). PostgreSQL 13 or later.
 
 COPY: https://www.postgresql.org/docs/current/sql-copy.html
 Snapshots: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
