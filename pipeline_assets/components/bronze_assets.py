@@ -1,4 +1,4 @@
-"""What the components of one bronze table share: its two assets and the three checks of what was read into it.
+"""What components share: a bronze table and its dead letters as assets, and the checks of what was read into the table.
 
 How the rows get there is in `landing`, `rest_resource` and their like; what the checks find, in `ingest.audit`.
 
@@ -8,6 +8,7 @@ Concept: https://docs.dagster.io/guides/test/asset-checks
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -24,6 +25,7 @@ NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 """An e-mail address or `team:<name>`."""
 
+_KINDS = {"deltalake", "duckdb"}
 _SHOWN = 100
 
 
@@ -35,6 +37,34 @@ def bronze_key(name: str) -> dg.AssetKey:
 def letters_key(name: str) -> dg.AssetKey:
     """The asset of its dead letters."""
     return dg.AssetKey(["dead_letters", name])
+
+
+def bronze_spec(
+    name: str, *, owner: str, description: str, fresh_for: timedelta, metadata: Mapping[str, Any]
+) -> dg.AssetSpec:
+    """A bronze table; the arguments as of `specs`."""
+    return dg.AssetSpec(
+        bronze_key(name),
+        group_name="bronze",
+        partitions_def=DAILY,
+        owners=[owner],
+        kinds=_KINDS,
+        description=description,
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
+        metadata=metadata,
+    )
+
+
+def letters_spec(name: str, *, owner: str, description: str) -> dg.AssetSpec:
+    """The dead letters of a bronze table."""
+    return dg.AssetSpec(
+        letters_key(name),
+        group_name="dead_letters",
+        partitions_def=DAILY,
+        owners=[owner],
+        kinds=_KINDS,
+        description=description,
+    )
 
 
 def specs(
@@ -58,26 +88,11 @@ def specs(
         fresh_for: Without a materialization for that long the table is no longer fresh.
         metadata: What else the declaration says.
     """
-    kinds = {"deltalake", "duckdb"}
+    letters = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
+    facts = {"dagster/column_schema": column_metadata(model), **metadata}
     return [
-        dg.AssetSpec(
-            bronze_key(name),
-            group_name="bronze",
-            partitions_def=DAILY,
-            owners=[owner],
-            kinds=kinds,
-            description=description,
-            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
-            metadata={"dagster/column_schema": column_metadata(model), **metadata},
-        ),
-        dg.AssetSpec(
-            letters_key(name),
-            group_name="dead_letters",
-            partitions_def=DAILY,
-            owners=[owner],
-            kinds=kinds,
-            description=f"Records of {read_from} that did not fit, with where they stood, reason and raw text.",
-        ),
+        bronze_spec(name, owner=owner, description=description, fresh_for=fresh_for, metadata=facts),
+        letters_spec(name, owner=owner, description=letters),
     ]
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, field_validator
 
+from pipeline_assets.components.bronze_assets import bronze_key, bronze_spec, letters_key, letters_spec
 from pipeline_assets.components.checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.accounting import account, dead_letters
 from pipeline_assets.ingest.cdc.change_table import COLUMNS, UNROUTED, ChangeTable, Counts
 from pipeline_assets.lake import Table
-from pipeline_assets.partitions import DAILY
 
 # What a run does beyond reading. Tags, because the config of a partitioned job does not reach ranged runs.
 REPLAY_TAG = "pipeline_assets/replay"
@@ -27,7 +27,6 @@ DISCARD_TAG = "pipeline_assets/discard"
 """Present: the dead letters that there are now are given up first."""
 
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
-OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 _SHOWN = 20
 
 
@@ -67,19 +66,8 @@ def captured(name: str, tables: Mapping[str, CapturedTable]) -> list[ChangeTable
     return list(found.values())
 
 
-def bronze_key(name: str) -> dg.AssetKey:
-    """The asset of a change table."""
-    return dg.AssetKey(["bronze", name])
-
-
-def letters_key(name: str) -> dg.AssetKey:
-    """The asset of its dead letters."""
-    return dg.AssetKey(["dead_letters", name])
-
-
 def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, fresh_for: timedelta) -> list[dg.AssetSpec]:
     """Assets of a source: per table its changes and its dead letters, and the records of no declared table."""
-    kinds = {"deltalake", "duckdb"}
     schema = dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -93,14 +81,11 @@ def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, fresh_for: 
     )
     tables = list(tables)
     changes = [
-        dg.AssetSpec(
-            bronze_key(table.name),
-            group_name="bronze",
-            partitions_def=DAILY,
-            owners=[owner],
-            kinds=kinds,
+        bronze_spec(
+            table.name,
+            owner=owner,
             description=f"Changes of {table.source_table} as committed, each once, by commit date.",
-            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
+            fresh_for=fresh_for,
             metadata={
                 "dagster/column_schema": schema,
                 "source_table": table.source_table,
@@ -112,17 +97,7 @@ def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, fresh_for: 
     ]
     described = {table.name: f"Changes of {table.source_table} that do not fit, with the reason." for table in tables}
     described[f"{source}__{UNROUTED}"] = f"Records that belong to no declared table of {source}."
-    letters = [
-        dg.AssetSpec(
-            letters_key(name),
-            group_name="dead_letters",
-            partitions_def=DAILY,
-            owners=[owner],
-            kinds=kinds,
-            description=description,
-        )
-        for name, description in described.items()
-    ]
+    letters = [letters_spec(name, owner=owner, description=text) for name, text in described.items()]
     return [*changes, *letters]
 
 

@@ -7,7 +7,6 @@ Concept: https://docs.dagster.io/guides/build/components
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,17 +14,11 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from pipeline_assets.components import change_assets, landing_sensor
-from pipeline_assets.components.change_assets import (
-    DISCARD_TAG,
-    NAME,
-    OWNER,
-    REPLAY_TAG,
-    CapturedTable,
-    bronze_key,
-    letters_key,
-)
+from pipeline_assets.components import change_assets
+from pipeline_assets.components.bronze_assets import OWNER, bronze_key, letters_key
+from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.checks import table_value
+from pipeline_assets.components.landing_sensor import FREQUENCIES, landing_sensor
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc import files, replay
 from pipeline_assets.ingest.cdc.accounting import dead_letters
@@ -37,10 +30,8 @@ from pipeline_assets.lake import Table
 from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings
 
-_FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
 _FILES_SHOWN = 100
 _REASONS_SHOWN = 20
-_SENSOR_SECONDS = 30
 
 
 class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
@@ -101,10 +92,11 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             "replay": ({REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
             "discard_dead_letters": ({DISCARD_TAG: "yes"}, "Gives up the dead letters that there are now."),
         }
+        source, text = self.source, "Asks for one run per range of days with new files in"
         return dg.Definitions(
             assets=[self._assets()],
             asset_checks=[self._checks()],
-            sensors=[self._sensor()],
+            sensors=[landing_sensor(source.name, source.pattern, source.reference, f"{text} {self.path}.")],
             jobs=[
                 dg.define_asset_job(f"{self.name}__{job}", to_gold, tags=tags, description=description)
                 for job, (tags, description) in jobs.items()
@@ -112,7 +104,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def _assets(self) -> dg.AssetsDefinition:
-        source, fresh_for = self.source, 2 * _FREQUENCIES[self.frequency]
+        source, fresh_for = self.source, 2 * FREQUENCIES[self.frequency]
 
         @dg.multi_asset(
             name=f"{self.name}__ingest",
@@ -190,29 +182,6 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             yield from change_assets.check_accounts(lake, source.name, source.tables)
 
         return checks
-
-    def _sensor(self) -> dg.SensorDefinition:
-        source = self.source
-
-        @dg.sensor(
-            name=f"{source.name}__landing",
-            job_name=f"{source.name}__to_gold",
-            minimum_interval_seconds=_SENSOR_SECONDS,
-            default_status=dg.DefaultSensorStatus.RUNNING,
-            description=f"Asks for one run per range of days with new files in {self.path}.",
-        )
-        def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-            settings = load_settings()
-            return landing_sensor.tick(
-                context,
-                name=source.name,
-                table=source.reference(lake.open()),
-                root=Path(settings.landing_uri),
-                pattern=source.pattern,
-                settle=settings.settle_seconds,
-            )
-
-        return sensor
 
 
 def _facts(report: files.Report, replayed: replay.Report) -> dict[str, Any]:

@@ -16,15 +16,8 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from pipeline_assets.components import change_assets, change_sensor, reconciliation
-from pipeline_assets.components.change_assets import (
-    DISCARD_TAG,
-    NAME,
-    OWNER,
-    REPLAY_TAG,
-    CapturedTable,
-    bronze_key,
-    letters_key,
-)
+from pipeline_assets.components.bronze_assets import OWNER, bronze_key, letters_key
+from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain

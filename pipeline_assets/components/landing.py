@@ -7,16 +7,16 @@ Concept: https://docs.dagster.io/guides/build/components
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
 from pydantic import Field, field_validator
 
-from pipeline_assets.components import bronze_assets, landing_sensor
+from pipeline_assets.components import bronze_assets
 from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
 from pipeline_assets.components.checks import table_value
+from pipeline_assets.components.landing_sensor import FREQUENCIES, landing_sensor
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
@@ -24,9 +24,7 @@ from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings
 
-_FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
 _FILES_SHOWN = 100
-_SENSOR_SECONDS = 30
 
 
 class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
@@ -92,11 +90,12 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters),
             description=f"{bronze.to_user_string()} and all that lies downstream.",
         )
+        source, text = self.source, "Asks for one run per range of days with new or corrected files in"
         return dg.Definitions(
             assets=[self._assets()],
             asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget)],
             jobs=[job],
-            sensors=[self._sensor()],
+            sensors=[landing_sensor(source.name, source.pattern, source.table, f"{text} {self.path}.")],
         )
 
     @property
@@ -118,7 +117,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             owner=self.owner,
             read_from=self.path,
             description=self.description or f"Rows of {self.path} as delivered, exactly once.",
-            fresh_for=2 * _FREQUENCIES[self.frequency],
+            fresh_for=2 * FREQUENCIES[self.frequency],
             metadata={
                 "path": self.path,
                 "frequency": self.frequency,
@@ -167,26 +166,3 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             yield dg.MaterializeResult(asset_key=dead_letters)
 
         return ingest
-
-    def _sensor(self) -> dg.SensorDefinition:
-        source = self.source
-
-        @dg.sensor(
-            name=f"{self.name}__landing",
-            job_name=f"{self.name}__to_gold",
-            minimum_interval_seconds=_SENSOR_SECONDS,
-            default_status=dg.DefaultSensorStatus.RUNNING,
-            description=f"Asks for one run per range of days with new or corrected files in {self.path}.",
-        )
-        def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-            settings = load_settings()
-            return landing_sensor.tick(
-                context,
-                name=source.name,
-                table=source.table(lake.open()),
-                root=Path(settings.landing_uri),
-                pattern=source.pattern,
-                settle=settings.settle_seconds,
-            )
-
-        return sensor

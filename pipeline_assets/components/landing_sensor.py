@@ -9,22 +9,28 @@ Concept: https://docs.dagster.io/guides/automate/sensors
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
 
+from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Table, held_days, position_name
+from pipeline_assets.lake import Lake, Table, held_days, position_name
 from pipeline_assets.partitions import DAILY, days_of, range_of_tags, range_tags
+from pipeline_assets.settings import load_settings
 
 SOURCE_TAG = "pipeline_assets/source"
 BATCH_TAG = "pipeline_assets/batch"
 
+FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
+"""How often files are expected."""
+
+_SECONDS = 30
 _MAX_ATTEMPTS = 3
 _FIRST_RETRY_SECONDS = 30
 _AGAIN_SECONDS = 600
@@ -75,6 +81,33 @@ class History:
     busy: frozenset[date]
     failed: frozenset[date]
     batches: Mapping[date, str]
+
+
+def landing_sensor(
+    name: str, pattern: PathPattern, table: Callable[[Lake], Table], description: str
+) -> dg.SensorDefinition:
+    """Makes the sensor of a source's job `<name>__to_gold`.
+
+    Args:
+        name: The source.
+        pattern: Where its files lie, below the landing folder.
+        table: Gives the bronze table whose log says which days are done.
+        description: For the UI.
+    """
+
+    @dg.sensor(
+        name=f"{name}__landing",
+        job_name=f"{name}__to_gold",
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=description,
+    )
+    def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+        settings = load_settings()
+        root, settle = Path(settings.landing_uri), settings.settle_seconds
+        return tick(context, name=name, table=table(lake.open()), root=root, pattern=pattern, settle=settle)
+
+    return sensor
 
 
 def tick(

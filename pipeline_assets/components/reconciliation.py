@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline_assets.components.change_assets import bronze_key
+from pipeline_assets.components.bronze_assets import bronze_key
 from pipeline_assets.components.checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
