@@ -266,6 +266,8 @@ class Pull:
         facts = {"run_id": run_id} if run_id else {}
         counts, letters = self._sort_out()
         table = dead_letter_table(self.bronze.lake, self.bronze.name)
+        # Not only when the rows come: who was slower must not replace the letters of who was faster.
+        self.bronze.commit(self._con, [], expect=self.batch.expect)
         record(self._con, table, letters or _NO_LETTERS, where=self.batch.obsolete_letters, metadata=facts)
         if self._added:
             self.bronze.create(schema_of(self._con, self._added.values()))

@@ -102,6 +102,14 @@ def test_batches_between_two_audits_are_all_reconciled(bank: Bank) -> None:
     assert bank.audit().total.records_in == 3
 
 
+def test_who_was_slower_does_not_take_the_dead_letters_of_who_was_faster(bank: Bank) -> None:
+    slower = bank.batch()
+    bank.pull(row(1, amount="x"))
+    with pytest.raises(PositionMovedError):
+        bank.pull(row(2, amount="y"), batch=slower)
+    assert [reason for (reason,) in bank.dead("reason")] == ["cast: amount: 'x' is not DECIMAL(12,2)"]
+
+
 def test_a_position_that_moved_commits_nothing(bank: Bank) -> None:
     bank.pull(row(1))
     with pytest.raises(PositionMovedError, match="plan the batch again"):
