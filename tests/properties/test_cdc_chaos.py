@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -20,10 +21,11 @@ from pipeline_assets.ingest.cdc.postgres import Postgres
 from pipeline_assets.lake import Lake, Table
 
 WORKER = """
-import os, signal, sys
+import os, sys
 from dbt.cli.main import dbtRunner
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer
+from killing import kill_between
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain
@@ -33,24 +35,8 @@ from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings, project_root
 
 kill_at, target, transforms = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "yes"
-steps = 0
-
-def killing(real):
-    def step(*args, **options):
-        global steps
-        if kill_at == 2 * steps:
-            os.kill(os.getpid(), signal.SIGKILL)
-        found = real(*args, **options)
-        if kill_at == 2 * steps + 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        steps += 1
-        return found
-    return step
-
-DeltaTable.create_write_transaction = killing(DeltaTable.create_write_transaction)
-TableAlterer.set_table_properties = killing(TableAlterer.set_table_properties)
-for name in ("create_slot", "advance"):
-    setattr(Postgres, name, killing(getattr(Postgres, name)))
+commits = (DeltaTable, "create_write_transaction"), (TableAlterer, "set_table_properties")
+kill_between(kill_at, *commits, (Postgres, "create_slot"), (Postgres, "advance"))
 lake = Lake(load_settings().lake_uri)
 tables = tuple(
     ChangeTable(f"public.{name}", f"shop_db__{name}", contract(f"shop_db.{name.title()}"), (key,))
@@ -67,13 +53,14 @@ if transforms:
     ran = dbtRunner().invoke(["run", *options, "--select", *chosen])
     sys.exit(0 if ran.success else 1)
 """
+SUPPORT = str(Path(__file__).parent.parent / "support")
 TABLES = {"customers": "customer_id", "products": "stock_code", "orders": "order_id"}
 
 
 def run(kill_at, target, url, lake_uri, *, transforms):
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WORKER, str(kill_at), str(target), "yes" if transforms else "no"],
-        env={**os.environ, "PIPELINE_LAKE_URI": lake_uri, "SHOP_DB_URL": url},
+        env={**os.environ, "PYTHONPATH": SUPPORT, "PIPELINE_LAKE_URI": lake_uri, "SHOP_DB_URL": url},
         check=False,
     ).returncode
 

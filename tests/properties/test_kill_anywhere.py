@@ -13,15 +13,17 @@ from pipeline_assets.demo import shop
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.settings import Settings
 
+SUPPORT = str(Path(__file__).parent.parent / "support")
 KILLS = 16  # dead letters twice, bronze, its audit, silver, three of gold: before and after each
 
 WORKER = """
-import os, signal, sys
+import sys
 from datetime import date
 from pathlib import Path
 from dbt.cli.main import dbtRunner
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer
+from killing import kill_between
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.audit import audit
@@ -30,22 +32,7 @@ from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings, project_root
 
 kill_at, target = int(sys.argv[1]), sys.argv[2]
-commits = 0
-
-def killing(real):
-    def commit(*args, **options):
-        global commits
-        if kill_at == 2 * commits:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(*args, **options)
-        if kill_at == 2 * commits + 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        commits += 1
-    return commit
-
-
-DeltaTable.create_write_transaction = killing(DeltaTable.create_write_transaction)
-TableAlterer.set_table_properties = killing(TableAlterer.set_table_properties)
+kill_between(kill_at, (DeltaTable, "create_write_transaction"), (TableAlterer, "set_table_properties"))
 settings = load_settings()
 source = landing.LandingSource(
     "shop__invoice_lines", PathPattern.parse("shop/invoice_lines/{date}/*"), contract("shop.InvoiceLines")
@@ -66,7 +53,7 @@ sys.exit(0 if ran.success else 1)
 def run(kill_at: int, target: Path, lake_uri: str) -> int:
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WORKER, str(kill_at), str(target)],
-        env={**os.environ, "PIPELINE_LAKE_URI": lake_uri},
+        env={**os.environ, "PYTHONPATH": SUPPORT, "PIPELINE_LAKE_URI": lake_uri},
         check=False,
     ).returncode
 

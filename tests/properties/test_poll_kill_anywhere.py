@@ -17,6 +17,7 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from deltalake import DeltaTable
+from killing import kill_between
 from polled import UPDATED, Crm
 from pipeline_assets.ingest.rest.session import ApiSession
 from pipeline_assets.lake import Lake
@@ -29,23 +30,7 @@ class At:
 
 
 def poll(kill_at, lake):
-    steps = 0
-
-    def killing(real):
-        def step(*args, **options):
-            nonlocal steps
-            if kill_at == 2 * steps:
-                os.kill(os.getpid(), signal.SIGKILL)
-            found = real(*args, **options)
-            if kill_at == 2 * steps + 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            steps += 1
-            return found
-        return step
-
-    ApiSession.send = killing(ApiSession.send)
-    DeltaTable.create = killing(DeltaTable.create)
-    DeltaTable.create_write_transaction = killing(DeltaTable.create_write_transaction)
+    kill_between(kill_at, (ApiSession, "send"), (DeltaTable, "create"), (DeltaTable, "create_write_transaction"))
     with Lake(str(lake / "lake")).connect() as con:
         Crm(lake, con, []).poll(At(), incremental=UPDATED if mode == "incremental" else None)
 

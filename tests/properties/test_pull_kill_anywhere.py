@@ -15,9 +15,10 @@ STEPS = 14  # of the first pull: snapshot, read, files, dead letters (create, co
 
 # A line says when to die; the answer is the signal. Forked, because to start costs more than to pull.
 WORKER = """
-import os, signal, sys
+import os, sys
 from datetime import date
 from deltalake import DeltaTable
+from killing import kill_between
 from pulled import Payments, Strict
 from pipeline_assets.ingest import pull
 from pipeline_assets.ingest.database import keys, pulls
@@ -32,27 +33,8 @@ source = DatabaseSource("bank__payments", model, ("payment_id",), False, "paymen
 
 
 def run(kill_at):
-    steps = 0
-
-    def step():
-        nonlocal steps
-        if steps == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        steps += 1
-
-    def killing(owner, name):
-        real = getattr(owner, name)
-        def between(*args, **options):
-            step()
-            found = real(*args, **options)
-            step()
-            return found
-        setattr(owner, name, between)
-
-    killing(pulls, "_plan")
-    killing(pull, "write_parquet")
-    killing(pull, "record")
-    killing(DeltaTable, "create_write_transaction")
+    commit = DeltaTable, "create_write_transaction"
+    kill_between(kill_at, (pulls, "_plan"), (pull, "write_parquet"), (pull, "record"), commit)
     lake, day = Lake(folder), date(2026, 1, 5)
     with lake.connect(threads=1) as con:
         pulls.pull(lake, con, source, connect(url), day, day)
