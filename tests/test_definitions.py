@@ -15,9 +15,11 @@ from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.definitions import defs
 from pipeline_assets.ingest.cdc.change_table import COLUMNS as CHANGES
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
+from pipeline_assets.ingest.pull import PULL_COLUMNS
 from pipeline_assets.settings import project_root
 
 CAPTURED = ("customers", "products", "orders")
+PULLED = {"shop_db__payments": "shop_db.Payments", "crm__accounts": "crm.Accounts"}
 
 
 class OfChanges(NamedTuple):
@@ -83,13 +85,16 @@ def test_the_assets_are_these(loaded: dg.Definitions) -> None:
     assert keys == {
         "bronze/shop__invoice_lines",
         "dead_letters/shop__invoice_lines",
+        *(f"{layer}/{name}" for layer in ("bronze", "dead_letters") for name in PULLED),
         *(f"bronze/{name}" for name in captured),
         *(f"dead_letters/{name}" for name in (*captured, "shop_db__unrouted")),
         *(f"reconciliation/{name}" for name in captured),
+        "silver/accounts",
         "silver/invoice_lines",
         "silver/customers",
         "silver/customers_history",
         "silver/orders",
+        "silver/payments",
         "silver/products",
         "silver/products_history",
         "gold/customer_metrics",
@@ -110,7 +115,8 @@ def test_every_table_has_its_blocking_checks(loaded: dg.Definitions) -> None:
     for key, names in blocking.items():
         if key.path[0] in ("silver", "gold"):
             assert "contract" in names, key
-    assert blocking[dg.AssetKey(["bronze", "shop__invoice_lines"])] == {"contract", "reconciliation", "failure_budget"}
+    for name in ("shop__invoice_lines", *PULLED):
+        assert blocking[dg.AssetKey(["bronze", name])] == {"contract", "reconciliation", "failure_budget"}
     # A change fits the contract before it is in bronze: it is a dead letter otherwise.
     assert blocking[dg.AssetKey(["bronze", "shop_db__customers"])] == {
         "slot",
@@ -171,7 +177,7 @@ def test_the_layers_follow_each_other(loaded: dg.Definitions) -> None:
 
 def test_contracts_and_dbt_models_say_the_same_of_each_column(manifest: Mapping[str, Any]) -> None:
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-    assert len(models) == 12
+    assert len(models) == 14
     for model in models:
         promised = {column.name: column.dtype.lower() for column in column_schema(contract(table_name(model)))}
         written = {name: column["data_type"].lower() for name, column in model["columns"].items()}
@@ -181,7 +187,8 @@ def test_contracts_and_dbt_models_say_the_same_of_each_column(manifest: Mapping[
 def test_the_bronze_sources_of_dbt_are_the_tables_that_ingestion_makes(manifest: Mapping[str, Any]) -> None:
     sources = {source["name"]: source for source in manifest["sources"].values()}
     landed = [*raw_shape(contract("shop.InvoiceLines")).columns, *TECHNICAL_COLUMNS]
-    made = {"shop__invoice_lines": landed, **{f"shop_db__{name}": CHANGES for name in CAPTURED}}
+    pulled = {name: [*raw_shape(contract(model)).columns, *PULL_COLUMNS] for name, model in PULLED.items()}
+    made = {"shop__invoice_lines": landed, **{f"shop_db__{name}": CHANGES for name in CAPTURED}, **pulled}
     assert sources.keys() == made.keys()
     for name, columns in made.items():
         written = {column: c["data_type"].lower() for column, c in sources[name]["columns"].items()}

@@ -185,6 +185,24 @@ class CustomerMetrics(pa.DataFrameModel):
     phone: pl.String = pa.Field(
         nullable=True, str_matches=PHONE, description="Telephone number; null when none is known."
     )
+    paid_gbp: Amount = pa.Field(
+        nullable=True, description="Sum of the customer's payments that were not refunded, GBP; null without any."
+    )
+    last_paid_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        nullable=True, description="When the last of these payments was captured."
+    )
+    account_segment: pl.String = pa.Field(
+        nullable=True, str_length={"min_value": 1}, description="Segment in the CRM; null when it has none."
+    )
+    account_owner: pl.String = pa.Field(
+        nullable=True, str_length={"min_value": 1}, description="Who looks after the customer; null when nobody does."
+    )
+
+    @pa.dataframe_check(error="paid_gbp and last_paid_at go together")
+    @classmethod
+    def payments_are_whole(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        """A sum of payments has a last one."""
+        return data.lazyframe.select(pl.col("paid_gbp").is_null() == pl.col("last_paid_at").is_null())
 
     @pa.dataframe_check(error="avg_order_value_gbp = lifetime_value_gbp / total_orders")
     @classmethod

@@ -1,22 +1,25 @@
-"""Contracts of the shop's database: rows as captured, their current state and history in silver.
+"""Contracts of the shop's database: rows as captured or pulled, their current state and history in silver.
 
 Holds the row of each captured table; the contracts of silver are derived from it (`changes`). Columns that the source
-adds later are allowed beside the contract's, as text, until they are named here. Gold's contracts of dimensions and
-facts are in `shop_gold`.
+adds later are allowed beside the contract's, as text, until they are named here. Payments are not captured, but pulled.
+Gold's contracts of dimensions and facts are in `shop_gold`.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pandera.polars as pa
 import polars as pl
 
 from pipeline_assets.contracts.changes import history, state
+from pipeline_assets.contracts.pulled import LastRead
 
 Instant = Annotated[pl.Datetime, "us", "UTC"]
 Price = Annotated[pl.Decimal, 12, 3]
 Amount = Annotated[pl.Decimal, 18, 3]
 
 ORDER_STATUSES = ("placed", "paid", "shipped", "delivered", "cancelled")
+PAYMENT_METHODS = ("card", "invoice", "transfer")
+PAYMENT_STATUSES = ("captured", "refunded")
 
 
 class Customers(pa.DataFrameModel):
@@ -69,6 +72,45 @@ class Orders(pa.DataFrameModel):
 
         name = "bronze.shop_db__orders"
         strict = False
+
+
+class Payments(pa.DataFrameModel):
+    """A row of the shop's table payments as a pull found it."""
+
+    payment_id: pl.Int64 = pa.Field(description="Number of the payment; the key.")
+    order_id: pl.String = pa.Field(str_length={"min_value": 1}, description="Number of the order that was paid.")
+    customer_id: pl.Int64 = pa.Field(nullable=True, description="Customer; null when unknown.")
+    amount: Amount = pa.Field(description="Amount, GBP; negative when the shop paid.")
+    method: pl.String = pa.Field(isin=PAYMENT_METHODS, description="card, invoice or transfer.")
+    status: pl.String = pa.Field(isin=PAYMENT_STATUSES, description="captured, or refunded since.")
+    paid_at: Instant = pa.Field(description="When it was captured, by the shop's clock.")
+    updated_at: Instant = pa.Field(description="When the row was last changed, by the shop's clock.")
+
+    class Config:
+        """Technical columns are allowed beside the contract's."""
+
+        name = "bronze.shop_db__payments"
+        strict = False
+
+
+class SilverPayments(LastRead):
+    """One row per payment, as it was last read."""
+
+    payment_id: pl.Int64 = pa.Field(description="Number of the payment; the key.")
+    order_id: pl.String = pa.Field(str_length={"min_value": 1}, description="Number of the order that was paid.")
+    customer_id: pl.Int64 = pa.Field(nullable=True, description="Customer; null when unknown.")
+    amount_gbp: Amount = pa.Field(description="Amount, GBP; negative when the shop paid.")
+    method: pl.String = pa.Field(isin=PAYMENT_METHODS, description="card, invoice or transfer.")
+    status: pl.String = pa.Field(isin=PAYMENT_STATUSES, description="captured, or refunded since.")
+    paid_at: Instant = pa.Field(description="When it was captured, by the shop's clock.")
+    updated_at: Instant = pa.Field(description="When the row was last changed, by the shop's clock.")
+
+    class Config:
+        """Exactly these columns, one row per payment."""
+
+        name = "silver.payments"
+        strict = True
+        unique: ClassVar = ["payment_id"]
 
 
 SilverCustomers = state(Customers, "silver.customers", keys=["customer_id"])

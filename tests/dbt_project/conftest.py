@@ -218,7 +218,7 @@ def _expected(con: duckdb.DuckDBPyConnection, bronze: str) -> dict[str, list[tup
                 coalesce(sum(quantity) filter (is_sale), 0)::bigint
             from lines group by stock_code
         """,
-        "gold.customer_metrics": "select *, null, null, null from customers",
+        "gold.customer_metrics": "select *, null, null, null, null, null, null, null from customers",
         "gold.daily_sales": """
             select invoice_date, country, customer_segment, count(distinct invoice_no),
                 sum(line_amount_gbp)::decimal(18, 3),

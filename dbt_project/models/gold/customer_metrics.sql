@@ -1,6 +1,6 @@
 {{ config(meta={'strategy': 'replace', 'unique_key': 'customer_id'}) }}
 
-{%- do follow(ref('invoice_lines'), ref('customers')) %}
+{%- do follow(ref('invoice_lines'), ref('customers'), ref('payments'), ref('accounts')) %}
 {%- set touched = touched_keys(ref('invoice_lines'), 'invoice_date', 'customer_id') %}
 
 with source as (
@@ -28,6 +28,23 @@ orders as (
 
 ),
 
+{%- if not is_rebuild() %}
+
+-- Whose payments and accounts are news: those who have them now, and those who had them before.
+owners_of_changes as (
+
+    select customer_id from {{ ref('payments') }} where {{ changed_keys(ref('payments'), 'payment_id') }}
+    union
+    select customer_id from {{ before(ref('payments')) }} where {{ changed_keys(ref('payments'), 'payment_id') }}
+    union
+    select customer_id from {{ ref('accounts') }} where {{ changed_keys(ref('accounts'), 'account_id') }}
+    union
+    select customer_id from {{ before(ref('accounts')) }} where {{ changed_keys(ref('accounts'), 'account_id') }}
+
+),
+
+{%- endif %}
+
 customers as (
 
     select
@@ -37,6 +54,8 @@ customers as (
         min(first_order_date) as first_order_date,
         max(last_order_date) as last_order_date,
         cast(null as date) as stored_as_of_date,
+        cast(null as decimal(18, 3)) as stored_paid_gbp,
+        cast(null as timestamptz) as stored_last_paid_at,
         true as is_changed,
     from orders
     group by customer_id
@@ -53,7 +72,10 @@ customers as (
         first_order_date,
         last_order_date,
         as_of_date as stored_as_of_date,
-        {{ changed_keys(ref('customers'), 'customer_id') }} as is_changed,
+        paid_gbp as stored_paid_gbp,
+        last_paid_at as stored_last_paid_at,
+        {{ changed_keys(ref('customers'), 'customer_id') }}
+        or coalesce(customer_id in (select customer_id from owners_of_changes), false) as is_changed,
     from {{ this }}
     where not ({{ touched }})
 
@@ -84,6 +106,34 @@ contacts as (
 
 ),
 
+payments as (
+
+    select
+        customer_id,
+        cast(sum(amount_gbp) as decimal(18, 3)) as paid_gbp,
+        max(paid_at) as last_paid_at,
+    from {{ ref('payments') }}
+    where
+        not _deleted
+        and status = 'captured'
+        and customer_id in (select customer_id from dated where is_changed)
+    group by customer_id
+
+),
+
+-- A customer may have several accounts; the one that somebody worked on last tells.
+accounts as (
+
+    select
+        customer_id,
+        segment,
+        account_owner,
+    from {{ ref('accounts') }}
+    where not _deleted and customer_id is not null
+    qualify row_number() over (partition by customer_id order by updated_at desc, account_id desc) = 1
+
+),
+
 final as (
 
     select
@@ -99,8 +149,14 @@ final as (
         contacts.name,
         contacts.email,
         contacts.phone,
+        case when dated.is_changed then payments.paid_gbp else dated.stored_paid_gbp end as paid_gbp,
+        case when dated.is_changed then payments.last_paid_at else dated.stored_last_paid_at end as last_paid_at,
+        accounts.segment as account_segment,
+        accounts.account_owner,
     from dated
     left join contacts on dated.customer_id = contacts.customer_id
+    left join payments on dated.customer_id = payments.customer_id
+    left join accounts on dated.customer_id = accounts.customer_id
     -- A day with sales beyond the last one moves as_of_date, and with it every customer's days_since_last_order. So the
     -- stored customers are written again with the new date when it moved, and left alone when it did not.
     where dated.is_changed or dated.stored_as_of_date is distinct from dated.as_of_date

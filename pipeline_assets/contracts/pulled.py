@@ -1,0 +1,22 @@
+"""What silver tables made of pulls have beside the source's columns: one row per key, as it was last read.
+
+The rows themselves are described where the source is (`shop_db`, `crm`).
+"""
+
+from typing import Annotated
+
+import pandera.polars as pa
+import polars as pl
+
+
+class LastRead(pa.DataFrameModel):
+    """To be inherited ahead of the source's columns, which come first then."""
+
+    deleted: pl.Boolean = pa.Field(
+        alias="_deleted", description="The key was found gone from the source; the rest is its last row."
+    )
+    extracted_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
+        alias="_extracted_at", description="When the row was read; a later reading replaces it."
+    )
+    changed_date: pl.Date = pa.Field(alias="_changed_date", description="Partition of bronze that the row came from.")
+    bucket: pl.Int64 = pa.Field(alias="_bucket", description="Partition: a function of the key.")
