@@ -144,6 +144,16 @@ def test_sensors_run_by_default_and_resources_are_named(loaded: dg.Definitions) 
     assert {"lake", "dbt"} <= set(repository.get_top_level_resources())
 
 
+def test_pulls_and_polls_have_schedules_that_run_by_default(loaded: dg.Definitions) -> None:
+    schedules = {schedule.name: schedule for schedule in loaded.get_repository_def().schedule_defs}
+    assert {name: schedule.cron_schedule for name, schedule in schedules.items()} == {
+        "shop_db__payments__schedule": "0 1 * * *",
+        "crm__accounts__schedule": "0 */6 * * *",
+    }
+    assert {schedule.default_status for schedule in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
+    assert {schedule.execution_timezone for schedule in schedules.values()} == {"UTC"}
+
+
 def test_every_asset_is_partitioned_by_the_same_days_and_runs_ranges_at_once(loaded: dg.Definitions) -> None:
     graph = loaded.resolve_asset_graph()
     # A reconciliation is of a moment, not of a day.

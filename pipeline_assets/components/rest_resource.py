@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components import bronze_assets
 from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
-from pipeline_assets.components.landing_sensor import SOURCE_TAG
+from pipeline_assets.components.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.pull import PullError
@@ -146,11 +146,18 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             dg.define_asset_job(f"{self.name}__to_gold", selection, description="Polls, then all downstream."),
             dg.define_asset_job(f"{self.name}__whole", selection, tags={WHOLE_TAG: "yes"}, description=text),
         ]
+        schedule = pull_schedule(
+            self.name,
+            cron=self.cron,
+            due=lambda _, today: (today, today),
+            resting=lambda: None if self._root() else self._resting,
+            description=f"Polls {self.path}.",
+        )
         return dg.Definitions(
             assets=[self._assets()],
             asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget)],
             jobs=jobs,
-            schedules=[self._schedule()],
+            schedules=[schedule],
         )
 
     def _root(self) -> str | None:
@@ -213,23 +220,6 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             yield dg.MaterializeResult(asset_key=letters, metadata={"dead_letters": polled.counts.dead_letters})
 
         return poll
-
-    def _schedule(self) -> dg.ScheduleDefinition:
-        @dg.schedule(
-            name=f"{self.name}__poll",
-            job_name=f"{self.name}__to_gold",
-            cron_schedule=self.cron,
-            execution_timezone="UTC",
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-            description=f"Polls {self.path}.",
-        )
-        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-            if self._root() is None:
-                return dg.SkipReason(self._resting)
-            day = context.scheduled_execution_time.astimezone(UTC).date()
-            return dg.RunRequest(partition_key=day.isoformat(), tags={SOURCE_TAG: self.name})
-
-        return schedule
 
 
 def _longest_pause(cron: str) -> timedelta:

@@ -40,9 +40,13 @@ class Source:
         self.lake = Lake(settings.lake_uri)
 
     def tick(self, at: datetime) -> dg.RunRequest | dg.SkipReason:
-        schedule = self.repository.get_schedule_def("crm__accounts__poll")
-        with dg.build_schedule_context(instance=self.instance, scheduled_execution_time=at) as context:
-            return schedule(context)
+        schedule = self.repository.get_schedule_def("crm__accounts__schedule")
+        context = dg.build_schedule_context(
+            instance=self.instance, scheduled_execution_time=at, repository_def=self.repository,
+            resources={"lake": lake_resource()},
+        )  # fmt: skip
+        found = schedule.evaluate_tick(context)
+        return found.run_requests[0] if found.run_requests else dg.SkipReason(found.skip_message)
 
     def run(self, job: str = "crm__accounts__to_gold") -> dg.ExecuteInProcessResult:
         request = self.tick(datetime.now(UTC))
@@ -162,7 +166,7 @@ def test_a_second_round_of_pages_is_said(settings, instance, api) -> None:
 
 def test_the_schedule_asks_for_the_day_of_its_tick(settings, instance) -> None:
     source = Source(settings, instance)
-    schedule = source.repository.get_schedule_def("crm__accounts__poll")
+    schedule = source.repository.get_schedule_def("crm__accounts__schedule")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 */6 * * *", "UTC")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     request = source.tick(datetime(2026, 1, 5, 18, tzinfo=UTC))
