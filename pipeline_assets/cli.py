@@ -26,7 +26,7 @@ _out = Console(width=None if sys.stdout.isatty() else 240)
 _err = Console(stderr=True)
 
 _ROWS_SHOWN = 200
-_SHOP_DB_URL = "SHOP_DB_URL"  # where defs/shop_db/ looks for its database
+_SHOP_DB_URL, _CRM_URL = "SHOP_DB_URL", "CRM_URL"  # where defs/ looks for the shop's database and its CRM
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table.")]
 
 
@@ -79,7 +79,8 @@ def dev(
     if load_settings().dagster_postgres_url is None:  # else it may be the instance of other machines, too
         with dg.DagsterInstance.get() as instance:
             fail_dead_runs(instance)
-    if with_shop and _SHOP_DB_URL not in {**dotenv_values(project_root() / ".env"), **os.environ}:
+    known = {**dotenv_values(project_root() / ".env"), **os.environ}
+    if with_shop and _SHOP_DB_URL not in known:
         from pipeline_assets.demo.shop import ShopError
         from pipeline_assets.demo.shopkeeper import OpenShop
 
@@ -87,6 +88,8 @@ def dev(
             shop = OpenShop(load_settings().state_dir / "shop_db")
             shop.stay_open_over_exec()
             os.environ[_SHOP_DB_URL] = shop.url
+            if _CRM_URL not in known:
+                os.environ.update(shop.crm.environment)
         except ShopError as error:
             _err.print(f"{error}. Dagster starts without it.", style="yellow", markup=False, soft_wrap=True)
     os.chdir(project_root())

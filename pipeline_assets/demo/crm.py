@@ -31,6 +31,11 @@ class Crm(NamedTuple):
     url: str
     token: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `defs/crm__accounts` asks the environment for."""
+        return {"CRM_URL": self.url, "CRM_TOKEN": self.token}
+
 
 @contextmanager
 def open_crm(shop_url: str) -> Iterator[Crm]:

@@ -1,7 +1,8 @@
 """The code location with its real instance: what a daemon would do, step by step, so that a demo ends."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +18,7 @@ Results = list[dg.ExecuteInProcessResult]
 
 
 class Pipeline:
-    """Evaluates sensors and executes the runs that they ask for, in this process."""
+    """Evaluates sensors and schedules, and executes the runs that they ask for, in this process."""
 
     def __init__(self, log: Path) -> None:
         """Loads the code location.
@@ -64,12 +65,35 @@ class Pipeline:
             with context:
                 ticked = sensor.evaluate_tick(context)
             self._cursors[sensor_name] = ticked.cursor
-            requests = ticked.run_requests or []
-            log.write(f"{sensor_name} asks for {len(requests)} runs. {ticked.skip_message or ''}\n")
+            log.write(f"{sensor_name} asks for {len(ticked.run_requests or [])} runs. {ticked.skip_message or ''}\n")
             job_name = str(sensor.job_name)
             keys = self._repository.get_job(job_name).asset_layer.selected_asset_keys
             wanted = [key for key in keys if key.path[0] in layers] or None
-            return [self._execute(job_name, request.tags, request.partition_key, wanted) for request in requests]
+            return self._execute_all(job_name, ticked.run_requests, wanted)
+
+    def tick_now(self, schedule_name: str) -> Results:
+        """Evaluate a schedule as if it were time, and execute the runs that it asks for.
+
+        Args:
+            schedule_name: Of this code location.
+        """
+        schedule = self._repository.get_schedule_def(schedule_name)
+        context = dg.build_schedule_context(
+            instance=self._instance,
+            scheduled_execution_time=datetime.now(UTC),
+            repository_def=self._repository,
+            resources={"lake": lake_resource()},
+        )
+        with self._talking() as log:
+            with context:
+                ticked = schedule.evaluate_tick(context)
+            log.write(f"{schedule_name} asks for {len(ticked.run_requests or [])} runs. {ticked.skip_message or ''}\n")
+            return self._execute_all(str(schedule.job_name), ticked.run_requests, None)
+
+    def _execute_all(
+        self, job_name: str, requests: Sequence[dg.RunRequest] | None, assets: list[dg.AssetKey] | None
+    ) -> Results:
+        return [self._execute(job_name, request.tags, request.partition_key, assets) for request in requests or ()]
 
     def _execute(
         self, job_name: str, tags: Mapping[str, str], partition: str | None, assets: list[dg.AssetKey] | None

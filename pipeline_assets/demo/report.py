@@ -1,4 +1,4 @@
-"""What `pipeline demo` prints: tables, files that did not fit, changes of the database, and what to type next.
+"""What `pipeline demo` prints: tables, files that did not fit, what came out of the database and the CRM, what is next.
 
 Reads the lake and, to hold it against, the shop's database; writes nothing but the chart.
 """
@@ -35,6 +35,13 @@ _EVENTS = """
 """
 _LAST_COMMIT = "SELECT coalesce(max(commit_lsn), 0) FROM bronze.shop_db__{table}"
 _LIVE = "SELECT count(*) FILTER (WHERE NOT _deleted) FROM silver.{table}"
+_PULLED = """
+    SELECT count(*), count(*) FILTER (WHERE _batch_id = (SELECT arg_max(_batch_id, _extracted_at) FROM bronze.{bronze}))
+    FROM bronze.{bronze}
+"""
+_PULLS = {"payments": "shop_db__payments", "accounts": "crm__accounts"}
+# The CRM makes its accounts of the shop's customers.
+_AT_THE_SOURCE = "SELECT (SELECT count(*) FROM payments), (SELECT count(*) FROM customers)"
 # The last versions of the customer about whom there is most to tell.
 _HISTORY = """
     SELECT name, email, phone, country, valid_from, valid_to, is_deleted
@@ -166,6 +173,26 @@ def changes(console: Console, lake: Lake, whole: Changes, last: Changes) -> None
             texts = ["" if value is None else repr(value)[1:-1] for value in person]
             history.add_row(*texts, f"{start:%F}", f"{end:%F}" if end else "now", "yes" if gone else "")
     console.print("[bold]One customer through time[/bold], silver.customers_history", history, "", sep="\n")
+
+
+def pulls(console: Console, lake: Lake, shop_url: str) -> bool:
+    """Print what was pulled and polled, beside what the sources have; return whether the payments agree."""
+    with psycopg.connect(shop_url) as source:
+        here = dict(zip(_PULLS, source.execute(_AT_THE_SOURCE).fetchone() or (0, 0), strict=True))
+    if missing := {f"silver.{name}" for name in _PULLS} - set(lake.table_names()):
+        console.print(f"[red]{', '.join(sorted(missing))} never came about[/red]")
+        return False
+    table = _table("table", "rows read", "last batch", "rows at the source", "rows in silver")
+    with serving.connect(lake, "1GB", None) as con:
+        live = {name: _row(con, _LIVE.format(table=name))[0] for name in _PULLS}
+        for name, bronze in _PULLS.items():
+            rows, last = _row(con, _PULLED.format(bronze=bronze))
+            table.add_row(name, *(f"{count:,}" for count in (rows, last, here[name], live[name])))
+    console.print("[bold]Pulled from the database, polled from the CRM[/bold]", table, sep="\n")
+    if gone := live["accounts"] - here["accounts"]:
+        console.print(f"[dim]{gone} accounts are gone from the CRM; a poll for what is new does not see that.[/dim]")
+    console.print("")
+    return bool(live["payments"] == here["payments"])
 
 
 def what_next(console: Console, page: Path) -> None:

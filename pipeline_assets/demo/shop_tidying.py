@@ -20,6 +20,9 @@ _CUT_PRICES = "UPDATE products SET unit_price = unit_price * 0.9, updated_at = %
 _MAKE_WAY = "DELETE FROM products WHERE stock_code = '22423N'"
 _RECODE = "UPDATE products SET stock_code = '22423N', updated_at = %s WHERE stock_code = '22423'"
 _ADD_COLUMN = "ALTER TABLE customers ADD COLUMN IF NOT EXISTS newsletter boolean"
+_REFUND = """
+    UPDATE payments SET status = 'refunded', updated_at = %s WHERE payment_id IN (
+        SELECT payment_id FROM payments WHERE status = 'captured' ORDER BY amount DESC, payment_id LIMIT 5)"""
 _SUBSCRIBE = """
     UPDATE customers SET newsletter = true, updated_at = %s WHERE customer_id IN (
         SELECT customer_id FROM customers WHERE email LIKE '%%@%%' ORDER BY customer_id LIMIT 25)"""
@@ -42,4 +45,5 @@ def tidying(day: date) -> Iterator[Transaction]:
     yield Transaction(((_DELIVER, (now,)),))  # the biggest orders, TOASTed: their lines are not sent again
     yield Transaction(((_SELL_OFF, (now,)),), rolled_back=True)  # a slip, taken back
     yield Transaction(((_CUT_PRICES, (now,)), (_MAKE_WAY, ()), (_RECODE, (now,))))
+    yield Transaction(((_REFUND, (now,)),))
     yield Transaction(((_ADD_COLUMN, ()), (_SUBSCRIBE, (now,))))

@@ -1,4 +1,4 @@
-"""The shop of `pipeline dev`: a process of its own that runs the shop's database and trades in it, slowly.
+"""The shop of `pipeline dev`: a process of its own that runs the shop's database and CRM, and trades, slowly.
 
 Its life line is a pipe. It stays open for as long as the process lives that opened the shop, whatever program that has
 become by `exec`; when that process ends, be it by SIGKILL, the shop closes and its database stops. A terminal's Ctrl-C
@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 import psycopg
 
+from pipeline_assets.demo.crm import Crm, open_crm
 from pipeline_assets.demo.postgres_server import PostgresServer, PostgresServerError
 from pipeline_assets.demo.shop import DEMO_PARQUET, ShopError
 from pipeline_assets.demo.shop_db import open_shop, replay, trade
@@ -25,6 +26,7 @@ class OpenShop:
 
     Attributes:
         url: Its database, password included: hand it on, never log it.
+        crm: Its CRM; the token is a secret too.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,6 +50,7 @@ class OpenShop:
             self.close()
             raise ShopError(f"the shop does not open: {answer['error']}")
         self.url: str = answer["url"]
+        self.crm = Crm(*answer["crm"])
 
     def stay_open_over_exec(self) -> None:
         """Hand the life line on to the program that this process becomes next."""
@@ -67,9 +70,10 @@ def main() -> None:
     try:
         with PostgresServer(Path(sys.argv[1])) as server:
             url = open_shop(server.url())
-            _answer({"url": url})
-            _trade(url, stop)
-            stop.wait()
+            with open_crm(url) as crm:
+                _answer({"url": url, "crm": crm})
+                _trade(url, stop)
+                stop.wait()
     except (PostgresServerError, psycopg.Error) as error:
         _answer({"error": str(error)})
 
@@ -88,7 +92,7 @@ def _wait_for_end_of_life_line(stop: Event) -> None:
     stop.set()
 
 
-def _answer(answer: dict[str, str]) -> None:
+def _answer(answer: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

@@ -264,7 +264,8 @@ def test_the_shop_tidies_up_once(url: str) -> None:
     (customers,), (delivered,) = ask(url, "SELECT count(*) FROM customers"), ask(url, _DELIVERED)
     saturday = closed_day(DAYS[:4])
     assert saturday.isoweekday() == 6
-    assert tidy_up(url, saturday) == 6
+    assert tidy_up(url, saturday) == 7
+    assert ask(url, "SELECT count(*) FROM payments WHERE status = 'refunded' AND updated_at >= '2010-12-05'") == [(5,)]
     assert ask(url, "SELECT count(*) FROM customers") == [(customers[0] - 2,)]
     assert ask(url, _DELIVERED) == [(delivered[0] + 8,)]
     assert ask(url, "SELECT count(newsletter) FROM customers") == [(25,)]

@@ -1,14 +1,17 @@
 """The shop of `pipeline dev` is open for as long as the process that opened it, and no longer."""
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
 
+from pipeline_assets.demo.crm import PAGE_ROWS
 from pipeline_assets.demo.shop import ShopError
 from pipeline_assets.demo.shopkeeper import OpenShop
 
@@ -44,6 +47,9 @@ def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
 def test_an_open_shop_trades_until_it_is_closed(tmp_path: Path) -> None:
     shop = OpenShop(tmp_path)
     wait_for(lambda: orders(shop.url) > 2650)  # beyond the days of the data
+    request = Request(f"{shop.crm.url}/v1/accounts", headers={"Authorization": f"Bearer {shop.crm.token}"})
+    with urlopen(request, timeout=10) as answer:
+        assert len(json.load(answer)["accounts"]) == PAGE_ROWS
     with pytest.raises(ShopError, match="the shop does not open: PostgreSQL already runs on"):
         OpenShop(tmp_path)
     shop.close()
