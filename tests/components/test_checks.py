@@ -35,6 +35,8 @@ ROWS = {
             "first_order_date": "DATE '2011-01-04'", "last_order_date": "DATE '2011-01-05'",
             "days_since_last_order": "1", "as_of_date": "DATE '2011-01-06'", "customer_segment": "'Silver'",
             "name": "'Ada Lee'", "email": "'ada@example.com'", "phone": "'+447700900123'",
+            "paid_gbp": "290", "last_paid_at": "TIMESTAMPTZ '2011-01-05 08:00:00+00'",
+            "account_segment": "'reseller'", "account_owner": "'Grace Mensah'",
         },
         ("customer_segment", "'VIP'"),
     ),
@@ -69,6 +71,25 @@ ROWS = {
             "order_month": "DATE '2011-01-01'",
         },
         ("order_date", "DATE '2011-01-05'"),
+    ),
+    "silver.payments": (
+        {
+            "payment_id": "1", "order_id": "'536365'", "customer_id": "17850", "amount_gbp": "15.3",
+            "method": "'card'", "status": "'captured'", "paid_at": "TIMESTAMPTZ '2011-01-04 08:26:00+00'",
+            "updated_at": "TIMESTAMPTZ '2011-01-04 08:26:00+00'", "_deleted": "false",
+            "_extracted_at": "TIMESTAMPTZ '2011-01-05 01:00:00+00'", "_changed_date": "DATE '2011-01-05'",
+            "_bucket": "0",
+        },
+        ("status", "'lost'"),
+    ),
+    "silver.accounts": (
+        {
+            "account_id": "'AC-1'", "customer_id": "17850", "segment": "'reseller'",
+            "account_owner": "'Grace Mensah'", "updated_at": "TIMESTAMPTZ '2011-01-04 08:26:00+00'",
+            "_deleted": "false", "_extracted_at": "TIMESTAMPTZ '2011-01-05 01:00:00+00'",
+            "_changed_date": "DATE '2011-01-05'", "_bucket": "0",
+        },
+        ("account_owner", "''"),
     ),
 }  # fmt: skip
 

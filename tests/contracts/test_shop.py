@@ -1,7 +1,7 @@
 # ruff: noqa: DTZ001, E501  the shop's times have no zone; a case is a line of its table
 """The shop's contracts: rows that keep the promises pass, each broken promise is found."""
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -67,6 +67,10 @@ GOOD: dict[str, dict[str, Any]] = {
         "name": "Ada Lee",
         "email": "ada@example.com",
         "phone": "+447700900123",
+        "paid_gbp": Decimal("900.000"),
+        "last_paid_at": datetime(2011, 1, 2, 8, 26, tzinfo=UTC),
+        "account_segment": "reseller",
+        "account_owner": "Grace Mensah",
     },
     "gold.product_sales": {
         "stock_code": "85123A",
@@ -131,6 +135,7 @@ def test_technical_columns_are_allowed_in_bronze_only():
         ("gold.customer_metrics", {"lifetime_value_gbp": Decimal(100), "avg_order_value_gbp": Decimal(50), "customer_segment": "Bronze"}),
         ("gold.customer_metrics", {"lifetime_value_gbp": Decimal(10_001), "avg_order_value_gbp": Decimal("5000.5"), "customer_segment": "VIP"}),
         ("gold.customer_metrics", {"name": None, "email": None, "phone": None}),
+        ("gold.customer_metrics", {"paid_gbp": None, "last_paid_at": None, "account_segment": None, "account_owner": None}),
         (
             "gold.product_sales",
             {"units_sold": 0, "first_sold_date": None, "last_sold_date": None},
@@ -166,6 +171,8 @@ def test_unusual_but_right_rows_pass(table, change):
         ("gold.customer_metrics", {"days_since_last_order": 2}),
         ("gold.customer_metrics", {"avg_order_value_gbp": Decimal(1)}),
         ("gold.customer_metrics", {"name": ""}),
+        ("gold.customer_metrics", {"paid_gbp": None}),
+        ("gold.customer_metrics", {"account_owner": ""}),
         ("gold.customer_metrics", {"email": "ada@example"}),
         ("gold.customer_metrics", {"phone": "07700 900123"}),
         ("gold.product_sales", {"is_product": False}),
