@@ -21,15 +21,15 @@ _RETRIES = 3
 
 @dataclass(frozen=True)
 class Alert:
-    """What people must know of one failure.
+    """What people must know of one failure, or of a silent source.
 
     Attributes:
         title: What happened, in a line.
         asset: Asset key with slashes; empty for a failure that is no single asset's.
         partition: Day or range of days; empty if there is none.
         owners: Who is to look at it.
-        details: The first failing cases, or the error, one per line.
-        run_id: Dagster's run.
+        details: The first failing cases, the error, or what to look at, one per line.
+        run_id: Dagster's run; empty if there is none.
     """
 
     title: str
@@ -47,7 +47,8 @@ class Alert:
             f"partition {self.partition}" if self.partition else "",
         ]
         owners = f"owner {', '.join(self.owners)}" if self.owners else "no owner declared"
-        lines = [" | ".join(part for part in [*head, owners, f"run {self.run_id}"] if part)]
+        run = f"run {self.run_id}" if self.run_id else ""
+        lines = [" | ".join(part for part in [*head, owners, run] if part)]
         return "\n".join([*lines, *(f"  - {detail}" for detail in self.details)])
 
 

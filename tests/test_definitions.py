@@ -140,6 +140,7 @@ def test_sensors_run_by_default_and_resources_are_named(loaded: dg.Definitions) 
         "shop_db__changes",
         "alert_on_failure",
         "alert_on_failed_check",
+        "alert_on_silence",
     }
     assert {"lake", "dbt"} <= set(repository.get_top_level_resources())
 

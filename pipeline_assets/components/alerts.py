@@ -1,7 +1,8 @@
-"""The `Alerts` component: failed checks and failed runs reach people, once each. Targets are in `alerts`.
+"""The `Alerts` component: failed checks, failed runs and silent sources reach people, once each.
 
-Run status sensors, because a cross-run query for check events is refused by SQLite's sharded event log; a status
-sensor sees each finished run exactly once.
+Which sources are silent is found in `silence`; targets are in `pipeline_assets.alerts`. For checks and runs run status
+sensors, because a cross-run query for check events is refused by SQLite's sharded event log; a status sensor sees each
+finished run exactly once.
 
 Concept: https://docs.dagster.io/guides/automate/sensors/run-status-sensors
 """
@@ -12,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from pipeline_assets import alerts
+from pipeline_assets.components import silence
 from pipeline_assets.partitions import range_of_tags
 from pipeline_assets.settings import load_settings
 
@@ -19,10 +21,10 @@ _CASES_SHOWN = 5
 
 
 class Alerts(dg.Component, dg.Model, dg.Resolvable):
-    """Sends every failed check and failed run to the targets in `PIPELINE_ALERT_*`, to the log without any."""
+    """Sends failed checks, failed runs and silent sources to the targets in `PIPELINE_ALERT_*`, else to the log."""
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds the two sensors."""
+        """Builds the three sensors."""
 
         @dg.run_failure_sensor(
             name="alert_on_failure", default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15
@@ -41,7 +43,18 @@ class Alerts(dg.Component, dg.Model, dg.Resolvable):
         def alert_on_failed_check(context: dg.RunStatusSensorContext) -> None:
             _send_all(context, _failed_checks(context))
 
-        return dg.Definitions(sensors=[alert_on_failure, alert_on_failed_check])
+        @dg.sensor(
+            name="alert_on_silence",
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            minimum_interval_seconds=30,
+            description="Tells of each source that brought nothing for twice the time in which it was expected to.",
+        )
+        def alert_on_silence(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+            if context.repository_def is None:
+                return dg.SkipReason("there are no definitions to watch")
+            return silence.tick(context, context.repository_def)
+
+        return dg.Definitions(sensors=[alert_on_failure, alert_on_failed_check, alert_on_silence])
 
 
 def _send_all(context: dg.RunStatusSensorContext, found: "Iterator[alerts.Alert] | Sequence[alerts.Alert]") -> None:

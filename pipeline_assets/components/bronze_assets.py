@@ -26,6 +26,7 @@ OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 """An e-mail address or `team:<name>`."""
 
 _KINDS = {"deltalake", "duckdb"}
+_SILENT_AFTER = 2  # times the expected frequency
 _SHOWN = 100
 
 
@@ -40,7 +41,7 @@ def letters_key(name: str) -> dg.AssetKey:
 
 
 def bronze_spec(
-    name: str, *, owner: str, description: str, fresh_for: timedelta, metadata: Mapping[str, Any]
+    name: str, *, owner: str, description: str, every: timedelta, metadata: Mapping[str, Any]
 ) -> dg.AssetSpec:
     """A bronze table; the arguments as of `specs`."""
     return dg.AssetSpec(
@@ -50,9 +51,15 @@ def bronze_spec(
         owners=[owner],
         kinds=_KINDS,
         description=description,
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fresh_for),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_SILENT_AFTER * every),
         metadata=metadata,
     )
+
+
+def expected_every(policy: dg.FreshnessPolicy | None) -> timedelta | None:
+    """How often a materialization is expected, by the policy of `bronze_spec`; None of an asset without such a one."""
+    window = getattr(policy, "fail_window", None)
+    return window.to_timedelta() / _SILENT_AFTER if window else None
 
 
 def letters_spec(name: str, *, owner: str, description: str) -> dg.AssetSpec:
@@ -74,7 +81,7 @@ def specs(
     owner: str,
     read_from: str,
     description: str,
-    fresh_for: timedelta,
+    every: timedelta,
     metadata: Mapping[str, str | float],
 ) -> list[dg.AssetSpec]:
     """The table and its dead letters.
@@ -85,13 +92,13 @@ def specs(
         owner: Who answers for the source.
         read_from: What is read, as people know it.
         description: Of the table.
-        fresh_for: Without a materialization for that long the table is no longer fresh.
+        every: How often a materialization is expected; twice that without one and the table is no longer fresh.
         metadata: What else the declaration says.
     """
     letters = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
     facts = {"dagster/column_schema": column_metadata(model), **metadata}
     return [
-        bronze_spec(name, owner=owner, description=description, fresh_for=fresh_for, metadata=facts),
+        bronze_spec(name, owner=owner, description=description, every=every, metadata=facts),
         letters_spec(name, owner=owner, description=letters),
     ]
 

@@ -66,7 +66,7 @@ def captured(name: str, tables: Mapping[str, CapturedTable]) -> list[ChangeTable
     return list(found.values())
 
 
-def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, fresh_for: timedelta) -> list[dg.AssetSpec]:
+def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, every: timedelta) -> list[dg.AssetSpec]:
     """Assets of a source: per table its changes and its dead letters, and the records of no declared table."""
     schema = dg.TableSchema(
         columns=[
@@ -85,7 +85,7 @@ def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, fresh_for: 
             table.name,
             owner=owner,
             description=f"Changes of {table.source_table} as committed, each once, by commit date.",
-            fresh_for=fresh_for,
+            every=every,
             metadata={
                 "dagster/column_schema": schema,
                 "source_table": table.source_table,

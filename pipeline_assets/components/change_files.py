@@ -104,11 +104,11 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def _assets(self) -> dg.AssetsDefinition:
-        source, fresh_for = self.source, 2 * FREQUENCIES[self.frequency]
+        source, every = self.source, FREQUENCIES[self.frequency]
 
         @dg.multi_asset(
             name=f"{self.name}__ingest",
-            specs=change_assets.specs(self.name, source.tables, owner=self.owner, fresh_for=fresh_for),
+            specs=change_assets.specs(self.name, source.tables, owner=self.owner, every=every),
             backfill_policy=dg.BackfillPolicy.single_run(),
             retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
             pool=f"source_{self.name}",

@@ -6,8 +6,8 @@ Concept: https://docs.dagster.io/guides/automate/sensors
 """
 
 import time
-from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
@@ -21,12 +21,12 @@ from pipeline_assets.partitions import DAILY, range_tags
 
 LAG_TAG = "pipeline_assets/lag_bytes"
 EVENTS_TAG = "pipeline_assets/events"
+EVERY = timedelta(hours=12)
+"""A stream in which nothing happens has a run that often: so silence is the pipeline's, never a quiet database's."""
 
 _EVENTS_COUNTED = 10_000
 # WAL of other tables holds back the slot too: beyond this a run moves it on although it brings no event.
 _IDLE_LAG_BYTES = 64 * 1024**2
-# Half of what change_stream calls fresh.
-_QUIET_SECONDS = 12 * 3600
 _FIRST_RETRY_SECONDS = 30
 _LAST_RETRY_SECONDS = 3600
 _RUNS_LOOKED_AT = 10
@@ -37,6 +37,7 @@ def tick(
     name: str,
     postgres: Postgres,
     lake: Lake,
+    tables: Sequence[dg.AssetKey],
     states: Mapping[ChangeTable, str],
 ) -> dg.SensorResult | dg.SkipReason:
     """Decides whether the stream needs a run.
@@ -46,6 +47,7 @@ def tick(
         name: The source.
         postgres: Its database.
         lake: The lake.
+        tables: Its change tables.
         states: Captured table to its state in silver: where silver is behind, a run was killed or repaired something.
     """
     if reason := _held_up(context.instance, name):
@@ -58,7 +60,7 @@ def tick(
     except CdcError as error:
         context.log.warning("the source cannot be asked: %s", error)
         slot = pending = None
-    if slot is None or pending is None or _is_long_ago(context.instance, name):
+    if slot is None or pending is None or _is_long_ago(context.instance, tables):
         # The run takes the first snapshot, or says what is wrong with the source: people are alerted by runs. It also
         # tells a quiet source from a dead one.
         return dg.SensorResult(run_requests=[_request(name, _today(), {})])
@@ -104,10 +106,14 @@ def _held_up(instance: dg.DagsterInstance, name: str) -> str | None:
     )
 
 
-def _is_long_ago(instance: dg.DagsterInstance, name: str) -> bool:
-    """Whether the last run lies so far back that the tables would soon be called stale."""
-    records = instance.get_run_records(dg.RunsFilter(tags={SOURCE_TAG: name}), limit=1)
-    return bool(records) and time.time() - (records[0].end_time or time.time()) > _QUIET_SECONDS
+def _is_long_ago(instance: dg.DagsterInstance, tables: Sequence[dg.AssetKey]) -> bool:
+    """Whether a table's last materialization, by which Dagster calls it fresh, lies far back or is still to come.
+
+    Not the last run: it may have failed, and until the next one the tables would be called silent.
+    """
+    found = instance.get_latest_materialization_events(tables)
+    times = [event.timestamp if (event := found.get(table)) else 0 for table in tables]
+    return time.time() - min(times) > EVERY.total_seconds()
 
 
 def _is_behind(bronze: Table, silver: Table) -> bool:

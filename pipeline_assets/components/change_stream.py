@@ -8,7 +8,6 @@ Concept: https://docs.dagster.io/guides/build/components
 
 import os
 from collections.abc import Iterator
-from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -24,8 +23,6 @@ from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, stream_position, toasted
 from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres
 from pipeline_assets.ingest.cdc.replay import discard, replay
-
-_FRESH_FOR = timedelta(days=1)
 
 
 class StreamedTable(CapturedTable):
@@ -164,7 +161,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
 
         @dg.multi_asset(
             name=f"{self.name}__drain",
-            specs=change_assets.specs(self.name, tables, owner=self.owner, fresh_for=_FRESH_FOR),
+            specs=change_assets.specs(self.name, tables, owner=self.owner, every=change_sensor.EVERY),
             backfill_policy=dg.BackfillPolicy.single_run(),
             retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
             pool=f"source_{self.name}",
@@ -220,7 +217,8 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         def sensor(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
             if not self._is_connected:
                 return dg.SkipReason(self._resting)
-            return change_sensor.tick(context, self.name, self.postgres(), lake.open(), self._states)
+            tables = [bronze_key(table.name) for table in self._tables]
+            return change_sensor.tick(context, self.name, self.postgres(), lake.open(), tables, self._states)
 
         return sensor
 

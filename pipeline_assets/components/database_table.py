@@ -160,7 +160,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             owner=self.owner,
             read_from=source.relation.name,
             description=self.description or f"{source.relation.name}: {what[self.mode]}.",
-            fresh_for=2 * every,
+            every=every,
             metadata={
                 "read_from": self.table or self.query or "",
                 "connection_env": self.connection_env,

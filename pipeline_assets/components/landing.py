@@ -117,7 +117,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             owner=self.owner,
             read_from=self.path,
             description=self.description or f"Rows of {self.path} as delivered, exactly once.",
-            fresh_for=2 * FREQUENCIES[self.frequency],
+            every=FREQUENCIES[self.frequency],
             metadata={
                 "path": self.path,
                 "frequency": self.frequency,

@@ -176,7 +176,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             owner=self.owner,
             read_from=f"GET /{self.path.strip('/')}",
             description=self.description or f"Records of {where} as they were when polled.",
-            fresh_for=2 * _longest_pause(self.cron),
+            every=_longest_pause(self.cron),
             metadata={
                 "api": where,
                 "cron": self.cron,

@@ -1,15 +1,17 @@
 """The component against a real PostgreSQL: what it makes, what a tick asks for, how each check fails, no password."""
 
 import json
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 from postgres import execute
 from pydantic import ValidationError
 
-from pipeline_assets.components import ChangeStream
+from pipeline_assets.components import ChangeStream, change_sensor
 from pipeline_assets.components.resources import lake_resource
+from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.lake import Lake, Table
 
 CUSTOMERS = dg.AssetKey(["bronze", "shop_db__customers"])
@@ -106,6 +108,31 @@ def test_a_tick_asks_for_the_first_snapshot_then_for_changes_then_for_nothing(st
     stream.run(tags=request.tags)
     assert stream.rows() == [("r",), ("c",), ("c",)]
     assert "nothing new" in stream.tick().skip_message
+
+
+def test_a_quiet_stream_has_a_run_before_its_tables_would_be_called_silent(stream, monkeypatch):
+    stream.insert(1)
+    stream.run()
+    assert "nothing new" in stream.tick().skip_message
+    monkeypatch.setattr(change_sensor, "EVERY", timedelta(0))  # that time has passed
+    [request] = stream.tick().run_requests
+    materialized = stream.instance.get_latest_materialization_event(CUSTOMERS).timestamp
+    assert stream.run(tags=request.tags).success
+    assert stream.instance.get_latest_materialization_event(CUSTOMERS).timestamp > materialized
+
+
+def test_a_failed_run_does_not_put_off_the_next_one_of_a_quiet_stream(stream, monkeypatch):
+    stream.insert(1)
+    stream.run()
+    monkeypatch.setattr(change_sensor, "EVERY", timedelta(0))
+    [request] = stream.tick().run_requests
+    monkeypatch.setattr(Drain, "run", lambda *_, **__: 1 / 0)
+    assert not stream.run(tags=request.tags).success
+    event = stream.instance.get_latest_materialization_event(CUSTOMERS)
+    # The time has passed since the materialization, but not since the run.
+    monkeypatch.setattr(change_sensor, "EVERY", timedelta(seconds=time.time() - event.timestamp))
+    monkeypatch.setattr(change_sensor, "_FIRST_RETRY_SECONDS", 0)
+    assert stream.tick().run_requests
 
 
 def test_without_a_url_the_stream_rests(stream, monkeypatch):
