@@ -25,6 +25,13 @@ def range_tags(first: date, last: date) -> dict[str, str]:
     return {RANGE_START_TAG: first.isoformat(), RANGE_END_TAG: last.isoformat()}
 
 
+def request_days(first: date, last: date, *, tags: Mapping[str, str], run_key: str | None = None) -> dg.RunRequest:
+    """Asks for one run over all days from `first` to `last`; over `last` alone if there is none before it."""
+    if first >= last:
+        return dg.RunRequest(run_key=run_key, partition_key=last.isoformat(), tags=tags)
+    return dg.RunRequest(run_key=run_key, tags={**tags, **range_tags(first, last)})
+
+
 def range_of_tags(tags: Mapping[str, str]) -> tuple[date, date] | None:
     """Gives the first and last day that a run with these tags covers; None for a run without partitions."""
     if RANGE_START_TAG in tags:

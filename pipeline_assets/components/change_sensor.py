@@ -17,7 +17,7 @@ from pipeline_assets.ingest.cdc.events import lsn_text
 from pipeline_assets.ingest.cdc.postgres import CdcError, Pending, Postgres
 from pipeline_assets.lake import Lake, Table, position_name
 from pipeline_assets.lake.changes import batches_since
-from pipeline_assets.partitions import DAILY, range_tags
+from pipeline_assets.partitions import DAILY, request_days
 
 LAG_TAG = "pipeline_assets/lag_bytes"
 EVENTS_TAG = "pipeline_assets/events"
@@ -78,10 +78,7 @@ def _request(name: str, first: date, facts: dict[str, str]) -> dg.RunRequest:
     """Asks for one run over the commit dates that are waiting."""
     known = DAILY.get_partition_keys()
     first, last = max(first, date.fromisoformat(known[0])), _today()
-    tags = {SOURCE_TAG: name, **facts}
-    if first >= last:
-        return dg.RunRequest(partition_key=last.isoformat(), tags=tags)
-    return dg.RunRequest(tags={**tags, **range_tags(first, last)})
+    return request_days(first, last, tags={SOURCE_TAG: name, **facts})
 
 
 def _held_up(instance: dg.DagsterInstance, name: str) -> str | None:

@@ -21,7 +21,7 @@ from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table, held_days, position_name
-from pipeline_assets.partitions import DAILY, days_of, range_of_tags, range_tags
+from pipeline_assets.partitions import DAILY, days_of, range_of_tags, request_days
 from pipeline_assets.settings import load_settings
 
 SOURCE_TAG = "pipeline_assets/source"
@@ -214,9 +214,7 @@ def _request(
             return None, f"{first}..{last}: {reason}"
     tags = {SOURCE_TAG: name, BATCH_TAG: batch}
     key = f"{name}:{batch}:{context.instance.get_runs_count(runs) + 1}"
-    if first == last:
-        return dg.RunRequest(run_key=key, partition_key=first.isoformat(), tags=tags), None
-    return dg.RunRequest(run_key=key, tags={**tags, **range_tags(first, last)}), None
+    return request_days(first, last, tags=tags, run_key=key), None
 
 
 def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str | None:

@@ -13,7 +13,7 @@ import dagster as dg
 from pipeline_assets.components.landing_sensor import SOURCE_TAG
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.lake import Lake
-from pipeline_assets.partitions import DAILY, range_tags
+from pipeline_assets.partitions import DAILY, request_days
 
 
 def pull_schedule(
@@ -49,9 +49,6 @@ def pull_schedule(
         first, last = due(lake.open(), tick.date())
         known = DAILY.get_partition_keys(current_time=tick)
         first, last = max(first, date.fromisoformat(known[0])), min(last, date.fromisoformat(known[-1]))
-        key, tags = f"{name}:{tick.isoformat()}", {SOURCE_TAG: name}
-        if first >= last:
-            return dg.RunRequest(run_key=key, partition_key=last.isoformat(), tags=tags)
-        return dg.RunRequest(run_key=key, tags={**tags, **range_tags(first, last)})
+        return request_days(first, last, tags={SOURCE_TAG: name}, run_key=f"{name}:{tick.isoformat()}")
 
     return schedule
