@@ -89,14 +89,8 @@ check: $(STAMP) ## formatting, lint, types, and that dbt and Dagster load
 	.venv/bin/dg check yaml
 	.venv/bin/dg check defs
 
-# Beside pandas the benchmark of pulls is measured too. Where it cannot be had, it is left out.
-.PHONY: pandas
-pandas: $(STAMP)
-	@.venv/bin/python -c "import pandas" 2>/dev/null \
-		|| .venv/bin/python -m pip install --quiet --disable-pip-version-check "pandas>=2.3,<4" || echo "Without pandas."
-
 .PHONY: bench
-bench: $(STAMP) debezium pandas ## the benchmarks: print a table, write JSON to benchmarks/results/
+bench: $(STAMP) debezium ## the benchmarks: print a table, write JSON to benchmarks/results/
 	@.venv/bin/python -m benchmarks
 
 .PHONY: format

@@ -1,9 +1,8 @@
 """Benchmark `pull`: 2 million rows of PostgreSQL into a Delta table, beside pandas and dlt; then what has changed since.
 
-The server's own work is not counted. Without pandas installed, it is left out; dlt comes with the package.
+The server's own work is not counted.
 """
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
@@ -32,15 +31,11 @@ def run(folder: Path) -> Result:
             bank.contender(_OURS, "ours"),
             bank.later(_LATER),
             bank.contender(_DLT_ARROW, "dlt-arrow", "lake/bank/payments"),
+            bank.contender(_PANDAS, "pandas", ""),
         ]
-        notes = []
-        if importlib.util.find_spec("pandas"):
-            quick.append(bank.contender(_PANDAS, "pandas", ""))
-        else:
-            notes.append("Without pandas: it is not installed.")
         found = measure.alternate(quick, _ROUNDS)
         found |= measure.alternate([bank.contender(_DLT, "dlt", "lake/bank/payments")], 1)
-    return _result(found, notes)
+    return _result(found)
 
 
 class _Bank:
@@ -102,7 +97,7 @@ class _Bank:
             raise measure.ContenderError(f"{table} holds {found}, not {expected}")
 
 
-def _result(found: dict[str, list[measure.Usage]], notes: list[str]) -> Result:
+def _result(found: dict[str, list[measure.Usage]]) -> Result:
     middle = {name: measure.middle(usages) for name, usages in found.items()}
     ours, dlt = middle[_OURS], middle[_DLT]
     targets = [
@@ -123,7 +118,6 @@ def _result(found: dict[str, list[measure.Usage]], notes: list[str]) -> Result:
         [
             f"Medians of {_ROUNDS} alternating runs (dlt's default backend: one); whole processes, imports included.",
             "The server's work is not counted. Only ours tests each value against a contract.",
-            *notes,
         ],
         {"runs": found},
     )

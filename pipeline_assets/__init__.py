@@ -1,7 +1,26 @@
 """A medallion lakehouse on Delta tables as a Dagster code location.
 
 `ingest`, `lake`, `contracts` and `planning` know neither Dagster nor dbt; `components` is where they meet Dagster, and
-`defs` holds declarations only. This module imports nothing: each process pays only for what it uses.
+`defs` holds declarations only. `notebook` is for people with a frame in their hands, and its classes are here, too.
+This module imports nothing: each process pays only for what it uses.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline_assets.notebook import BatchDataIngester, DataQualityFramework, DeltaLakeManager
+
+__all__ = ["BatchDataIngester", "DataQualityFramework", "DeltaLakeManager"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(import_module("pipeline_assets.notebook"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

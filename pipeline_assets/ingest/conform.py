@@ -9,7 +9,7 @@ A cast is faithful if no information is lost: DuckDB's own casts round ('1.5' to
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
@@ -164,23 +164,37 @@ def conform_sql(
     if extracted_at.tzinfo is None:
         raise ValueError("extracted_at has no time zone: give it as UTC")
     found = match_fields(records.fields, shape, schema_evolution=schema_evolution)
-    columns = [
-        _column_cast(i, column, found.matched.get(column.name, ()))
-        for i, column in enumerate((*shape.columns, *found.added))
-    ]
-    texts = "".join(f", {cast.text} AS {cast.text_name}" for cast in columns if cast.text)
-    values = "".join(f", {cast.value} AS {cast.value_name}" for cast in columns)
-    selected = ", ".join(f"{cast.value_name} AS {identifier(cast.column.name)}" for cast in columns)
-    reason = _reason(columns, found, records)
-    raw = "_text" if records.has_problems else _json_object(records.fields, keep_null=True)
+    columns = [(column, found.matched.get(column.name, ())) for column in (*shape.columns, *found.added)]
+    selected = ", ".join(f"v{number} AS {identifier(column.name)}" for number, (column, _) in enumerate(columns))
     rescued = _json_object(found.unknown) if found.unknown else "NULL::VARCHAR"
     return f"""SELECT {selected},
         DATE '{partition_date.isoformat()}' AS _partition_date,
         {quoted(batch_id)} AS _batch_id,
         TIMESTAMPTZ '{extracted_at.isoformat(sep=" ")}' AS _extracted_at,
         struct_pack(file := {quoted(file)}, line := _line) AS _source,
-        {rescued} AS _rescued, _reason, CASE WHEN _reason IS NOT NULL THEN {raw} END AS _raw
-        FROM (SELECT *, {reason} AS _reason FROM (SELECT *{values} FROM (SELECT *{texts} FROM ({records.sql}))))"""
+        {rescued} AS _rescued, _reason, _raw FROM ({fit_sql(records, columns, missing=found.missing)})"""
+
+
+def fit_sql(
+    records: RecordSet, columns: Sequence[tuple[RawColumn, tuple[SourceField, ...]]], *, missing: Sequence[str] = ()
+) -> str:
+    """One SELECT over records: what `records.sql` has, their values in the columns' types, `_reason`, `_raw`.
+
+    Args:
+        records: What is read; all of its fields are in `_raw`.
+        columns: Each column with the fields that carry it, as `Matching.matched` has them; no field is null.
+        missing: Required columns that no field carries, which is the reason of every record.
+
+    Returns:
+        The SELECT. `v0`, `v1`, ... are the values of the columns in order; `_reason` and `_raw` as in `conform_sql`.
+    """
+    casts_ = [_column_cast(number, column, fields) for number, (column, fields) in enumerate(columns)]
+    texts = "".join(f", {cast.text} AS {cast.text_name}" for cast in casts_ if cast.text)
+    values = "".join(f", {cast.value} AS {cast.value_name}" for cast in casts_)
+    raw = "_text" if records.has_problems else _json_object(records.fields, keep_null=True)
+    return f"""SELECT *, CASE WHEN _reason IS NOT NULL THEN {raw} END AS _raw
+        FROM (SELECT *, {_reason(casts_, missing, records)} AS _reason
+        FROM (SELECT *{values} FROM (SELECT *{texts} FROM ({records.sql}))))"""
 
 
 @dataclass(frozen=True)
@@ -229,10 +243,10 @@ def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...])
     return _ColumnCast(column, text_name, value_name, text, casts.from_native(text_name, source, target))
 
 
-def _reason(columns: list[_ColumnCast], found: Matching, records: RecordSet) -> str:
+def _reason(columns: list[_ColumnCast], lacking: Sequence[str], records: RecordSet) -> str:
     """SQL of the reason: null for a record that fits, so that the common case evaluates conditions alone."""
-    if found.missing and not records.has_problems:
-        return quoted(f"header: lacks {', '.join(found.missing)}")
+    if lacking and not records.has_problems:
+        return quoted(f"header: lacks {', '.join(lacking)}")
     bad: list[tuple[str, str]] = []
     for cast in columns:
         name, dtype = cast.column.name, casts.normal(cast.column.dtype)
@@ -260,6 +274,8 @@ def _json_object(fields: Iterable[SourceField], *, keep_null: bool = False) -> s
     for field in fields:
         key = json.dumps(field.name, ensure_ascii=False) + ":"
         value = field.column if field.dtype == "JSON" else f"to_json({field.column})::VARCHAR"
+        if field.dtype in ("DOUBLE", "FLOAT"):  # JSON has no NaN and no infinity, but DuckDB writes them
+            value = f"CASE WHEN isfinite({field.column}) THEN {value} ELSE '\"' || {field.column} || '\"' END"
         if keep_null:
             parts.append(f"{quoted(key)} || coalesce({value}, 'null')")
         else:

@@ -1,4 +1,4 @@
-"""The dead letter table beside each bronze table: what did not fit, where it came from and why. Replaces by file.
+"""The dead letter table beside each bronze table: what did not fit, where it came from and why. By file, or appended.
 
 Splitting a batch into rows and dead letters is `ingest`'s work.
 """
@@ -17,6 +17,7 @@ COLUMNS = {
     "reason": "VARCHAR",
     "raw": "VARCHAR",
 }
+_SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
 
 
 def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
@@ -37,16 +38,39 @@ def record(
         where: Predicate on the letters that the reading makes obsolete.
         metadata: Kept in the commit.
     """
-    select = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
+    _create(con, table)
+    files = [
+        file
+        for query in letters
+        for file in write_parquet(con, f"SELECT {_SELECT} FROM ({query})", table.uri, partition_by=["_partition_date"])
+    ]
+    table.commit(con, files, where=where, metadata=metadata)
+
+
+def append(con: duckdb.DuckDBPyConnection, table: Table, letters: str, *, batch_id: str) -> int | None:
+    """Appends dead letters once: the same `batch_id` again changes nothing.
+
+    Args:
+        con: Connection that the query's tables live in.
+        table: Any table; it is created if it is not there.
+        letters: Query that gives `COLUMNS`.
+        batch_id: Deterministic name of the letters, kept in the log.
+
+    Returns:
+        The version committed, or None when they were there already.
+
+    Raises:
+        SchemaMismatchError: It is a table of something else.
+    """
+    if not table.exists():
+        _create(con, table)
+    return table.append(con, f"SELECT {_SELECT} FROM ({letters})", batch_id=batch_id)
+
+
+def _create(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     table.create(
         query_schema(con, f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in COLUMNS.items())}"),
         partition_by=["_partition_date"],
         date_column="_partition_date",
         description="Records that did not fit the contract, with the reason and the raw text.",
     )
-    files = [
-        file
-        for query in letters
-        for file in write_parquet(con, f"SELECT {select} FROM ({query})", table.uri, partition_by=["_partition_date"])
-    ]
-    table.commit(con, files, where=where, metadata=metadata)

@@ -32,15 +32,22 @@ from pipeline_assets.lake.storage import Lake, quote_names, quote_text
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table of a lake, by name. Holds no state: each call opens the newest version."""
+    """A Delta table of a lake, by name. Holds no state: each call opens the newest version.
+
+    Attributes:
+        lake: How it is reached.
+        name: `<layer>.<snake_case>`, or what errors call a table that lies elsewhere.
+        root: Where it lies, if not where the lake has a table of its name: a path or URI as `Lake.uri`.
+    """
 
     lake: Lake
     name: str
+    root: str | None = None
 
     @property
     def uri(self) -> str:
         """Root of the table."""
-        return self.lake.table_uri(self.name)
+        return self.root or self.lake.table_uri(self.name)
 
     def exists(self) -> bool:
         """Whether the table has a log. Storage that cannot be asked is an error, not a "no"."""

@@ -1,6 +1,8 @@
 # ruff: noqa: DTZ001  the shop's times have no zone
 """Field matching and faithful casts."""
 
+import json
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest.casts import from_json, from_native, from_text, normal
-from pipeline_assets.ingest.conform import conform_sql, match_fields, snake_case
+from pipeline_assets.ingest.conform import conform_sql, fit_sql, match_fields, snake_case
 from pipeline_assets.ingest.content import read_content
 from pipeline_assets.ingest.readers import SourceField, open_records
 
@@ -290,6 +292,21 @@ def test_the_technical_columns_come_with_every_row(con, tmp_path: Path):
         "_reason": None,
         "_raw": None,
     }
+
+
+@dataclass(frozen=True)
+class Doubles:
+    """A record for each double, as `RecordSet` describes them."""
+
+    sql: str = "SELECT 1 AS _line, unnest(['nan', '-inf', '0.5', NULL])::DOUBLE AS f0"
+    fields: tuple[SourceField, ...] = (SourceField("x", "f0", "DOUBLE"),)
+    has_problems: bool = False
+
+
+def test_the_raw_text_is_json_whatever_a_double_is(con):
+    wanted = [(RawColumn("x", "BIGINT", required=True), Doubles.fields)]
+    found = con.execute(f"SELECT _raw FROM ({fit_sql(Doubles(), wanted)})").fetchall()
+    assert [json.loads(raw)["x"] for (raw,) in found] == ["nan", "-inf", 0.5, None]
 
 
 def test_a_time_without_zone_is_refused(con, tmp_path: Path):

@@ -1,9 +1,12 @@
 """Dead letters of a reading replace those of the reading before."""
 
-import duckdb
+from pathlib import Path
 
-from pipeline_assets.lake import Lake
-from pipeline_assets.lake.dead_letters import dead_letter_table, record
+import duckdb
+import pytest
+
+from pipeline_assets.lake import Lake, SchemaMismatchError, Table, query_schema
+from pipeline_assets.lake.dead_letters import append, dead_letter_table, record
 
 LETTER = """
     SELECT DATE '2011-01-04' AS _partition_date, '{0}' AS _batch_id, TIMESTAMPTZ '2011-01-05' AS _extracted_at,
@@ -34,3 +37,20 @@ def test_no_letters_before_and_after_is_no_commit(con: duckdb.DuckDBPyConnection
     table = dead_letter_table(lake, "bronze.shop__lines")
     record(con, table, f"{LETTER.format('c', 'f')} WHERE FALSE", where="TRUE")
     assert table.open().version() == 0
+
+
+def test_letters_are_appended_once_wherever_the_table_lies(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    table = Table(Lake(str(tmp_path)), "a queue", root=str(tmp_path / "dlq" / "orders"))
+    assert append(con, table, LETTER.format("c", "a.csv"), batch_id="one") == 1
+    assert append(con, table, LETTER.format("c", "a.csv"), batch_id="one") is None
+    assert append(con, table, LETTER.format("c", "b.csv"), batch_id="two") == 2
+    assert con.execute(f"SELECT _source.file FROM {table.scan()} ORDER BY 1").fetchall() == [("a.csv",), ("b.csv",)]
+    assert (tmp_path / "dlq" / "orders" / "_delta_log").is_dir()
+
+
+def test_letters_are_not_appended_to_another_table(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    table = Table(lake, "bronze.orders")
+    table.create(query_schema(con, "SELECT 1 AS id"))
+    with pytest.raises(SchemaMismatchError, match=r"bronze\.orders: column id is missing"):
+        append(con, table, LETTER.format("c", "a.csv"), batch_id="one")
+    assert [field.name for field in table.open().schema().fields] == ["id"]

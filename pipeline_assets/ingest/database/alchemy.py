@@ -8,7 +8,7 @@ Streaming: https://docs.sqlalchemy.org/en/20/core/connections.html#using-server-
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -113,26 +113,30 @@ class AlchemySnapshot:
         )
         streaming = self._connection.execution_options(stream_results=True, yield_per=_ROWS)
         result = streaming.execute(text(query), values)
-        converters = [_to_bytes if is_bytes else _to_text for is_bytes in are_bytes]
+        converters = [_to_bytes if is_bytes else to_text for is_bytes in are_bytes]
+        seen: list[set[type]] = [set() for _ in columns]
 
         def batches() -> Iterator[pa.RecordBatch]:
             for rows in result.partitions():
+                values = list(zip(*rows, strict=True))
+                for found, column in zip(seen, values, strict=True):
+                    found.update(map(type, column))
                 arrays = [
                     pa.array([None if value is None else convert(value) for value in column], kind)
-                    for column, convert, kind in zip(zip(*rows, strict=True), converters, types, strict=True)
+                    for column, convert, kind in zip(values, converters, types, strict=True)
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
         try:
-            with reading(con, Stream(batches(), schema), fields, names) as found:
-                yield found
+            with reading(con, Stream(batches(), schema), fields, names, lambda: list(map(kind_of, seen))) as lent:
+                yield lent
         finally:
             result.close()
 
     def _query(self, selection: Selection, columns: Sequence[str]) -> tuple[str, dict[str, Any]]:
         relation, values = self._relation_of(selection)
         where = ""
-        if self._relation.table is not None and selection.watermark is not None and selection.bounds:
+        if not self._relation.is_bounded_inside and selection.watermark is not None and selection.bounds:
             column = self._name(column_of(columns, selection.watermark, self._place))
             where = f" WHERE {selection.condition(column, ':{}'.format)}"
         return f"SELECT {', '.join(map(self._name, columns))} FROM {relation}{where}", values
@@ -158,12 +162,23 @@ class AlchemySnapshot:
         return [column_of(columns, name, self._place) for name in selection.columns]
 
 
+def kind_of(types: Collection[type]) -> str:
+    """The kind of a column, as in `Reading.kinds`, by the Python types of all of its values."""
+    found = frozenset(types) - {type(None)}
+    if not found:
+        return "NULL"
+    if found == {int, float}:
+        return "NUMBER"
+    kinds = {_KINDS.get(kind, "VARCHAR") for kind in found}
+    return kinds.pop() if len(kinds) == 1 else "VARCHAR"
+
+
 def _escaped(sql: str) -> str:
     """SQL in which SQLAlchemy finds no parameter."""
     return sql.replace(":", r"\:")
 
 
-def _to_text(value: Any) -> str:  # noqa: ANN401  whatever a driver gives
+def to_text(value: Any) -> str:  # noqa: ANN401  whatever a driver gives
     """The exact text of a value that is not null, in the form that `casts` reads."""
     if isinstance(value, str):
         return value
@@ -175,7 +190,7 @@ def _to_text(value: Any) -> str:  # noqa: ANN401  whatever a driver gives
 
 def _to_bytes(value: Any) -> bytes:  # noqa: ANN401
     """The bytes of a value that feeds a column of bytes."""
-    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else _to_text(value).encode()
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else to_text(value).encode()
 
 
 def _base64(value: bytes | bytearray | memoryview) -> str:
@@ -212,7 +227,20 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
 }
 
 
-def _sqlite_text(value: Value) -> Value | str:
+_KINDS: dict[type, str] = {
+    bool: "BOOLEAN",
+    int: "BIGINT",
+    float: "DOUBLE",
+    Decimal: "DECIMAL",
+    datetime: "DATETIME",
+    date: "DATE",
+    bytes: "BLOB",
+    bytearray: "BLOB",
+    memoryview: "BLOB",
+}
+
+
+def _sqlite_text(value: Value | str) -> Value | str:
     """A bound in the shortest of SQLite's forms, so that as text it comes before every other form of the same time."""
     if not isinstance(value, date):
         return value

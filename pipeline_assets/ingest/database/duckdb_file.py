@@ -80,9 +80,10 @@ class DuckDBSnapshot:
             shown.append(f"{sql} AS f{number}")
         relation, values = self._relation_of(selection)
         where = ""
-        if self._relation.table is not None and selection.watermark is not None and selection.bounds:
+        if not self._relation.is_bounded_inside and selection.watermark is not None and selection.bounds:
             column = column_of([name for name, _ in columns], selection.watermark, self._place)
             where, values = f" WHERE {selection.condition(identifier(column), '${}'.format)}", selection.bounds
+        kinds = [_kind(kind) for _, kind in columns]
         with _errors(self._file):
             query = f"SELECT {', '.join(shown)} FROM {relation}{where}"
             reader = self._source.execute(query, values or None).to_arrow_reader(_ROWS)
@@ -91,10 +92,15 @@ class DuckDBSnapshot:
             with _errors(self._file):
                 yield from reader
 
-        with reading(con, Stream(batches(), reader.schema), tuple(fields), [f.column for f in fields]) as found:
-            yield found
+        stream = Stream(batches(), reader.schema)
+        try:
+            with reading(con, stream, tuple(fields), [field.column for field in fields], lambda: kinds) as found:
+                yield found
+        finally:
+            # What was not read to its end keeps the file open, and the next connection of the process waits for ever.
+            reader.close()
 
-    def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value]]:
+    def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value | str]]:
         """What is read as SQL, and its parameters: DuckDB wants all that are there, and no other."""
         if self._relation.query is None:
             return ".".join(identifier(part) for part in str(self._relation.table).split(".")), {}
@@ -128,6 +134,14 @@ def _as_arrow_takes_it(name: str, kind: str, *, is_bytes: bool) -> tuple[str, st
     if dtype.endswith("]") or dtype.startswith(("STRUCT", "MAP", "UNION")):
         return f"to_json({name})::VARCHAR", "JSON"
     return f"{name}::VARCHAR", "VARCHAR"
+
+
+def _kind(kind: str) -> str:
+    """As in `Reading.kinds`."""
+    dtype = normal(kind)
+    if dtype in ("HUGEINT", "UHUGEINT"):  # what sum() of whole numbers is
+        return "DECIMAL(38,0)"
+    return "BLOB" if dtype == "BLOB" else _as_arrow_takes_it("x", dtype, is_bytes=False)[1]
 
 
 @contextmanager

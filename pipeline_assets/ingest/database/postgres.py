@@ -47,6 +47,12 @@ _PARTS = 8  # more parts than workers, because keys are not spread evenly
 _CHUNK_BYTES = 4 * 1024**2
 _INTEGERS = {20: "bigint", 21: "smallint", 23: "integer"}
 _BYTEA = 17
+_NUMERIC = 1700
+# What else is read as text is text. https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat
+_KINDS = {
+    16: "BOOLEAN", 17: "BLOB", 20: "BIGINT", 21: "SMALLINT", 23: "INTEGER", 26: "BIGINT", 700: "FLOAT", 701: "DOUBLE",
+    1082: "DATE", 1114: "TIMESTAMP", 1184: "TIMESTAMP WITH TIME ZONE",
+}  # fmt: skip
 
 Session = psycopg.Connection[tuple[Any, ...]]
 
@@ -150,6 +156,22 @@ class _Column:
     name: str
     oid: int
     is_array: bool
+    element: int
+    digits: tuple[int | None, int | None]
+
+    @property
+    def kind(self) -> str:
+        """As in `Reading.kinds`."""
+        if self.is_array:
+            # Of a domain over an array the element is not told, of numeric its digits.
+            if self.element in (0, _NUMERIC):
+                return "VARCHAR"
+            return "VARCHAR[]" if self.element == _BYTEA else f"{_KINDS.get(self.element, 'VARCHAR')}[]"
+        if self.oid != _NUMERIC:
+            return _KINDS.get(self.oid, "VARCHAR")
+        precision, scale = self.digits
+        has_digits = precision is not None and scale is not None and 0 <= scale <= precision <= 38
+        return f"DECIMAL({precision},{scale})" if has_digits else "DECIMAL"
 
 
 class PostgresSnapshot:
@@ -217,10 +239,11 @@ class PostgresSnapshot:
                     text = text.format(f"substr({name}, 3)")
                 fields.append(SourceField(column.name, name, dtype))
                 selected.append(text)
-            with reading(con, stream, tuple(fields), selected, counted=lambda: cursor.rowcount) as found:
+            kinds = [column.kind for column in columns]
+            with reading(con, stream, tuple(fields), selected, lambda: kinds, lambda: cursor.rowcount) as found:
                 yield found
 
-    def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value]]:
+    def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value | str]]:
         """What is read as SQL, and the parameters, which psycopg writes into a COPY as literals."""
         if self._table is not None:
             return _escaped(self._table.sql_name), selection.bounds
@@ -228,7 +251,7 @@ class PostgresSnapshot:
         return f"({parameters.render(query, '%({})s'.format, _escaped)}\n) AS pulled", selection.bounds
 
     def _where(self, selection: Selection, columns: Sequence[str]) -> str:
-        if self._table is None:
+        if self._relation.is_bounded_inside:
             return ""
         conditions = []
         if selection.watermark is not None and selection.bounds:
@@ -252,15 +275,20 @@ class PostgresSnapshot:
         session = session or self._session
         relation, values = self._relation_of(selection)
         cursor = session.execute(f"SELECT * FROM {relation} LIMIT 0".encode(), values)
-        described = [(column.name, column.type_code) for column in cursor.description or ()]
-        distinct([name for name, _ in described], self._place)
+        described = list(cursor.description or ())
+        distinct([column.name for column in described], self._place)
         oids = session.execute(
-            "SELECT oid::bigint, CASE WHEN typbasetype <> 0 THEN typbasetype ELSE oid END::bigint, typcategory = 'A'"
-            " FROM pg_type WHERE oid = ANY(%s)",
-            [[oid for _, oid in described]],
+            "SELECT oid::bigint, CASE WHEN typbasetype <> 0 THEN typbasetype ELSE oid END::bigint, typcategory = 'A',"
+            " typelem::bigint FROM pg_type WHERE oid = ANY(%s)",
+            [[column.type_code for column in described]],
         ).fetchall()
-        kinds = {oid: (base, is_array) for oid, base, is_array in oids}
-        columns = [_Column(name, *kinds.get(oid, (oid, False))) for name, oid in described]
+        kinds = {oid: (base, is_array, element) for oid, base, is_array, element in oids}
+        columns = [
+            _Column(
+                found.name, *kinds.get(found.type_code, (found.type_code, False, 0)), (found.precision, found.scale)
+            )
+            for found in described
+        ]
         if selection.columns is None:
             return columns
         wanted = [column_of([column.name for column in columns], name, self._place) for name in selection.columns]
@@ -268,7 +296,7 @@ class PostgresSnapshot:
 
 
 def _batches(
-    cursor: psycopg.Cursor[tuple[Any, ...]], query: str, values: dict[str, Value], names: Sequence[str]
+    cursor: psycopg.Cursor[tuple[Any, ...]], query: str, values: dict[str, Value | str], names: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """Parses what COPY sends in chunks of whole rows: each message of the protocol is one row."""
     read = csv.ReadOptions(column_names=names, block_size=2**31 - 1, use_threads=False)

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.ingest.conform import snake_case
+from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.watermark import Value
@@ -26,7 +27,7 @@ class Relation:
 
     Attributes:
         table: As `schema.table`.
-        query: SQL, with `:lower` and `:upper` for its bounds.
+        query: SQL, with `:lower` and `:upper` for its bounds; without them, it is bounded from outside, as a table is.
         bytes_columns: Columns of the contract that hold bytes; bytes elsewhere are read as base64 text.
     """
 
@@ -41,6 +42,11 @@ class Relation:
             return self.table
         return f"query {blake2b((self.query or '').encode(), digest_size=4).hexdigest()}"
 
+    @property
+    def is_bounded_inside(self) -> bool:
+        """Whether a selection's bounds are parameters of the query."""
+        return self.query is not None and bool(parameters.names(self.query))
+
     def is_bytes(self, column: str) -> bool:
         """Whether a column of the source feeds a column of bytes."""
         return snake_case(column) in self.bytes_columns
@@ -51,7 +57,7 @@ class Selection:
     """Which rows and columns of a relation are read. Everything, if nothing is said.
 
     Attributes:
-        watermark: Column, as the contract calls it, that the bounds speak of.
+        watermark: Column, as the contract or the source calls it, that the bounds speak of.
         lower: Rows from this watermark on, and those without one.
         upper: Rows below this watermark, without those that have none.
         newer_than: PostgreSQL: row versions written by this transaction or later ones.
@@ -60,14 +66,14 @@ class Selection:
     """
 
     watermark: str | None = None
-    lower: Value | None = None
-    upper: Value | None = None
+    lower: Value | str | None = None
+    upper: Value | str | None = None
     newer_than: int | None = None
     columns: Sequence[str] | None = None
     split: tuple[str, int | None, int | None] | None = None
 
     @property
-    def bounds(self) -> dict[str, Value]:
+    def bounds(self) -> dict[str, Value | str]:
         """The bounds that there are, by the names of a query's parameters."""
         given = {"lower": self.lower, "upper": self.upper}
         return {name: value for name, value in given.items() if value is not None}
@@ -109,11 +115,15 @@ class Reading:
         sql: A SELECT with `_line` and the columns of `fields`. Can be read once.
         fields: The source's columns.
         counted: To be called when all was read: how many rows the source says it sent.
+        kinds: To be called when all was read: the DuckDB type that each field has at the source, though it may be read
+            as text. DECIMAL where the source names no digits, and where Python values are all that is known:
+            DATETIME with or without zone, NUMBER for whole numbers beside floats, NULL for a column of nothing else.
     """
 
     sql: str
     fields: tuple[SourceField, ...]
     counted: Callable[[], int]
+    kinds: Callable[[], Sequence[str]]
     has_problems: bool = False
 
 
@@ -182,6 +192,7 @@ def reading(
     stream: Stream,
     fields: tuple[SourceField, ...],
     columns: Sequence[str],
+    kinds: Callable[[], Sequence[str]],
     counted: Callable[[], int] | None = None,
 ) -> Iterator[Reading]:
     """Lends a stream to DuckDB for as long as the block lasts.
@@ -191,13 +202,14 @@ def reading(
         stream: The stream; its columns are those of `fields`.
         fields: What comes out.
         columns: SQL of each, over the stream's columns.
+        kinds: As in `Reading`.
         counted: How many rows the source says it sent; those that came in, if it does not say.
     """
     name = f"pulled_{uuid4().hex}"
     con.register(name, stream.reader())
     selected = "".join(f", {sql} AS {found.column}" for found, sql in zip(fields, columns, strict=True))
     try:
-        yield Reading(f"SELECT _line{selected} FROM {name}", fields, counted or (lambda: stream.rows))
+        yield Reading(f"SELECT _line{selected} FROM {name}", fields, counted or (lambda: stream.rows), kinds)
     except duckdb.Error:
         if stream.error is not None:
             raise stream.error from None
@@ -207,13 +219,13 @@ def reading(
 
 
 def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
-    """Finds the source's column that feeds a column of the contract.
+    """Finds the source's column that feeds a column of the contract, or has its very name.
 
     Raises:
         DatabaseError: There is none.
     """
     for column in columns:
-        if snake_case(column) == wanted:
+        if wanted in (column, snake_case(column)):
             return column
     raise DatabaseError(
         f"{place} has no column {wanted}: it has {', '.join(columns)}. Correct the declaration, or what is read"

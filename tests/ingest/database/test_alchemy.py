@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from pipeline_assets.ingest.database.alchemy import _sqlite_text, _to_bytes, _to_text
+from pipeline_assets.ingest.database.alchemy import _sqlite_text, _to_bytes, to_text
 
 MOMENT = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
 
@@ -24,7 +24,7 @@ MOMENT = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
     ],
 )  # fmt: skip
 def test_a_value_becomes_its_exact_text(value: object, text: str) -> None:
-    assert _to_text(value) == text
+    assert to_text(value) == text
 
 
 def test_bytes_stay_bytes_and_texts_become_some() -> None:

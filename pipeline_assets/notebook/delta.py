@@ -1,0 +1,180 @@
+"""`DeltaLakeManager`: frames into tables of a lake. How a commit is made, and made once, is `lake.table`'s."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from pipeline_assets.ingest.records import SourceField
+from pipeline_assets.ingest.sql import identifier
+from pipeline_assets.lake import Table, query_schema
+from pipeline_assets.notebook.frames import Column, NotebookError, columns_of, content_id, lent
+from pipeline_assets.notebook.places import lake_at
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Mode = Literal["append", "overwrite"]
+
+_OVERWRITES = "notebook:overwrites"
+"""Position: how often the table was overwritten. What was appended before is not in it any more."""
+
+_PARTITIONS = ("string", "byte", "short", "integer", "long", "date", "boolean")
+
+# Delta knows no unsigned integers.
+_SIGNED = {"UTINYINT": "SMALLINT", "USMALLINT": "INTEGER", "UINTEGER": "BIGINT", "UBIGINT": "DECIMAL(20,0)"}
+
+
+class DeltaLakeManager:
+    """Writes frames into the Delta tables of a lake."""
+
+    def __init__(self, storage_path: str | Path) -> None:
+        """Opens nothing.
+
+        Args:
+            storage_path: Root of the lake: a folder, or `s3://bucket/prefix` with credentials in the `AWS_*` variables
+                (`AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP` for a server of one's own).
+
+        Raises:
+            NotebookError: It is neither.
+        """
+        self._lake = lake_at(storage_path)
+
+    def create_or_update_table(
+        self,
+        df: "pl.DataFrame | pd.DataFrame",
+        table_name: str,
+        partition_columns: Sequence[str] | None = None,
+        mode: Mode = "append",
+    ) -> int:
+        """Writes a frame in one commit; makes the table if need be.
+
+        Appending the same content again changes nothing, in whatever order its rows are and whenever they were
+        extracted: rows that come twice because they happened twice must differ in something, a time say. After an
+        overwrite it is news again. An empty frame is no commit.
+
+        Args:
+            df: A frame of polars or pandas. Times finer than a microsecond, times of day, durations and objects of
+                several types have no type in Delta; unsigned integers become signed ones that hold them.
+            table_name: `orders` is `bronze.orders`; `silver.orders` is taken as it is.
+            partition_columns: Columns whose values decide the folder: texts, whole numbers, dates. Only said again, or
+                left out, once the table is there.
+            mode: "append", or "overwrite", which replaces all rows, and the columns if they differ.
+
+        Returns:
+            The table's version afterwards.
+
+        Raises:
+            NotebookError: An argument cannot be used.
+            SchemaMismatchError: The table has other columns or types than the frame.
+            LakeError: The name is none of a table, Delta has no type for a column, or the table cannot be opened.
+        """
+        if mode not in get_args(Mode):
+            raise NotebookError(f"mode is {mode!r}: give {' or '.join(map(repr, get_args(Mode)))}")
+        if isinstance(partition_columns, str):
+            raise NotebookError(f"partition_columns is a list of columns: give [{partition_columns!r}]")
+        table = Table(self._lake, table_name if "." in table_name else f"bronze.{table_name}")
+        columns = columns_of(df)
+        with self._lake.connect() as con:
+            fields = lent(con, columns)
+            rows = _rows(con, table, columns, fields)
+            _prepare(con, table, rows, list(partition_columns or ()))
+            if mode == "overwrite":
+                return table.overwrite(con, rows, positions={_OVERWRITES: (table.position(_OVERWRITES) or 0) + 1})
+            if len(columns[0].values):
+                _append(con, table, rows, content_id(con, fields))
+            return table.open().version()
+
+
+def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str, content: str) -> None:
+    """Appends rows, unless they were appended since the last overwrite."""
+    while True:
+        before = table.position(_OVERWRITES)
+        batch_id = f"notebook {before or 0} {content}"
+        table.append(con, rows, batch_id=batch_id, expect={_OVERWRITES: before})
+        if table.position(batch_id) is not None:  # else somebody has overwritten it at this moment
+            return
+
+
+def _rows(
+    con: duckdb.DuckDBPyConnection, table: Table, columns: Sequence[Column], fields: Sequence[SourceField]
+) -> str:
+    """The frame as a query in types that Delta has.
+
+    Raises:
+        NotebookError: A column has none.
+    """
+    names = [column.name for column in columns]
+    if alike := sorted(name for name in names if [other.lower() for other in names].count(name.lower()) > 1):
+        raise NotebookError(
+            f"{table.name}: the columns {', '.join(alike)} differ only in case, which Delta does not see"
+        )
+    stored: dict[str, str] = {}
+    if any(pa.types.is_null(column.values.type) for column in columns) and table.exists():
+        found = con.execute(f"DESCRIBE SELECT * FROM {table.scan()}").fetchall()
+        stored = {str(name): str(kind) for name, kind, *_ in found}
+    selected = [
+        f"{_value(table, column, field, stored.get(column.name))} AS {identifier(column.name)}"
+        for column, field in zip(columns, fields, strict=True)
+    ]
+    return f"SELECT {', '.join(selected)} FROM frame"
+
+
+def _value(table: Table, column: Column, field: SourceField, stored: str | None) -> str:
+    """SQL of a column in a type that Delta has; one that has no value is of the table's type."""
+    cast_it = "cast it, with validate_and_clean(df, {'dtypes': {...}}) say"
+    if pa.types.is_null(column.values.type):
+        if stored is None:
+            raise NotebookError(f"{table.name}: the column {column.name} has neither a value nor a type: {cast_it}")
+        return f"NULL::{stored}"
+    if column.is_json:
+        raise NotebookError(
+            f"{table.name}: the column {column.name} has values of several types, or of none: {cast_it}"
+        )
+    if field.dtype in ("TIMESTAMP_NS", "TIMESTAMP_S", "TIMESTAMP_MS"):
+        raise NotebookError(
+            f"{table.name}: the column {column.name} has times that microseconds do not hold: round them"
+        )
+    return f"{field.column}::{_SIGNED[field.dtype]}" if field.dtype in _SIGNED else field.column
+
+
+def _prepare(con: duckdb.DuckDBPyConnection, table: Table, rows: str, partition_by: Sequence[str]) -> None:
+    """Makes the table if need be.
+
+    Raises:
+        NotebookError: It is, or would be, partitioned otherwise than it can be.
+    """
+    schema = query_schema(con, rows)
+    kinds = {column.name: str(getattr(column.type, "type", column.type)) for column in schema.fields}
+    has = table.open().metadata().partition_columns if table.exists() else None
+    if has is not None and partition_by and list(partition_by) != has:
+        raise NotebookError(
+            f"{table.name} is partitioned by {', '.join(has) or 'nothing'}, not by {', '.join(partition_by)}: leave "
+            "partition_columns out, or write another table"
+        )
+    _check_partitions(con, table, rows, kinds, partition_by if has is None else has)
+    if has is None:
+        table.create(schema, partition_by=partition_by)
+
+
+def _check_partitions(
+    con: duckdb.DuckDBPyConnection, table: Table, rows: str, kinds: Mapping[str, str], partition_by: Sequence[str]
+) -> None:
+    if unknown := [name for name in partition_by if name not in kinds]:
+        raise NotebookError(f"{table.name}: the frame has no column {', '.join(unknown)}, which is a partition")
+    if other := [f"{name} ({kinds[name]})" for name in partition_by if kinds[name] not in _PARTITIONS]:
+        raise NotebookError(
+            f"{table.name}: {', '.join(other)} cannot be a partition: take a text, a whole number or a date of it"
+        )
+    if partition_by and len(partition_by) == len(kinds):
+        raise NotebookError(f"{table.name}: all columns are partitions, so that its files would be empty: name fewer")
+    for name in partition_by:
+        empty = f"SELECT count(*) FROM ({rows}) WHERE {identifier(name)} = ''"
+        if kinds[name] == "string" and con.execute(empty).fetchone() != (0,):
+            raise NotebookError(
+                f"{table.name}: {name} is a partition and has empty texts, which Delta would take for null: make them "
+                "null, or name them"
+            )

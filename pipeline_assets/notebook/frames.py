@@ -1,0 +1,351 @@
+"""Frames of polars and pandas as Arrow columns that DuckDB reads, and back.
+
+Holds conversions, what counts as missing, and the name of a frame's content. Does not hold what is done with frames
+(`ingester`, `quality`, `delta`). pandas is imported only when a frame of it is asked for.
+
+pandas: NaN, NaT, None and NA are missing. The levels of an index are columns if one of them has a name; else the index
+is row numbers, and left out. Of objects all the Python values decide: one kind of value is that type, Decimals are
+DECIMAL(38, most digits after the point), and what has no one type goes as JSON.
+"""
+
+import json
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_assets.ingest.database.alchemy import to_text
+from pipeline_assets.ingest.records import SourceField
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FrameT = TypeVar("FrameT", pl.DataFrame, "pd.DataFrame")
+Kind = Literal["polars", "pandas"]
+
+METADATA = ("_extracted_at", "_source")
+"""What `extract_from_database` adds: when and from where, as in bronze. No content of a record."""
+
+SOURCE_TYPE = pa.struct([("file", pa.string()), ("line", pa.int64())])
+EXTRACTED_TYPE = pa.timestamp("us", "UTC")
+
+_MOST_DIGITS = 38
+_PLAIN: dict[type, pa.DataType] = {
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    str: pa.string(),
+    bytes: pa.binary(),
+    date: pa.date32(),
+    time: pa.time64("us"),
+    timedelta: pa.duration("us"),
+}
+
+
+class NotebookError(ValueError):
+    """What was given cannot be used; the message says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a frame.
+
+    Attributes:
+        name: Its name.
+        values: Its values.
+        is_json: Whether they are JSON texts, because they have no one type.
+    """
+
+    name: str
+    values: pa.ChunkedArray
+    is_json: bool = False
+
+
+def is_pandas(frame: object) -> bool:
+    """Whether it is a pandas frame.
+
+    Raises:
+        NotebookError: It is a frame of neither library.
+    """
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(frame, pandas.DataFrame):
+        return True
+    if isinstance(frame, pl.DataFrame):
+        return False
+    hint = "call its .collect() first" if isinstance(frame, pl.LazyFrame) else "make one of it first"
+    raise NotebookError(f"give a polars or a pandas DataFrame, not {type(frame).__name__}: {hint}")
+
+
+def need_pandas() -> None:
+    """Imports pandas.
+
+    Raises:
+        NotebookError: It is not installed.
+    """
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        raise NotebookError(
+            "config['frames'] is 'pandas', which is not installed: pip install pandas, or leave it out for polars"
+        ) from None
+
+
+def columns_of(frame: "pl.DataFrame | pd.DataFrame") -> list[Column]:
+    """The columns of a frame, in order.
+
+    Raises:
+        NotebookError: It is no frame, has no column, or names that are no text or not unique.
+    """
+    if is_pandas(frame):
+        found = with_index(frame)
+        names, series = list(found.columns), [found.iloc[:, number] for number in range(found.shape[1])]
+        arrays = map(_of_pandas, series)
+    else:
+        names, arrays = list(frame.columns), map(_of_polars, cast(pl.DataFrame, frame).get_columns())
+    _check_names(names)
+    return [
+        Column(name, _chunked(_exact(values)), is_json) for name, (values, is_json) in zip(names, arrays, strict=True)
+    ]
+
+
+def with_index(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """A pandas frame with its index as columns, if it has names; else without it."""
+    if all(name is None for name in frame.index.names):
+        return frame.reset_index(drop=True)
+    try:
+        return frame.reset_index()
+    except ValueError as error:
+        raise NotebookError(f"the index cannot become columns ({error}): rename or drop it with reset_index") from None
+
+
+def polars_of(columns: Iterable[Column]) -> pl.DataFrame:
+    """Columns as a polars frame."""
+    return pl.DataFrame([pl.Series(column.name, pl.from_arrow(column.values)) for column in columns])
+
+
+def frame_of(columns: Sequence[Column], kind: Kind) -> "pl.DataFrame | pd.DataFrame":
+    """Columns as a frame: of pandas with its nullable types where whole numbers or truths are missing."""
+    if kind == "polars":
+        return polars_of(columns)
+    import pandas as pd
+
+    return pd.DataFrame({column.name: _pandas_series(column.values) for column in columns})
+
+
+def assembled(
+    frame: FrameT, rows: pa.ChunkedArray, changed: Mapping[str, pa.ChunkedArray], categorical: Collection[str]
+) -> FrameT:
+    """Some rows of a frame, with new values in some columns; all others stay as they are, whatever they hold.
+
+    Args:
+        frame: The frame.
+        rows: 0-based numbers of its rows, in the order wanted.
+        changed: Columns with the values of these rows.
+        categorical: Columns that are to be categories.
+    """
+    if is_pandas(frame):
+        found = with_index(frame).iloc[rows.to_numpy()].reset_index(drop=True)
+        for name, values in changed.items():
+            found[name] = _pandas_series(values)
+        for name in categorical:
+            found[name] = found[name].astype("category")
+        return cast(FrameT, found)
+    gathered = frame[pl.Series(pl.from_arrow(rows), dtype=pl.Int64)]
+    gathered = gathered.with_columns(pl.Series(name, pl.from_arrow(values)) for name, values in changed.items())
+    return gathered.with_columns(pl.col(name).cast(pl.Categorical) for name in categorical)
+
+
+@contextmanager
+def in_duckdb(columns: Sequence[Column]) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[SourceField]]]:
+    """Lends columns to a DuckDB of their own, as `lent` does."""
+    with duckdb.connect(":memory:") as con:
+        con.execute("SET TimeZone = 'UTC'")
+        yield con, lent(con, columns)
+
+
+def lent(con: duckdb.DuckDBPyConnection, columns: Sequence[Column]) -> list[SourceField]:
+    """Registers columns as the relation `frame` of a connection, with `_line` (1-based). Gives its fields."""
+    rows = len(columns[0].values)
+    arrays = {f"f{n}": column.values for n, column in enumerate(columns)}
+    # DuckDB knows no column without a type.
+    arrays = {name: a.cast(pa.string()) if pa.types.is_null(a.type) else a for name, a in arrays.items()}
+    con.register("frame", pa.table({**arrays, "_line": pa.arange(1, rows + 1)}))
+    kinds = {name: str(kind) for name, kind, *_ in con.execute("DESCRIBE frame").fetchall()}
+    return [
+        SourceField(column.name, name, "JSON" if column.is_json else kinds[name])
+        for name, column in zip(arrays, columns, strict=True)
+    ]
+
+
+def content_id(con: duckdb.DuckDBPyConnection, fields: Iterable[SourceField]) -> str:
+    """Names the content of the lent columns: the same rows, in whatever order and from whatever library, are the same.
+
+    `METADATA` is no content.
+    """
+    content = [field for field in fields if field.name not in METADATA]
+    found = blake2b(json.dumps([(field.name, field.dtype) for field in content]).encode(), digest_size=16)
+    row = "struct_pack(" + ", ".join(f"{field.column} := {field.column}" for field in content) + ")"
+    for batch in con.sql(f"SELECT md5(to_json({row})::VARCHAR) AS row FROM frame ORDER BY row").to_arrow_reader():
+        found.update("".join(batch.column(0).to_pylist()).encode())
+    return found.hexdigest()
+
+
+def _check_names(names: Sequence[object]) -> None:
+    if not names:
+        raise NotebookError("the frame has no columns")
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise NotebookError(
+            f"names of columns are text, not {', '.join(map(repr, other))}: rename them, by map(str, frame.columns)"
+        )
+    if twice := sorted({str(name) for name in names if list(names).count(name) > 1}):
+        raise NotebookError(f"the frame has the column {', '.join(twice)} more than once: rename or drop one")
+
+
+def _of_polars(series: pl.Series) -> tuple[pa.Array, bool]:
+    if series.dtype in (pl.Categorical, pl.Enum):
+        return series.cast(pl.String).to_arrow(), False
+    if series.dtype == pl.Object:
+        return _of_values(series.to_list())
+    try:
+        return series.to_arrow(), False
+    except pa.ArrowException:  # integers of 128 bits
+        return _of_values(series.to_list())
+
+
+def _of_pandas(series: "pd.Series[Any]") -> tuple[pa.Array | pa.ChunkedArray, bool]:
+    if series.dtype != object:
+        try:
+            values = pa.array(series, from_pandas=True)
+        except (pa.ArrowException, TypeError, ValueError):
+            return _of_values(list(series))
+        if isinstance(values.type, pa.DictionaryType):
+            values = values.dictionary_decode()
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        if not isinstance(values.type, pa.BaseExtensionType):
+            return values, False
+    return _of_values(list(series))
+
+
+def _of_values(given: Sequence[Any]) -> tuple[pa.Array, bool]:
+    """Python values as Arrow, and whether as JSON."""
+    values = [_plain(value) for value in given]
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) > 1:
+        return _as_json(values)
+    kind = kinds.pop() if kinds else None
+    if kind is None:
+        return pa.nulls(len(values)), False
+    try:
+        if kind is Decimal:
+            return _decimals(values)
+        if kind is datetime:
+            zones = {value.tzinfo is None for value in values if value is not None}
+            if len(zones) > 1:
+                return _as_json(values)
+            return pa.array(values, pa.timestamp("us", None if zones.pop() else "UTC")), False
+        if kind in _PLAIN:
+            return pa.array(values, _PLAIN[kind]), False
+        if kind in (dict, list):
+            found = pa.array(values)
+            return (found, False) if _is_typed(found.type) else _as_json(values)
+    except (pa.ArrowException, OverflowError):
+        return _as_json(values)
+    return pa.array([None if value is None else str(value) for value in values], pa.string()), False
+
+
+def _is_typed(kind: pa.DataType) -> bool:
+    """Whether all that is nested in it has a type: the element of nothing but empty lists has none."""
+    if pa.types.is_struct(kind):
+        return kind.num_fields > 0 and all(_is_typed(field.type) for field in kind)
+    return _is_typed(kind.value_type) if pa.types.is_list(kind) else not pa.types.is_null(kind)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a frame holds
+    """A value without its library; None if it is missing."""
+    if type(value).__module__.startswith("numpy"):
+        if type(value).__name__ == "ndarray":
+            return [_plain(item) for item in value.tolist()]
+        # the items of these two are Python's times, or numbers
+        is_time = type(value).__name__ in ("datetime64", "timedelta64")
+        value = (None if value != value else str(value)) if is_time else value.item()
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, datetime):
+        # pandas' own are finer than Python's
+        return str(value) if getattr(value, "nanosecond", 0) else datetime.combine(value.date(), value.timetz())
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decimals(values: Sequence[Decimal | None]) -> tuple[pa.Array, bool]:
+    parts = [value.as_tuple() for value in values if value is not None]
+    if not all(isinstance(part.exponent, int) for part in parts):  # infinite
+        return _as_json(values)
+    exponents = [int(part.exponent) for part in parts]
+    scale = max(0, *(-exponent for exponent in exponents))
+    whole = max(len(part.digits) + exponent for part, exponent in zip(parts, exponents, strict=True))
+    if max(whole, 0) + scale > _MOST_DIGITS:
+        return _as_json(values)
+    return pa.array(values, pa.decimal128(_MOST_DIGITS, scale)), False
+
+
+def _as_json(values: Iterable[Any]) -> tuple[pa.Array, bool]:
+    return pa.array([None if value is None else _json(value) for value in values], pa.string()), True
+
+
+def _json(value: Any) -> str:  # noqa: ANN401
+    # JSON has no infinity
+    is_infinite = isinstance(value, float) and value in (float("inf"), float("-inf"))
+    try:
+        return json.dumps(repr(value) if is_infinite else value, ensure_ascii=False, default=to_text)
+    except TypeError:  # keys that are no texts
+        return json.dumps(repr(value), ensure_ascii=False)
+
+
+def _exact(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Values in types that DuckDB takes as they are: times in microseconds if that loses nothing."""
+    if pa.types.is_float16(values.type):
+        return values.cast(pa.float32())
+    if not pa.types.is_timestamp(values.type) or values.type.unit == "us":
+        return values
+    try:
+        return values.cast(pa.timestamp("us", values.type.tz))
+    except pa.ArrowInvalid:
+        # DuckDB has no nanoseconds with a zone, and would cut them: as UTC without one they are compared exactly.
+        return values.cast(pa.timestamp("ns")) if values.type.unit == "ns" else values
+
+
+def _chunked(values: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+
+
+def _pandas_series(values: pa.ChunkedArray) -> "pd.Series[Any]":
+    """NumPy's types where they hold the values, pandas' nullable ones for gaps, Arrow's for what NumPy lacks."""
+    import pandas as pd
+
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return pd.Series(values.to_pandas(types_mapper=_nullable if values.null_count else None))
+    is_known = any(
+        check(kind)
+        for check in (pa.types.is_floating, pa.types.is_string, pa.types.is_large_string, pa.types.is_timestamp)
+    )
+    return pd.Series(values.to_pandas(types_mapper=None if is_known else pd.ArrowDtype))
+
+
+def _nullable(kind: pa.DataType) -> Any:  # noqa: ANN401  a dtype of pandas
+    import pandas as pd
+
+    name = "Boolean" if pa.types.is_boolean(kind) else str(kind).replace("int", "Int").replace("u", "U")
+    return getattr(pd, f"{name}Dtype")()

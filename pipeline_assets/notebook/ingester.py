@@ -1,0 +1,288 @@
+"""`BatchDataIngester`: a database's query as a frame, and a frame's records cast or set aside as dead letters.
+
+Holds what a notebook says and gets. Does not hold how a query is read and typed (`extraction`), what dtypes are called
+(`dtypes`), how values are cast (`ingest.conform`), or where dead letters are kept (`letters`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from pipeline_assets.contracts.base import RawColumn
+from pipeline_assets.ingest import casts
+from pipeline_assets.ingest.conform import fit_sql
+from pipeline_assets.ingest.database import parameters
+from pipeline_assets.ingest.database.errors import retrying
+from pipeline_assets.ingest.pull import Counts
+from pipeline_assets.ingest.records import SourceField
+from pipeline_assets.ingest.sql import quoted
+from pipeline_assets.ingest.watermark import Value
+from pipeline_assets.notebook import extraction, frames
+from pipeline_assets.notebook.dtypes import Wanted, wanted
+from pipeline_assets.notebook.frames import Column, FrameT, Kind, NotebookError
+from pipeline_assets.notebook.letters import LetterBox, letters_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CONFIG = ("frames",)
+_SCHEMA = ("required_fields", "dtypes")
+_KINDS = ("polars", "pandas")
+
+
+class BatchDataIngester:
+    """Takes batches of records in, and keeps those that do not fit, with the reason, until they are saved.
+
+    Attributes:
+        counts: Of the last call that took records in: records in = rows + dead letters + duplicates.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        """Connects to nothing.
+
+        Args:
+            config: `frames`: "polars" (the default) or "pandas", what an extraction gives.
+
+        Raises:
+            NotebookError: Another key or value, or pandas is not installed.
+        """
+        given = dict(config or {})
+        _only(given, _CONFIG, "config")
+        kind = given.get("frames", "polars")
+        if kind not in _KINDS:
+            raise NotebookError(f"config['frames'] is {kind!r}: give {' or '.join(map(repr, _KINDS))}")
+        if kind == "pandas":
+            frames.need_pandas()
+        self._kind: Kind = kind
+        self._letters = LetterBox()
+        self.counts = Counts()
+
+    def extract_from_database(
+        self,
+        connection_string: str,
+        query: str,
+        watermark_column: str | None = None,
+        last_watermark: object = None,
+    ) -> "pl.DataFrame | pd.DataFrame":
+        """Reads a query, or what is new of it. What may pass by itself is tried again, as in the pipeline's own pulls.
+
+        Args:
+            connection_string: `postgresql://user:password@host:5432/db`, `duckdb:///path`, or any URL of SQLAlchemy
+                whose driver is installed. The password shows in no message.
+            query: SQL that reads, without parameters. A LIMIT in it is applied before the watermark.
+            watermark_column: Column of the query that grows with each change.
+            last_watermark: Its greatest value so far: a time, a date, a whole number, or a text; None reads everything.
+                Rows that equal it come again, because others with the same value may have been committed since, and so
+                do rows without a watermark. A time without zone is UTC. Give a date for a column of dates. SQLite
+                compares times as texts, so they must all be written in one way.
+
+        Returns:
+            The query's columns in the database's types (numeric is Decimal, times with a zone are UTC; `extraction` has
+            the rest), `_extracted_at` (UTC) and `_source` (file: the query, line: the record's number, from 1). A
+            record with a value that its type does not hold here (a timestamp of infinity, a numeric NaN) is a dead
+            letter.
+
+        Raises:
+            DatabaseError: The database cannot be reached or refuses, or there is no such column.
+            NotebookError: An argument cannot be used, or two are missing each other.
+        """
+        if has := parameters.names(query):
+            raise NotebookError(
+                f"the query has {', '.join(f':{name}' for name in sorted(has))}: give last_watermark instead"
+            )
+        lower = _bound(last_watermark)
+        if lower is not None and watermark_column is None:
+            raise NotebookError("last_watermark needs watermark_column: the column of the query that it is a value of")
+        with duckdb.connect(":memory:") as con:
+            con.execute("SET TimeZone = 'UTC'")
+            staged = retrying()(extraction.stage, con, connection_string, query, watermark_column, lower)
+            columns = extraction.fitted(con, staged)
+            moment = f"TIMESTAMPTZ '{staged.taken_at.astimezone(UTC).isoformat(sep=' ')}'"
+            letters = letters_of(
+                con, "fitted", extracted_at=moment, batch=_batch(quoted(staged.origin), moment),
+                source=f"struct_pack(file := {quoted(staged.origin)}, line := _line)",
+            )  # fmt: skip
+        *values, source = columns
+        rows = len(source.values)
+        moments = pa.chunked_array([pa.array([staged.taken_at] * rows, frames.EXTRACTED_TYPE)])
+        self._letters.add(letters)
+        self.counts = Counts(rows + letters.num_rows, rows, letters.num_rows)
+        return frames.frame_of([*values, Column("_extracted_at", moments), source], self._kind)
+
+    def validate_and_clean(self, df: FrameT, schema: Mapping[str, Any]) -> FrameT:
+        """Casts columns, and sets aside what does not fit, once for each of equal records.
+
+        A record is a dead letter if a required field of it is missing (null, or nothing but blanks), or a value is not
+        exactly one of the type: '1.5', 1.5 and '1e3' are no int64, 1.0 and '1' are; 0.1 is no float32; a text without
+        a zone is UTC. Equal records, in all columns but `_extracted_at` and `_source`, are one; the first one stays.
+        Texts keep their blanks.
+
+        Args:
+            df: A frame of polars or pandas. NaN, NaT, None and NA of pandas are missing; NaN of polars is a value.
+            schema: `required_fields`: names of columns. `dtypes`: column to type, by its name in pandas, NumPy or
+                polars, or the type itself. Times become microseconds, those with a zone UTC.
+
+        Returns:
+            The other records in their order, in a frame of the same kind. Columns without a dtype stay as they are.
+
+        Raises:
+            NotebookError: A column is not there, a type is not known, or the frame cannot be used.
+        """
+        columns = frames.columns_of(df)
+        declared = _Schema.of(schema, [column.name for column in columns], is_pandas=frames.is_pandas(df))
+        content = [column for column in columns if column.name not in frames.METADATA]
+        if not content:
+            raise NotebookError("the frame has no columns but those that the extraction adds")
+        with frames.in_duckdb(content) as (con, fields):
+            targets = _fit(con, fields, declared)
+            letters = letters_of(con, _with_metadata(con, columns, fields), extracted_at="m0", source="m1", batch="m2")
+            selected = "".join(f", v{number} AS t{number}" for number, _ in targets)
+            rows = con.execute(
+                f"SELECT _line - 1 AS _row{selected} FROM fitted WHERE _reason IS NULL ORDER BY _line"
+            ).to_arrow_table()
+        self._letters.add(letters)
+        n_in, n_rows, n_dead = len(columns[0].values), rows.num_rows, letters.num_rows
+        self.counts = Counts(n_in, n_rows, n_dead, n_in - n_rows - n_dead)
+        changed = {name: rows[f"t{number}"] for number, name in targets}
+        return cast(FrameT, frames.assembled(df, rows["_row"], changed, declared.categories))
+
+    @property
+    def dead_letters(self) -> "pl.DataFrame | pd.DataFrame":
+        """What will be saved: the columns of `lake.dead_letters.COLUMNS`, `reason` and `raw` (JSON) among them."""
+        letters = self._letters.pending
+        return frames.frame_of([Column(name, letters[name]) for name in letters.column_names], self._kind)
+
+    def save_dead_letter_queue(self, path: str) -> int:
+        """Appends the dead letters gathered since the last save to the Delta table at a path; makes it if need be.
+
+        Saving twice writes once, also after an error in between. Without any, nothing is written. A record that is
+        extracted again and fails again is a dead letter of that extraction, too.
+
+        Args:
+            path: A folder, or `s3://bucket/prefix/table` with credentials in the `AWS_*` variables. It need not be in a
+                lake; `<lake>/dead_letters/orders` is `dead_letters.orders` of the pipeline's tools.
+
+        Returns:
+            The number of dead letters written.
+
+        Raises:
+            NotebookError: It is no place for tables.
+            LakeError: There is another table at the path, or it cannot be opened. The dead letters are kept.
+        """
+        return self._letters.save(path)
+
+
+@dataclass(frozen=True)
+class _Schema:
+    """What `validate_and_clean` is asked for."""
+
+    required: frozenset[str]
+    dtypes: Mapping[str, Wanted]
+
+    @classmethod
+    def of(cls, schema: Mapping[str, Any], names: Iterable[str], *, is_pandas: bool) -> "_Schema":
+        _only(schema, _SCHEMA, "schema")
+        required, dtypes = schema.get("required_fields", ()), schema.get("dtypes", {})
+        if isinstance(required, str) or not isinstance(dtypes, Mapping):
+            raise NotebookError("schema: required_fields is a list of columns, dtypes a dict of column to type")
+        has = list(names)
+        if lacking := [name for name in dict.fromkeys((*required, *dtypes)) if name not in has]:
+            raise NotebookError(f"the frame has no column {', '.join(map(str, lacking))}; it has {', '.join(has)}")
+        if taken := [name for name in dtypes if name in frames.METADATA]:
+            raise NotebookError(f"dtypes: {', '.join(taken)} is what the extraction adds, and stays as it is")
+        found = {str(name): wanted(dtype, str(name)) for name, dtype in dtypes.items()}
+        if not is_pandas:  # where categories are texts
+            found = {name: Wanted("VARCHAR", True) if want.is_category else want for name, want in found.items()}
+        return cls(frozenset(map(str, required)), found)
+
+    @property
+    def categories(self) -> list[str]:
+        return [name for name, want in self.dtypes.items() if want.is_category]
+
+
+@dataclass(frozen=True)
+class _Records:
+    """The frame without its duplicates, as `RecordSet` describes it."""
+
+    sql: str
+    fields: tuple[SourceField, ...]
+    has_problems: bool = False
+
+
+def _fit(con: duckdb.DuckDBPyConnection, fields: list[SourceField], schema: _Schema) -> list[tuple[int, str]]:
+    """Makes the table `fitted` of the frame. Gives the columns that are cast, with the numbers of their values."""
+    pairs, targets, given = [], [], ""
+    for number, field in enumerate(fields):
+        want, fed = schema.dtypes.get(field.name, Wanted(None)), field
+        is_required = field.name in schema.required
+        if is_required and field.dtype in ("VARCHAR", "JSON"):
+            text = casts.json_text(field.column) if field.dtype == "JSON" else field.column
+            given += f", CASE WHEN {casts.trimmed(text)} <> '' THEN {field.column} END AS r{number}"
+            fed = SourceField(field.name, f"r{number}", field.dtype)
+        pairs.append((RawColumn(field.name, want.dtype or field.dtype, is_required), (fed,)))
+        if want.dtype is not None:
+            targets.append((number, field.name))
+    first = f"SELECT min(_line) AS _line FROM frame GROUP BY {', '.join(field.column for field in fields)}"
+    records = _Records(f"SELECT *{given} FROM frame SEMI JOIN ({first}) USING (_line)", tuple(fields))
+    con.execute(f"CREATE TEMP TABLE fitted AS {fit_sql(records, pairs)}")
+    return targets
+
+
+def _with_metadata(con: duckdb.DuckDBPyConnection, columns: list[Column], fields: list[SourceField]) -> str:
+    """The relation of `fitted` with when (m0), where (m1) and in which batch (m2) each record was extracted.
+
+    A frame that was not extracted is named by its content.
+    """
+    found = {column.name: column.values for column in columns if column.name in frames.METADATA}
+    kinds = {"_extracted_at": frames.EXTRACTED_TYPE, "_source": frames.SOURCE_TYPE}
+    rows = len(columns[0].values)
+    arrays = {"line": pa.arange(1, rows + 1)}
+    for name, kind in kinds.items():
+        try:
+            arrays[name] = found[name].cast(kind) if name in found else pa.nulls(rows, kind)
+        except pa.ArrowException:
+            raise NotebookError(
+                f"the column {name} is {found[name].type}, but it is what the extraction adds, {kind}: rename your own"
+            ) from None
+    con.register("metadata", pa.table(arrays))
+    name = f"'frame {frames.content_id(con, fields)[:8]}'" if arrays["_source"].null_count else "NULL"
+    now = f"TIMESTAMPTZ '{datetime.now(UTC).isoformat(sep=' ')}'"
+    return f"""(SELECT f._line, f._reason, f._raw, coalesce(m._extracted_at, {now}) AS m0,
+        CASE WHEN m._source IS NULL THEN struct_pack(file := {name}, line := f._line) ELSE m._source END AS m1,
+        CASE WHEN m._source IS NULL THEN {name} ELSE {_batch("m._source.file", "m._extracted_at")} END AS m2
+        FROM fitted AS f JOIN metadata AS m ON m.line = f._line)"""
+
+
+def _batch(origin: str, moment: str) -> str:
+    """SQL of the name of an extraction."""
+    return f"concat_ws(' ', {origin}, {moment})"
+
+
+def _bound(value: Any) -> Value | str | None:  # noqa: ANN401
+    """A watermark as drivers bind it; None for none, or for the greatest of nothing."""
+    if type(value).__module__.startswith("numpy"):
+        value = value.astype("datetime64[us]").item() if type(value).__name__ == "datetime64" else value.item()
+    if value is None or type(value).__name__ in ("NaTType", "NAType") or value != value:  # NaN
+        return None
+    if isinstance(value, datetime):
+        # Not finer than a microsecond, which is earlier if at all; pandas' own are.
+        plain = datetime.combine(value.date(), value.timetz())
+        return plain.replace(tzinfo=UTC) if plain.tzinfo is None else plain.astimezone(UTC)
+    if isinstance(value, date | int | str) and not isinstance(value, bool):
+        return value
+    raise NotebookError(
+        f"last_watermark is {value!r}, a {type(value).__name__}: give a datetime, a date, a whole number or a text"
+    )
+
+
+def _only(given: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    """Refuses keys that nobody reads."""
+    if not isinstance(given, Mapping):
+        raise NotebookError(f"{what} is a dict with {', '.join(known)}, not {type(given).__name__}")
+    if unknown := [key for key in given if key not in known]:
+        raise NotebookError(f"{what} knows no {', '.join(map(repr, unknown))}: there is {', '.join(known)}")

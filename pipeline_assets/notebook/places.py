@@ -1,0 +1,44 @@
+"""Paths as a notebook gives them, as places of a lake. Credentials come from the environment, and never show."""
+
+import os
+from pathlib import Path
+
+from pipeline_assets.lake import Lake, Table
+from pipeline_assets.notebook.frames import NotebookError
+
+# As every client of S3 knows them; AWS_ENDPOINT_URL and AWS_ALLOW_HTTP=true for a server that is not Amazon's.
+_VARIABLES = {
+    "AWS_ACCESS_KEY_ID": "access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "secret_access_key",
+    "AWS_SESSION_TOKEN": "session_token",
+    "AWS_DEFAULT_REGION": "region",
+    "AWS_REGION": "region",
+    "AWS_ENDPOINT_URL": "endpoint_url",
+    "AWS_ALLOW_HTTP": "allow_http",
+}
+
+
+def lake_at(path: str | Path) -> Lake:
+    """The lake at a path.
+
+    Args:
+        path: A folder, relative to the working directory, or `s3://bucket/prefix`, with the `AWS_*` variables.
+
+    Raises:
+        NotebookError: It is neither.
+    """
+    text = str(path).strip()
+    scheme, separator, rest = text.partition("://")
+    if not text or (separator and scheme not in ("s3", "file")):
+        raise NotebookError(f"{text!r} is no place for tables: give a folder, or s3://bucket/prefix")
+    if scheme == "s3":
+        return Lake(
+            text.rstrip("/"), {name: os.environ[key] for key, name in _VARIABLES.items() if os.environ.get(key)}
+        )
+    return Lake(str(Path(rest if separator else text).expanduser().resolve()))
+
+
+def table_at(path: str | Path) -> Table:
+    """The Delta table whose root is a path. Arguments and errors as of `lake_at`."""
+    lake = lake_at(path)
+    return Table(lake, lake.uri, root=lake.uri)

@@ -1,0 +1,121 @@
+"""`DataQualityFramework`: a frame against a contract, as the asset checks see it. Contracts are in `contracts`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import pandera.polars as pa
+import polars as pl
+
+from pipeline_assets.contracts.base import Case, ContractError, Model, contract, validate
+from pipeline_assets.notebook.frames import METADATA, NotebookError, columns_of, polars_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class QualityResult:
+    """The outcome of one validation; true if nothing failed.
+
+    Attributes:
+        success: Whether nothing failed.
+        suite_name: The contract, as it was asked for.
+        data_asset_name: What was validated, as it was called.
+        rows: Rows that were looked at.
+        failures: Number of failures: failing cells, and failures of the whole frame such as a missing column.
+        failing_rows: Number of rows with at least one failure.
+        failing_cases: The first failures, at most `contracts.base.MAX_CASES`.
+        by_check: "column: check" to number of failures.
+    """
+
+    success: bool
+    suite_name: str
+    data_asset_name: str
+    rows: int
+    failures: int = 0
+    failing_rows: int = 0
+    failing_cases: tuple[Case, ...] = ()
+    by_check: Mapping[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.success
+
+    def __str__(self) -> str:
+        head = f"{self.data_asset_name} by {self.suite_name}: {self.rows:,} rows"
+        if self.success:
+            return f"{head}, all as they should be"
+        return "\n".join(
+            [
+                f"{head}, {self.failing_rows:,} of them fail, {self.failures:,} failures",
+                *(f"  {number:>6,}  {check}" for check, number in self.by_check.items()),
+                *(f"  {_where(case)} {case.value!r}: {case.check}" for case in self.failing_cases),
+            ]
+        )
+
+
+class DataQualityFramework:
+    """Validates frames against contracts: those of the package, and those that a notebook adds for its process."""
+
+    _suites: ClassVar[dict[str, Model]] = {}
+
+    @classmethod
+    def add_suite(cls, name: str, model: Model) -> None:
+        """Gives a contract a name, until the process ends. The same name again replaces it.
+
+        Args:
+            name: What `validate_dataframe` is to call it.
+            model: A `pandera.polars.DataFrameModel`, also for pandas frames, which are converted.
+
+        Raises:
+            NotebookError: It is no such model, or the name is that of a contract of the package.
+        """
+        if not (isinstance(model, type) and issubclass(model, pa.DataFrameModel)):
+            raise NotebookError(f"suite {name}: give a class of pandera.polars.DataFrameModel, not {model!r}")
+        if _packaged(name) is not None:
+            raise NotebookError(f"suite {name}: a contract of the package has this name: choose another one")
+        cls._suites[name] = model
+
+    def validate_dataframe(
+        self, df: "pl.DataFrame | pd.DataFrame", suite_name: str, data_asset_name: str
+    ) -> QualityResult:
+        """Validates a frame. What fails is in the result, never raised.
+
+        Args:
+            df: A frame of polars or pandas. `_extracted_at` and `_source` count only for a model that has them.
+            suite_name: A contract as `shop.InvoiceLines`, a table as `silver.invoice_lines`, or a name of `add_suite`.
+            data_asset_name: What the frame is, for the result.
+
+        Raises:
+            NotebookError: There is no such suite, or the frame cannot be used.
+        """
+        model = self._suites.get(suite_name) or _packaged(suite_name)
+        if model is None:
+            raise NotebookError(self._unknown(suite_name))
+        known = model.to_schema().columns
+        columns = [column for column in columns_of(df) if column.name in known or column.name not in METADATA]
+        found = validate(model, [polars_of(columns)])
+        return QualityResult(
+            found.passed, suite_name, data_asset_name, found.rows, found.failures, found.failing_rows, found.cases,
+            found.by_check,
+        )  # fmt: skip
+
+    def _unknown(self, name: str) -> str:
+        added = f"; added: {', '.join(sorted(self._suites))}" if self._suites else ""
+        try:
+            contract(name)
+        except ContractError as error:
+            return f"{error}{added}. Add your own: DataQualityFramework.add_suite({name!r}, YourModel)"
+        return ""
+
+
+def _packaged(name: str) -> Model | None:
+    try:
+        return contract(name)
+    except ContractError:
+        return None
+
+
+def _where(case: Case) -> str:
+    place = case.column or "the frame"
+    return place if case.row is None else f"{place}, row {case.row}"

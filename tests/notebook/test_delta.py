@@ -1,0 +1,189 @@
+# ruff: noqa: DTZ001  times without a zone are what some of it is about
+"""Frames become tables; the same content again changes nothing."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from pipeline_assets import DeltaLakeManager
+from pipeline_assets.lake import LakeError, SchemaMismatchError, Table
+from pipeline_assets.notebook import NotebookError
+from pipeline_assets.notebook.places import lake_at
+
+Make = Any
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> DeltaLakeManager:
+    return DeltaLakeManager(storage_path=str(tmp_path))
+
+
+def kinds(path: Path) -> dict[str, str]:
+    return {field.name: str(getattr(field.type, "type", field.type)) for field in DeltaTable(str(path)).schema().fields}
+
+
+def test_names_are_places(manager: DeltaLakeManager, make: Make, tmp_path: Path, stored: Any) -> None:
+    assert manager.create_or_update_table(df=make({"id": [1]}), table_name="orders") == 1
+    assert manager.create_or_update_table(make({"id": [2]}), "silver.orders") == 1
+    assert stored(tmp_path / "bronze" / "orders") == [{"id": 1}]
+    assert stored(tmp_path / "silver" / "orders") == [{"id": 2}]
+    with pytest.raises(LakeError, match="no table name"):
+        manager.create_or_update_table(make({"id": [1]}), "copper.orders")
+
+
+def test_the_same_content_is_one_commit(manager: DeltaLakeManager, tmp_path: Path, stored: Any) -> None:
+    rows = {"id": [1, 2, 2], "price": [Decimal("1.10"), None, Decimal("2.00")], "note": ["a", None, "é"]}
+    frame = pl.DataFrame(rows, schema_overrides={"price": pl.Decimal(38, 2)})
+    extracted = frame.with_columns(_extracted_at=datetime(2026, 1, 1, tzinfo=UTC))
+    later = extracted.with_columns(_extracted_at=datetime(2026, 1, 2, tzinfo=UTC))
+    first = manager.create_or_update_table(extracted, "t")
+    assert manager.create_or_update_table(extracted, "t") == first
+    assert manager.create_or_update_table(later.reverse(), "t") == first
+    assert manager.create_or_update_table(later.head(2), "t") == first + 1
+    assert len(stored(tmp_path / "bronze" / "t")) == 5
+    # The same frame of the other library.
+    manager.create_or_update_table(frame, "u")
+    assert manager.create_or_update_table(pd.DataFrame(rows), "u") == 1
+
+
+def test_after_an_overwrite_what_was_there_before_is_news(
+    manager: DeltaLakeManager, tmp_path: Path, stored: Any
+) -> None:
+    one, two = pl.DataFrame({"id": [1]}), pl.DataFrame({"id": [2]})
+    manager.create_or_update_table(one, "t")
+    manager.create_or_update_table(two, "t", mode="overwrite")
+    assert stored(tmp_path / "bronze" / "t") == [{"id": 2}]
+    for _ in range(2):
+        manager.create_or_update_table(one, "t")
+    assert sorted(row["id"] for row in stored(tmp_path / "bronze" / "t")) == [1, 2]
+    manager.create_or_update_table(pl.DataFrame({"other": ["x"]}), "t", mode="overwrite")
+    assert stored(tmp_path / "bronze" / "t") == [{"other": "x"}]
+    manager.create_or_update_table(pl.DataFrame({"other": []}, schema={"other": pl.String}), "t", mode="overwrite")
+    assert stored(tmp_path / "bronze" / "t") == []
+
+
+def test_an_empty_frame_is_no_commit(manager: DeltaLakeManager, tmp_path: Path) -> None:
+    empty = pl.DataFrame(schema={"id": pl.Int64, "day": pl.Date})
+    assert manager.create_or_update_table(empty, "t", ["day"]) == 0
+    assert manager.create_or_update_table(empty, "t") == 0
+    assert kinds(tmp_path / "bronze" / "t") == {"id": "long", "day": "date"}
+
+
+def test_values_are_stored_as_they_are(manager: DeltaLakeManager, tmp_path: Path, kind: str, stored: Any) -> None:
+    given = {
+        "unsigned": np.array([2**64 - 1], dtype="uint64"), "byte": np.array([255], dtype="uint8"),
+        "money": [Decimal("1.10")], "day": [date(2026, 1, 1)], "local": [datetime(2026, 1, 1, 2)],
+        "moment": [datetime(2026, 1, 1, 2, tzinfo=UTC)], "nested": [{"a": [1, 2]}], "bytes": [b"\xff"], "flag": [True],
+        "text": ["é"],
+    }  # fmt: skip
+    frame = pl.DataFrame(given) if kind == "polars" else pd.DataFrame(given)
+    if isinstance(frame, pl.DataFrame):
+        frame = frame.with_columns(pl.col("text").cast(pl.Categorical), whole=pl.lit(None, pl.Int64))
+    else:
+        frame["text"] = frame["text"].astype("category")
+        frame["whole"] = pd.array([None], "Int64")
+    manager.create_or_update_table(frame, "t")
+    (row,) = stored(tmp_path / "bronze" / "t")
+    assert row == {
+        **given, "unsigned": Decimal(2**64 - 1), "byte": 255, "money": Decimal("1.10"), "day": date(2026, 1, 1),
+        "local": datetime(2026, 1, 1, 2), "moment": datetime(2026, 1, 1, 2, tzinfo=UTC), "nested": {"a": [1, 2]},
+        "bytes": b"\xff", "flag": True, "whole": None, "text": "é",
+    }  # fmt: skip
+
+
+def test_partitions(manager: DeltaLakeManager, tmp_path: Path, stored: Any) -> None:
+    days = [date(2026, 1, 1), None]
+    for column in (days, ["a/b =é%", None], [1, None], [True, False]):
+        name = f"t{abs(hash(str(column)))}"
+        rows = [{"part": value, "id": number} for number, value in enumerate(column)]
+        manager.create_or_update_table(pl.DataFrame(rows), name, ["part"])
+        assert sorted(stored(tmp_path / "bronze" / name), key=lambda row: row["id"]) == rows
+        with manager._lake.connect() as con:
+            found = con.sql(f"SELECT part, id FROM delta_scan('{tmp_path}/bronze/{name}') ORDER BY id").fetchall()
+        assert found == [(row["part"], row["id"]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("frame", "partitions", "message"),
+    [
+        ({"a": [1]}, ["b"], "the frame has no column b"),
+        ({"a": [1]}, ["a"], "all columns are partitions"),
+        ({"a": [1], "b": [2]}, "a", r"give \['a'\]"),
+        ({"a": ["", None], "b": [1, 2]}, ["a"], "empty texts"),
+        ({"a": [datetime(2026, 1, 1, tzinfo=UTC)], "b": [1]}, ["a"], r"a \(timestamp\) cannot be a partition"),
+        ({"a": [1], "A": [2]}, None, "differ only in case"),
+        ({"a": pd.Series([1, "x"], dtype=object)}, None, "values of several types"),
+        ({"a": [None]}, None, "neither a value nor a type"),
+        ({"a": pd.to_datetime(["2026-01-01 00:00:00.000000001"]).astype("datetime64[ns]")}, None, "microseconds"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_stored_is_told(
+    manager: DeltaLakeManager, tmp_path: Path, frame: Any, partitions: Any, message: str
+) -> None:
+    with pytest.raises(NotebookError, match=message):
+        manager.create_or_update_table(pd.DataFrame(frame), "t", partitions)
+    assert not (tmp_path / "bronze" / "t" / "_delta_log").exists()
+
+
+def test_what_delta_has_no_type_for_is_told(manager: DeltaLakeManager) -> None:
+    with pytest.raises(LakeError, match="Delta cannot store"):
+        manager.create_or_update_table(pl.DataFrame({"a": [timedelta(1)]}), "t")
+
+
+def test_a_table_keeps_its_columns_types_and_partitions(
+    manager: DeltaLakeManager, make: Make, tmp_path: Path, stored: Any
+) -> None:
+    manager.create_or_update_table(make({"id": [1], "part": ["a"]}), "t", ["part"])
+    for frame, message in (
+        ({"id": [1], "part": ["a"], "new": [1]}, "column new is new"),
+        ({"id": ["x"], "part": ["a"]}, "column id is string, the table has long"),
+        ({"part": ["a"], "ID": [1]}, "column id is missing"),
+    ):
+        with pytest.raises(SchemaMismatchError, match=message):
+            manager.create_or_update_table(make(frame), "t")
+    with pytest.raises(NotebookError, match="has no column part, which is a partition"):
+        manager.create_or_update_table(make({"id": [1]}), "t", mode="overwrite")
+    with pytest.raises(NotebookError, match="is partitioned by part, not by id"):
+        manager.create_or_update_table(make({"id": [1], "part": ["a"]}), "t", ["id"])
+    with pytest.raises(NotebookError, match="mode is 'upsert': give 'append' or 'overwrite'"):
+        manager.create_or_update_table(make({"id": [1], "part": ["a"]}), "t", mode="upsert")  # type: ignore[arg-type]
+    assert stored(tmp_path / "bronze" / "t") == [{"id": 1, "part": "a"}]
+    # A column without any value has no type of its own.
+    manager.create_or_update_table(make({"id": [None], "part": ["b"]}), "t")
+    assert {row["id"] for row in stored(tmp_path / "bronze" / "t")} == {1, None}
+
+
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert lake_at("lake").uri == str(tmp_path / "lake") == lake_at(f"file://{tmp_path}/lake").uri
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    found = lake_at("s3://bucket/lake/")
+    assert (found.uri, found.storage_options["secret_access_key"]) == ("s3://bucket/lake", "hunter2")
+    assert "hunter2" not in repr(found)
+    with pytest.raises(NotebookError, match="'gs://x' is no place"):
+        DeltaLakeManager("gs://x")
+
+
+def test_an_append_that_meets_an_overwrite_is_not_lost(
+    manager: DeltaLakeManager, tmp_path: Path, stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.create_or_update_table(pl.DataFrame({"id": [1]}), "t")
+    append = Table.append
+
+    def meets(*args: Any, **options: Any) -> int | None:
+        monkeypatch.setattr(Table, "append", append)
+        manager.create_or_update_table(pl.DataFrame({"id": [2]}), "t", mode="overwrite")
+        return append(*args, **options)
+
+    monkeypatch.setattr(Table, "append", meets)
+    manager.create_or_update_table(pl.DataFrame({"id": [3]}), "t")
+    assert sorted(row["id"] for row in stored(tmp_path / "bronze" / "t")) == [2, 3]
