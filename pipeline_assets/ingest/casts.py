@@ -5,6 +5,8 @@ Holds expressions by source type and target type. Does not hold which field goes
 
 import re
 
+from pipeline_assets.ingest import json_numbers
+
 _ALIASES = {
     "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE",
     "INT": "INTEGER",
@@ -95,9 +97,11 @@ def _timestamp_from_text(text: str, target: str) -> str:
 def from_json(text: str, target: str, depth: int = 0) -> str:
     """Cast a JSON value to a list; null where it is no array, or an element does not fit its type."""
     element, item = target.removesuffix("[]"), f"e{depth}"
+    unmarked = json_numbers.unmarked("part")
     value = f"nullif({trimmed(json_text(item))}, '')" if element != "VARCHAR" else json_text(item)
     cast = from_json(item, element, depth + 1) if element.endswith("[]") else from_text(value, element)
-    parts = f"json_extract({text}, '$[*]')::VARCHAR[]"
+    kept = f"list_transform(json_extract({json_numbers.marked(text)}, '$[*]')::VARCHAR[], lambda part: {unmarked})"
+    parts = f"CASE WHEN {json_numbers.is_at_risk(text)} THEN {kept} ELSE json_extract({text}, '$[*]')::VARCHAR[] END"
     misfits = f"list_filter({parts}, lambda {item}: {item} <> 'null' AND ({cast}) IS NULL)"
     return (
         f"CASE WHEN json_type({text}) = 'ARRAY' AND len({misfits}) = 0 "

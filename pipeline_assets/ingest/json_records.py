@@ -1,30 +1,20 @@
 """SQL that takes JSON objects apart without changing any value's text.
 
-Holds the discovery of fields and the SELECT that yields them. Does not hold reading of files (`readers`).
-
-DuckDB parses 1.50 to a double and prints 1.5, prints 1e5 as 100000.0 and 0.10000000000000000555 as 0.1. Lines that
-hold such a number have all their numbers marked as strings before they are taken apart, and unmarked after.
+Holds the discovery of fields and the SELECT that yields them. Does not hold reading of files (`readers`), or how
+numbers keep their text (`json_numbers`).
 """
 
 from dataclasses import dataclass
 
 import duckdb
 
+from pipeline_assets.ingest import json_numbers
 from pipeline_assets.ingest.sql import quoted
 
 MAX_FIELDS = 2_000
 """More different fields than this in one file are keys used as data; such a file is not read."""
 
 NOT_BLANK = r"trim(_text, E' \t\r\n') <> ''"
-
-# A private-use character before the digits of a marked number. A line that holds it already, as it is or as an
-# escape, is not marked, and only marked lines are unmarked: no text of the source is ever taken for a mark.
-_MARK = "\ue0f1"
-_MARK_ESCAPED = r"\ue0f1"
-_STRING = r'"(?:[^"\\]|\\.)*"'
-# Numbers whose text may not survive: a fraction that ends in 0, an exponent, a minus zero, 16 digits and more
-# with a point among them (a double keeps 15), or so small that they are printed with an exponent.
-_AT_RISK = r"\.[0-9]*0([^0-9]|$)|[0-9][eE][-+0-9]|[:,\[]\s*-0|[0-9.]{16}|\.000"
 
 
 @dataclass(frozen=True)
@@ -58,11 +48,10 @@ def sql(source: str, found: Keys) -> str:
     Blank records are left out, but counted in `_line`.
     """
     paths = ", ".join(quoted("/" + name.replace("~", "~0").replace("/", "~1")) for name in found.names)
-    text = f"CASE WHEN _marked THEN {_with_marks()} ELSE _text END"
+    text = f"CASE WHEN _marked THEN {json_numbers.marked('_text')} ELSE _text END"
     values = f"json_extract({text}, [{paths}])" if paths else "NULL"
     columns = "".join(
-        f", CASE WHEN _marked AND contains(_values[{i}]::VARCHAR, '{_MARK}') "
-        f"THEN regexp_replace(_values[{i}]::VARCHAR, '\"{_MARK}([^\"]*)\"', '\\1', 'g') "
+        f", CASE WHEN _marked THEN {json_numbers.unmarked(f'_values[{i}]::VARCHAR')} "
         f"ELSE _values[{i}]::VARCHAR END AS f{i - 1}"
         for i in range(1, len(found.names) + 1)
     )
@@ -73,26 +62,9 @@ def sql(source: str, found: Keys) -> str:
     )
     return f"""SELECT _line, _text, _problem{columns} FROM (
         SELECT *, CASE WHEN _problem IS NULL THEN {values} END AS _values FROM (
-            SELECT _line, _text, {_is_at_risk()} AS _marked, CASE
+            SELECT _line, _text, {json_numbers.is_at_risk("_text")} AS _marked, CASE
                 WHEN NOT json_valid(_text) THEN 'json: malformed'
                 WHEN json_type(_text) <> 'OBJECT' THEN 'json: not an object'
                 {twice}END AS _problem
             FROM (SELECT row_number() OVER () AS _line, _text FROM {source})
             WHERE {NOT_BLANK}))"""
-
-
-def _is_at_risk() -> str:
-    """Whether a number of the line may change its text, and the line can be marked."""
-    return (
-        f"regexp_matches(_text, '{_AT_RISK}') AND NOT contains(_text, '{_MARK}') "
-        f"AND NOT contains(lower(_text), '{_MARK_ESCAPED}')"
-    )
-
-
-def _with_marks() -> str:
-    """The line with all its numbers as marked strings."""
-    return (
-        f"array_to_string(list_transform(regexp_extract_all(_text, '{_STRING}|[^\"]+'), "
-        "lambda part: CASE WHEN starts_with(part, '\"') THEN part "
-        f"ELSE regexp_replace(part, '-?[0-9][0-9.eE+-]*', '\"{_MARK}\\0\"', 'g') END), '')"
-    )
