@@ -22,11 +22,11 @@ from pipeline_assets.components.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.database import pulls
-from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.keys import compare_keys
 from pipeline_assets.ingest.database.pulls import DatabaseSource, Mode
 from pipeline_assets.ingest.pull import Counts, PullError
 from pipeline_assets.ingest.watermark import Watermark
+from pipeline_assets.lake import SchemaMismatchError
 from pipeline_assets.partitions import days_of
 
 COMPARE_KEYS_TAG = "pipeline_assets/compare_keys"
@@ -191,8 +191,9 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
                 facts = self._pull(context, lake)
             except PullError as error:
                 # A second attempt costs a minute, and hides what people have to mend.
-                again = not isinstance(error, DatabaseError) or error.is_transient
-                raise dg.Failure(f"{source.name}: {error}", allow_retries=again) from None
+                raise dg.Failure(f"{source.name}: {error}", allow_retries=error.is_transient) from None
+            except SchemaMismatchError as error:
+                raise dg.Failure(f"{source.name}: {error}", allow_retries=False) from None
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
             yield dg.MaterializeResult(asset_key=letters)
 

@@ -23,13 +23,14 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.pull import PullError
 from pipeline_assets.ingest.rest.declared import Auth, Incremental, Pagination, Param, RestSource
-from pipeline_assets.ingest.rest.errors import RestError
+from pipeline_assets.lake import SchemaMismatchError
 
 WHOLE_TAG = "pipeline_assets/whole"
 """Present: all of the source is read, and committed though it seems to be there."""
 
 _RETRY_SECONDS = 1.0
-_TICKS = 50  # enough to see the weekend in "on weekdays at 9"
+# Enough to see the longest pause: the weekend in "every ten minutes on weekdays", February in "on the 31st".
+_TICKS, _SPAN = 50, timedelta(days=9)
 _ANY_URL = "https://not-set.invalid"
 
 
@@ -60,7 +61,8 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
 
     pagination: Pagination | None = None
     """`type`: page, offset, cursor, next_url or link_header; none if all records come in one answer. By page or offset
-    records that move meanwhile may be passed over: declare `total`, or take a cursor if the API has one."""
+    records that move meanwhile may be passed over, and `total` finds that only if their number is another one: take a
+    cursor if the API has one, and sort by something that does not change."""
 
     records: str = "$"
     """Where the list of records lies in an answer: `data.items`; `$` if the answer is the list."""
@@ -208,8 +210,9 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
                 with lake.connect() as con:
                     polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
             except PullError as error:
-                again = not isinstance(error, RestError) or error.is_transient
-                raise dg.Failure(f"{self.name}: {error}", allow_retries=again) from None
+                raise dg.Failure(f"{self.name}: {error}", allow_retries=error.is_transient) from None
+            except SchemaMismatchError as error:
+                raise dg.Failure(f"{self.name}: {error}", allow_retries=False) from None
             if polled.restarted:
                 context.log.warning("the pages were read twice: %s", polled.restarted)
             day = polled.day.isoformat()
@@ -224,6 +227,9 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
 
 def _longest_pause(cron: str) -> timedelta:
     """The longest time between two ticks."""
-    ticks = croniter(cron, datetime(2026, 1, 1, tzinfo=UTC))
-    seconds: list[float] = [ticks.get_next() for _ in range(_TICKS)]
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    ticks = croniter(cron, start)
+    seconds: list[float] = [ticks.get_next()]
+    while len(seconds) < _TICKS or seconds[-1] < (start + _SPAN).timestamp():
+        seconds.append(ticks.get_next())
     return timedelta(seconds=max(later - earlier for earlier, later in pairwise(seconds)))

@@ -114,6 +114,7 @@ class Plugin(BasePlugin):
             "touched_rows": following.touched_rows,
             "touched_keys": following.touched_keys,
             "changed_keys": following.changed_keys,
+            "changed_owners": following.changed_owners,
             "changed_rows": following.changed_rows,
             "before": following.before,
             "is_rebuild": following.is_rebuild,

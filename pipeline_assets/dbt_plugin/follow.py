@@ -131,21 +131,39 @@ class Following:
         keys = self._changed(model, upstream, key)
         return str(keys).lower() if isinstance(keys, bool) else _is_in(key, keys)
 
+    def changed_owners(self, model: str, upstream: str, key: str, owner: str) -> str:
+        """Gives a predicate on `owner`: the owners of the upstream's changed keys, now and as applied before.
+
+        A row may have passed from one owner to another. `true` when those of before can no longer be told.
+        """
+        keys = self._changed(model, upstream, key)
+        plan, pin = self.upstream(model, upstream, by_dates=False)
+        if isinstance(keys, bool) or pin is None:
+            return str(keys).lower()
+        try:
+            owners = [
+                f"SELECT {quote_name(owner)} FROM {self._near(pin.table, version, key, keys)} "
+                f"WHERE {_is_in(key, keys)} AND {quote_name(owner)} IS NOT NULL"
+                for version in {pin.version, plan.applied[pin.position]}
+                if version is not None
+            ]
+            return _is_in(owner, self._keys(model, f"{model} <- {upstream} {owner}", " UNION ".join(owners), [owner]))
+        except GONE:
+            plan.has_keys = True
+            return "true"
+
     def changed_rows(self, model: str, upstream: str, key: str) -> str:
         """Gives a relation: the upstream's rows of the changed keys, from the partitions that hold them."""
         _, pin = self.upstream(model, upstream, by_dates=False)
         keys = self._changed(model, upstream, key)
         if keys is True or pin is None:
             return relation(upstream)
-        scan, cursor = pin.table.scan(pin.version), self._views.cursor()
-        near, wanted = f"{scan}", "false"
+        near, wanted = pin.table.scan(pin.version), "false"
         if isinstance(keys, str):
-            opened = pin.table.open(pin.version)
-            by = [key, *opened.metadata().partition_columns]
-            near, wanted = rows_near_keys(cursor, opened, scan, by, keys), _is_in(key, keys)
+            near, wanted = self._near(pin.table, pin.version, key, keys), _is_in(key, keys)
         view = work(f"{model} <- {upstream}")
         columns = quote_names(column.name for column in pin.table.open(pin.version).schema().fields)
-        cursor.execute(
+        self._views.cursor().execute(
             f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {near} "
             f"WHERE {wanted} AND {published(pin.table, pin.version)}"
         )
@@ -205,6 +223,12 @@ class Following:
             return self._keys(model, name, f"SELECT {known} FROM ({now}) EXCEPT {before}", columns)
         except GONE:
             return self._keys(model, name, now, columns)
+
+    def _near(self, table: Table, version: int, key: str, keys: str) -> str:
+        """A relation of a version's rows, from the partitions that hold some keys."""
+        opened = table.open(version)
+        by = [key, *opened.metadata().partition_columns]
+        return rows_near_keys(self._views.cursor(), opened, table.scan(version), by, keys)
 
     def _keys(self, model: str, name: str, query: str, columns: list[str]) -> str:
         """Makes an in-memory table of keys and notes it in the plan. The first column is the key."""

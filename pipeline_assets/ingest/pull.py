@@ -35,11 +35,25 @@ PULL_COLUMNS: tuple[RawColumn, ...] = (
 )
 
 
+_PULLS = "pulls"
+"""Position in the dead letters' log: how many pulls have replaced letters there. Another one meanwhile is an error."""
 _NO_LETTERS = f"SELECT {', '.join(f'NULL AS {name}' for name in LETTER_COLUMNS)} WHERE false"
 
 
 class PullError(Exception):
-    """A pull that cannot be completed; nothing of it was committed. The message says why and what to do."""
+    """A pull that cannot be completed; nothing of it was committed. The message says why and what to do.
+
+    Attributes:
+        is_transient: Whether the same again may work without anybody's help.
+    """
+
+    is_transient = False
+
+
+class LostRecordsError(PullError):
+    """Fewer records came out of the reading than went in, or more."""
+
+    is_transient = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ class Batch:
         expect: Positions in the table's log as they were when the batch was planned; other ones mean another pull.
         positions: Positions that its commit sets. `Pull.commit` takes those that are known only after reading.
         replaces: Predicate on the rows of the table that the batch replaces: `TRUE`, or a partition. None appends.
+        mark: Position that whoever replaces the same rows moves, and nobody else. None: all `positions` are.
         repeats: Predicate on the rows of the table that may be read again by this batch: what equals the newest row
             of its key there, or an earlier record of the batch, is no row but a duplicate. None looks for none.
     """
@@ -88,6 +103,7 @@ class Batch:
     expect: Mapping[str, int | None] = field(default_factory=dict)
     positions: Mapping[str, int] = field(default_factory=dict)
     replaces: str | None = None
+    mark: str | None = None
     repeats: str | None = None
 
     @property
@@ -97,7 +113,12 @@ class Batch:
 
     @property
     def obsolete_letters(self) -> str:
-        """Predicate on the dead letters of what it replaces, and of pulls that were killed before their rows came."""
+        """Predicate on the dead letters of what it replaces, and of pulls that were killed before their rows came.
+
+        All, if nothing was ever read into the table: they are of one that was deleted.
+        """
+        if self.expect and all(position is None for position in self.expect.values()):
+            return "TRUE"
         unfinished = f"starts_with(_batch_id, {quote_text(f'{self.name} {self.start}..')})"
         return f"({self.replaces}) OR {unfinished}" if self.replaces else unfinished
 
@@ -176,6 +197,8 @@ class Pull:
         self._parts: list[_Part] = []
         self._kept: Sequence[DataFile] = ()
         self._is_offered = False
+        self._letters = dead_letter_table(lake, self.bronze.name)
+        self._pulls = self._letters.position(_PULLS)
 
     def __enter__(self) -> Self:
         return self
@@ -235,7 +258,7 @@ class Pull:
         part = _Part(origin, self._write(query, con or self._con), removed)
         self._parts.append(part)
         if part.records != (expected := counted()):
-            raise PullError(
+            raise LostRecordsError(
                 f"{self.bronze.name}: {origin} sent {expected} records, but {part.records} came out of the reading: "
                 "nothing was committed; run again, and report it if it happens twice"
             )
@@ -265,10 +288,12 @@ class Pull:
         """
         facts = {"run_id": run_id} if run_id else {}
         counts, letters = self._sort_out()
-        table = dead_letter_table(self.bronze.lake, self.bronze.name)
         # Not only when the rows come: who was slower must not replace the letters of who was faster.
         self.bronze.commit(self._con, [], expect=self.batch.expect)
-        record(self._con, table, letters or _NO_LETTERS, where=self.batch.obsolete_letters, metadata=facts)
+        record(
+            self._con, self._letters, letters or _NO_LETTERS, where=self.batch.obsolete_letters, metadata=facts,
+            expect={_PULLS: self._pulls}, positions={_PULLS: (self._pulls or 0) + 1},
+        )  # fmt: skip
         if self._added:
             self.bronze.create(schema_of(self._con, self._added.values()))
         total = sum(counts.values(), start=Counts())
@@ -294,11 +319,13 @@ class Pull:
 
     def _entry(self, origin: str, counts: Counts) -> dict[str, Any]:
         """What the audit compares with the tables; `holds`: for as long as the log has these positions."""
+        positions = self.batch.positions
+        own = {self.batch.mark: positions[self.batch.mark]} if self.batch.mark else dict(positions)
         return {
             "file": origin,
             "day": self.batch.partition_date.isoformat(),
             "content_id": self.batch.id,
-            "holds": dict(self.batch.positions) if self.batch.replaces else {},
+            "holds": own if self.batch.replaces else {},
             **asdict(counts),
         }
 
@@ -327,7 +354,7 @@ class Pull:
         return counts, unfit
 
     def _find_repeats(self, written: Sequence[DataFile]) -> int:
-        letters = dead_letter_table(self.bronze.lake, self.bronze.name)
+        letters = self._letters
         known = f"SELECT raw FROM {letters.scan()} WHERE NOT ({self.batch.obsolete_letters})"
         has = [*(column.name for column in self._shape.columns), "_rescued"]
         batch = WrittenBatch(written_rows(self.bronze.uri, written), [*has, *self._added], self._source.keys)

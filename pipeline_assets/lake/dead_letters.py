@@ -3,6 +3,8 @@
 Splitting a batch into rows and dead letters is `ingest`'s work.
 """
 
+from collections.abc import Mapping
+
 import duckdb
 
 from pipeline_assets.lake.files import query_schema, write_parquet
@@ -26,7 +28,13 @@ def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
 
 
 def record(
-    con: duckdb.DuckDBPyConnection, table: Table, *letters: str, where: str, metadata: dict[str, str] | None = None
+    con: duckdb.DuckDBPyConnection,
+    table: Table,
+    *letters: str,
+    where: str,
+    metadata: Mapping[str, str] | None = None,
+    expect: Mapping[str, int | None] | None = None,
+    positions: Mapping[str, int] | None = None,
 ) -> None:
     """Replaces the dead letters of what is being (re-)read by those of this reading; none of either is no commit.
 
@@ -37,6 +45,11 @@ def record(
             for a memory limit of 1 GB, because DuckDB collects 122,880 rows before it writes.
         where: Predicate on the letters that the reading makes obsolete.
         metadata: Kept in the commit.
+        expect: Positions in the log of the dead letters as they were when the reading began.
+        positions: Positions to set there.
+
+    Raises:
+        PositionMovedError: Somebody else has replaced letters meanwhile; nothing was committed.
     """
     _create(con, table)
     files = [
@@ -44,7 +57,7 @@ def record(
         for query in letters
         for file in write_parquet(con, f"SELECT {_SELECT} FROM ({query})", table.uri, partition_by=["_partition_date"])
     ]
-    table.commit(con, files, where=where, metadata=metadata)
+    table.commit(con, files, where=where, metadata=metadata, expect=expect, positions=positions)
 
 
 def append(con: duckdb.DuckDBPyConnection, table: Table, letters: str, *, batch_id: str) -> int | None:

@@ -188,7 +188,15 @@ def test_a_source_without_an_address_rests(settings, instance, monkeypatch, api)
 
 
 @pytest.mark.parametrize(
-    ("cron", "hours"), [("0 */6 * * *", 12), ("0 9 * * 1-5", 144), ("*/5 * * * *", 1 / 6), ("0 0 1 * *", 2 * 31 * 24)]
+    ("cron", "hours"),
+    [
+        ("0 */6 * * *", 12),
+        ("0 9 * * 1-5", 144),
+        ("*/5 * * * *", 1 / 6),
+        ("0 0 1 * *", 2 * 31 * 24),
+        ("*/10 8-18 * * 1-5", 2 * (61 + 1 / 6)),
+        ("*/5 * * * 1-5", 2 * (48 + 1 / 12)),
+    ],
 )
 def test_the_ui_gets_columns_owner_and_a_freshness_after_the_cron(settings, instance, cron, hours) -> None:
     graph = Source(settings, instance, cron=cron).defs.resolve_asset_graph()

@@ -52,6 +52,7 @@ class Office:
 
     def __init__(self, shop: Any, file: Path) -> None:
         self.shop, self._url = shop, f"sqlite:///{file}"
+        self.days = 9
         self.db = sqlite3.connect(file, isolation_level=None)
         self.db.execute(
             "CREATE TABLE payments (payment_id INTEGER PRIMARY KEY, order_id, customer_id, amount TEXT, method, status,"
@@ -159,6 +160,22 @@ def test_rows_that_are_gone_leave_a_tombstone_and_their_customer(office: Office)
     assert [paid for _, paid, *_ in office.paid()] == [None, 10, None]
 
 
+def test_what_was_applied_before_may_be_vacuumed(office: Office) -> None:
+    office.pay(1, 1)
+    office.pay(2, 2)
+    office.pull()
+    office.run()
+    office.pay(1, 3)
+    office.pull()
+    office.run("payments")
+    log = Table(office.shop.lake, PAYMENTS).open()
+    assert log.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    office.pay(2, 2, "11")
+    office.pull()
+    office.run()
+    assert [paid for _, paid, *_ in office.paid()] == [None, 11, 10]
+
+
 def test_a_run_without_news_writes_no_row(office: Office) -> None:
     office.pay(1, 1)
     office.pull()
@@ -173,11 +190,13 @@ def test_a_run_without_news_writes_no_row(office: Office) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.integration) for seed in range(2, 7))])
-def test_any_history_of_pulls_and_runs_ends_as_the_source_is(office: Office, seed: int) -> None:
+def test_any_history_of_pulls_and_runs_ends_as_the_source_is(
+    office: Office, line: Callable[..., Any], seed: int
+) -> None:
     chance = random.Random(seed)
     for _ in range(20):
         Clock.minutes += chance.choice((1, 5, 60, 24 * 60))
-        match chance.randrange(7):
+        match chance.randrange(8):
             case 0 | 1:
                 status = chance.choice(("captured", "captured", "refunded"))
                 office.pay(
@@ -196,6 +215,9 @@ def test_any_history_of_pulls_and_runs_ends_as_the_source_is(office: Office, see
                 office.compare()
             case 6:
                 office.run(*chance.choice(((), ("payments",), ("accounts+",), ("payments+",))))
+            case 7:  # as_of_date moves
+                office.days += 1
+                office.shop.land(office.days, line(f"n{office.days}", f"{office.days:02}", chance.choice((1, 2))))
     office.pull()
     office.compare()
     office.run()

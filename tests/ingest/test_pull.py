@@ -1,5 +1,6 @@
 """The spine of pulls on real tables: rows, dead letters and duplicates of a batch in one commit, or nothing at all."""
 
+import shutil
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -8,6 +9,7 @@ import duckdb
 import pytest
 from pulled import Payments, at, listed
 
+from pipeline_assets.ingest import pull as pull_module
 from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.pull import Batch, Counts, Pull, Pulled, PullError, PullSource
 from pipeline_assets.lake import Lake, PositionMovedError, SchemaMismatchError, Table, query_schema
@@ -108,6 +110,35 @@ def test_who_was_slower_does_not_take_the_dead_letters_of_who_was_faster(bank: B
     with pytest.raises(PositionMovedError):
         bank.pull(row(2, amount="y"), batch=slower)
     assert [reason for (reason,) in bank.dead("reason")] == ["cast: amount: 'x' is not DECIMAL(12,2)"]
+
+
+def test_who_is_overtaken_while_committing_takes_nobodys_dead_letters(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = pull_module.record
+
+    def overtaken(*given: object, **named: object) -> None:
+        monkeypatch.setattr(pull_module, "record", record)
+        with bank.con.cursor() as other, Pull(bank.lake, other, bank.source, bank.batch()) as faster:
+            faster.write(listed(row(1, amount="x")), origin="public.payments", counted=lambda: 1)
+            faster.commit()
+        record(*given, **named)  # type: ignore[arg-type]
+
+    with Pull(bank.lake, bank.con, bank.source, bank.batch()) as slower:
+        slower.write(listed(row(2, amount="y")), origin="public.payments", counted=lambda: 1)
+        monkeypatch.setattr(pull_module, "record", overtaken)
+        with pytest.raises(PositionMovedError):
+            slower.commit()
+    assert [reason for (reason,) in bank.dead("reason")] == ["cast: amount: 'x' is not DECIMAL(12,2)"]
+    assert not bank.audit().mismatches
+
+
+def test_dead_letters_of_a_table_that_was_deleted_go_with_its_first_pull(bank: Bank) -> None:
+    bank.pull(row(1, amount="x"), row(2))
+    bank.pull(row(3, amount="y"), batch=bank.batch(1, 2))
+    shutil.rmtree(bank.bronze.uri)
+    bank.pull(row(1), row(2), row(3, amount="z"))
+    assert [reason for (reason,) in bank.dead("reason")] == ["cast: amount: 'z' is not DECIMAL(12,2)"]
 
 
 def test_a_position_that_moved_commits_nothing(bank: Bank) -> None:

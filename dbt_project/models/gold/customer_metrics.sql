@@ -28,23 +28,6 @@ orders as (
 
 ),
 
-{%- if not is_rebuild() %}
-
--- Whose payments and accounts are news: those who have them now, and those who had them before.
-owners_of_changes as (
-
-    select customer_id from {{ ref('payments') }} where {{ changed_keys(ref('payments'), 'payment_id') }}
-    union
-    select customer_id from {{ before(ref('payments')) }} where {{ changed_keys(ref('payments'), 'payment_id') }}
-    union
-    select customer_id from {{ ref('accounts') }} where {{ changed_keys(ref('accounts'), 'account_id') }}
-    union
-    select customer_id from {{ before(ref('accounts')) }} where {{ changed_keys(ref('accounts'), 'account_id') }}
-
-),
-
-{%- endif %}
-
 customers as (
 
     select
@@ -75,7 +58,8 @@ customers as (
         paid_gbp as stored_paid_gbp,
         last_paid_at as stored_last_paid_at,
         {{ changed_keys(ref('customers'), 'customer_id') }}
-        or coalesce(customer_id in (select customer_id from owners_of_changes), false) as is_changed,
+        or {{ changed_owners(ref('payments'), 'payment_id', 'customer_id') }}
+        or {{ changed_owners(ref('accounts'), 'account_id', 'customer_id') }} as is_changed,
     from {{ this }}
     where not ({{ touched }})
 

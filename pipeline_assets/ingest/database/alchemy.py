@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -51,6 +52,8 @@ class AlchemyDatabase:
             parsed = make_url(url)
         except (ArgumentError, ValueError):  # its text quotes the URL
             raise DatabaseError(_UNREADABLE) from None
+        if "@" in (parsed.host or ""):  # the rest of a password with an @ in it
+            raise DatabaseError(_UNREADABLE)
         self.place = parsed.set(query={}).render_as_string(hide_password=True)
         self._password = parsed.password
         try:
@@ -63,6 +66,11 @@ class AlchemyDatabase:
             ) from None
         except ArgumentError:
             raise DatabaseError(_UNREADABLE) from None
+        self._is_sqlite_file = (
+            parsed.get_backend_name() == "sqlite"
+            and parsed.database not in (None, "", ":memory:")
+            and not str(parsed.database).startswith("file:")
+        )
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _set_up_sqlite)
 
@@ -72,6 +80,12 @@ class AlchemyDatabase:
     @contextmanager
     def snapshot(self, relation: Relation) -> Iterator["AlchemySnapshot"]:
         """Opens a session."""
+        file = self._engine.url.database or ""
+        # SQLite would make an empty one.
+        if self._is_sqlite_file and not Path(file).exists():
+            raise DatabaseError(
+                f"{self.place}: there is no file {file}; sqlite:///path is relative, sqlite:////path not"
+            )
         try:
             with self._engine.connect() as connection:
                 yield AlchemySnapshot(self._engine, connection, relation, f"{relation.name} of {self.place}")

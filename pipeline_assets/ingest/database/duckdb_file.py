@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.database import parameters
-from pipeline_assets.ingest.database.errors import of_duckdb
+from pipeline_assets.ingest.database.errors import DatabaseError, of_duckdb
 from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier
@@ -34,9 +34,15 @@ class DuckDBFile:
     """
 
     def __init__(self, url: str) -> None:
-        """Opens nothing."""
+        """Opens nothing.
+
+        Raises:
+            DatabaseError: It is no path of a file.
+        """
         rest = url.removeprefix("duckdb:")
         self._path = rest.removeprefix("///") if rest.startswith("///") else rest.removeprefix("//")
+        if "?" in self._path or self._path.startswith("md:"):  # perhaps with a token
+            raise DatabaseError("a DuckDB source is a file: give duckdb:///path, without parameters")
         self.place = f"DuckDB file {self._path}"
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from pipeline_assets.ingest.conform import conform_sql
 from pipeline_assets.ingest.database.errors import retrying
 from pipeline_assets.ingest.database.pulls import EXTRACTED, DatabaseSource
 from pipeline_assets.ingest.database.reading import Database, Selection, Snapshot
-from pipeline_assets.ingest.pull import Counts, PullError
+from pipeline_assets.ingest.pull import Counts, LostRecordsError, PullError
 from pipeline_assets.ingest.watermark import at, position
 from pipeline_assets.lake import Lake, Table, quote_name, quote_names, quote_text, write_parquet
 
@@ -89,7 +89,9 @@ def _read_keys(con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot:
         con.execute(f"CREATE OR REPLACE TEMP TABLE {_KEYS} AS SELECT {keys}, _reason FROM ({select})")
         came, sent = _count(con, _KEYS), reading.counted()
     if came != sent:
-        raise PullError(f"{source.relation.name} sent {sent} keys, {came} came: nothing was committed; run again")
+        raise LostRecordsError(
+            f"{source.relation.name} sent {sent} keys, {came} came: nothing was committed; run again"
+        )
 
 
 def _find_gone(con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource) -> KeyComparison:

@@ -59,6 +59,8 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
         RestError: The records, or the total, are not where they should be.
     """
     names = _names(records)
+    if not body.strip():
+        raise BrokenBodyError("the body is empty, which is not JSON")
     try:
         text = body.decode("utf-8-sig")
         start = _find(text, names)

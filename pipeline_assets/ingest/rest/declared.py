@@ -145,7 +145,8 @@ class RestSource(PullSource):
         auth: Who reads.
         pagination: How one answer leads to the next; None if there is but one.
         records: JSONPath, names alone, of the list of records in an answer; `$` if the answer is the list.
-        total: JSONPath of the number of all records. With it a poll proves that it is complete.
+        total: JSONPath of the number of all records. A poll that does not reach it is not committed. That as many came
+            does not prove that they are all: by page or offset, one may have left while another one was passed over.
         incremental: None reads all of the resource each time, and replaces the table if anything is different.
     """
 

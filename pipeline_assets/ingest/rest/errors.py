@@ -4,13 +4,7 @@ from pipeline_assets.ingest.pull import PullError
 
 
 class RestError(PullError):
-    """An API does not answer as declared. The message says which request, what came and what to do; never a secret.
-
-    Attributes:
-        is_transient: Whether a later poll may succeed without anybody's help.
-    """
-
-    is_transient = False
+    """An API does not answer as declared. The message says which request, what came and what to do; never a secret."""
 
 
 class UnreachableError(RestError):

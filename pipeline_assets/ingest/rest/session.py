@@ -119,6 +119,7 @@ class ApiSession(Session):
         if response.status_code == 401 and self.renewable:
             self.renewable.obtain_token()
             self.renewable(request)
+            self._wait_for_turn()
             response = super().send(request, **kwargs)
         if response.ok and not response.is_redirect:
             try:
@@ -136,7 +137,7 @@ class ApiSession(Session):
     def _refused(self, request: PreparedRequest, response: Response, attempts: int) -> StatusError:
         status = response.status_code
         if response.is_redirect:
-            target = self._secrets.hide(response.headers["location"].partition("?")[0])
+            target = self._secrets.hide(_address(response.headers["location"]))
             remedy = f"it points to {target}; redirects are not followed, because the credentials would go along"
         elif status in _CREDENTIALS:
             remedy = "check the credentials and what they may read"
@@ -155,8 +156,15 @@ def _last_outcome(state: RetryCallState) -> object:
 
 
 def _named(request: PreparedRequest) -> str:
-    """Names a request without its query, which may hold a key."""
-    return f"{request.method} {(request.url or '').partition('?')[0]}"
+    """Names a request without its query and user, which may hold a key."""
+    return f"{request.method} {_address(request.url)}"
+
+
+def _address(url: str | None) -> str:
+    """A URL without user, password and query."""
+    parts = urlsplit(url or "")
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" if host else parts.path
 
 
 def _origin(url: str | None) -> str:

@@ -63,7 +63,8 @@ class TestPasswords:
     @pytest.mark.parametrize(
         "url",
         [f"postgresql://u:{SECRET}@h:port/d", f"sqlite://u:{SECRET}@h:port/d", f"nosuch://u:{QUOTED}@h/d", f"://{SECRET}",
-         f"host=h password={SECRET} port=x"],
+         f"host=h password={SECRET} port=x", f"mysql+pymysql://u:p@ss{SECRET}@h/d",
+         f"duckdb:///md:db?motherduck_token={SECRET}", f"duckdb:///a.db?token={SECRET}"],
     )  # fmt: skip
     def test_a_url_that_cannot_be_read_is_not_told(self, url: str) -> None:
         with pytest.raises(DatabaseError) as raised:
@@ -71,6 +72,10 @@ class TestPasswords:
         assert SECRET not in told(raised.value)
         assert QUOTED not in told(raised.value)
         assert "p@ss" not in told(raised.value)
+
+    def test_a_file_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
+        assert f"there is no file {tmp_path}/bank.db" in str(failure(f"sqlite:///{tmp_path}/bank.db"))
+        assert not (tmp_path / "bank.db").exists()
 
     def test_what_is_shown_of_a_database_has_none(self) -> None:
         for url in (f"postgresql://u:{QUOTED}@h/d", "sqlite:///a.db?timeout=5"):

@@ -87,6 +87,11 @@ def test_the_total_may_be_a_number_or_its_digits(total, found) -> None:
     assert read_answer(f'{{"a": [], "@count": {total}}}'.encode(), "a", '"@count"').total == found
 
 
+def test_an_empty_body_is_called_so() -> None:
+    with pytest.raises(BrokenBodyError, match="the body is empty, which is not JSON"):
+        read_answer(b" \r\n", "items", None)
+
+
 def test_a_body_that_ends_early_is_worth_another_try() -> None:
     with pytest.raises(BrokenBodyError):
         read_answer(b'{"items": [1, 2', "items", None)

@@ -131,6 +131,25 @@ def test_nothing_is_sent_to_another_host(crm, how) -> None:
     assert crm.rows() == []
 
 
+def test_a_password_in_the_address_of_the_next_page_is_not_told(crm) -> None:
+    with Api("next_url") as api:
+        target = api.url.replace("http://", "http://user:s3cr3t@") + "/gone"
+        body = f'{{"data": {{"items": [{{"account_id": 1}}]}}, "meta": {{"next": "{target}"}}}}'
+        api.fault = lambda n, query: Reply(200, body.encode()) if n == 1 else Reply(403, b"no")
+        with pytest.raises(RestError, match=f"GET {api.url}/gone: HTTP 403") as raised:
+            crm.poll(api)
+    assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("target", ["http://u:s3cr3t@h:x/y", "//u:s3cr3t@h/y"])
+def test_a_password_in_the_target_of_a_redirect_is_not_told(crm, target) -> None:
+    with Api() as api:
+        api.fault = lambda n, query: Reply(302, headers={"Location": target})
+        with pytest.raises(RestError, match="redirects are not followed") as raised:
+            crm.poll(api)
+    assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
+
+
 def echo(api: Api, asked: Asked) -> str:
     """What the API was told, as careless ones say it again in their answers."""
     return f"{asked.query} {asked.headers} {json.dumps(SECRET)} {html.escape(SECRET)}"
