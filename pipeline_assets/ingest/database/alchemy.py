@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 from sqlalchemy import Connection, create_engine, event, make_url, text
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
@@ -39,7 +39,7 @@ class AlchemyDatabase:
     """A database that SQLAlchemy has a dialect for, by URL. Every error is a `DatabaseError`.
 
     Attributes:
-        place: The URL without the password.
+        place: The URL without user, driver and options.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,7 +54,9 @@ class AlchemyDatabase:
             raise DatabaseError(_UNREADABLE) from None
         if "@" in (parsed.host or ""):  # the rest of a password with an @ in it
             raise DatabaseError(_UNREADABLE)
-        self.place = parsed.set(query={}).render_as_string(hide_password=True)
+        # Copied field by field: a URL cannot be set to have no user.
+        server = URL.create(parsed.get_backend_name(), host=parsed.host, port=parsed.port, database=parsed.database)
+        self.place = server.render_as_string()
         self._password = parsed.password
         try:
             # No pool: a session of its own for each snapshot, closed with it.
@@ -131,7 +133,7 @@ class AlchemySnapshot:
         seen: list[set[type]] = [set() for _ in columns]
 
         def batches() -> Iterator[pa.RecordBatch]:
-            for rows in result.partitions():
+            for rows in result.partitions(_ROWS):
                 values = list(zip(*rows, strict=True))
                 for found, column in zip(seen, values, strict=True):
                     found.update(map(type, column))
@@ -160,7 +162,7 @@ class AlchemySnapshot:
         values = {name: _sqlite_text(value) if self._is_sqlite else value for name, value in selection.bounds.items()}
         if self._relation.query is None:
             return ".".join(self._name(part) for part in str(self._relation.table).split(".")), values
-        query = self._relation.query.rstrip().rstrip(";")
+        query = self._relation.query
         return f"({parameters.render(query, ':{}'.format, _escaped)}\n) pulled", values
 
     def _name(self, name: str) -> str:

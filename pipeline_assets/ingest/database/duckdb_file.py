@@ -110,7 +110,7 @@ class DuckDBSnapshot:
         """What is read as SQL, and its parameters: DuckDB wants all that are there, and no other."""
         if self._relation.query is None:
             return ".".join(identifier(part) for part in str(self._relation.table).split(".")), {}
-        query = self._relation.query.rstrip().rstrip(";")
+        query = self._relation.query
         values = {name: selection.bounds[name] for name in parameters.names(query)}
         return f"({parameters.render(query, '${}'.format)}\n) AS pulled", values
 

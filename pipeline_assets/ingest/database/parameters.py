@@ -20,16 +20,28 @@ def names(query: str) -> frozenset[str]:
 
 
 def render(query: str, parameter: Callable[[str], str], text: Callable[[str], str] = str) -> str:
-    """Writes a query for a driver.
+    """Writes a query for a driver, without the semicolons and comments that end it.
 
     Args:
         query: As declared.
         parameter: Gives the driver's form of a parameter, `%(lower)s` say.
         text: Escapes what the driver would take for a parameter in the rest.
     """
-    parts, end = [], 0
+    parts, end, query = [], 0, query[: _end(query)]
     for found in _TOKENS.finditer(query):
         if found["name"]:
             parts += [text(query[end : found.start()]), parameter(found["name"])]
             end = found.end()
     return "".join([*parts, text(query[end:])])
+
+
+def _end(query: str) -> int:
+    """Where a query ends: after that come only blanks, semicolons and comments."""
+    end = place = 0
+    for found in [*_TOKENS.finditer(query), None]:
+        gap = query[place : found.start() if found else None].rstrip(" \t\r\n;")
+        end = place + len(gap) if gap else end
+        if found:
+            place = found.end()
+            end = end if found[0].startswith(("--", "/*")) else place
+    return end

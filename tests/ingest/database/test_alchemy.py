@@ -1,12 +1,21 @@
 """The exact text of values as drivers give them; bounds as SQLite compares them."""
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from uuid import UUID
 
+import duckdb
+import pyarrow as pa
 import pytest
 
+from pipeline_assets.ingest.database import alchemy
 from pipeline_assets.ingest.database.alchemy import _sqlite_text, _to_bytes, to_text
+from pipeline_assets.ingest.database.pulls import connect
+from pipeline_assets.ingest.database.reading import Relation, Selection, Stream
 
 MOMENT = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
 
@@ -42,3 +51,24 @@ def test_bytes_stay_bytes_and_texts_become_some() -> None:
 )  # fmt: skip
 def test_a_bound_of_sqlite_comes_before_all_texts_of_its_time(bound: datetime, text: object) -> None:
     assert _sqlite_text(bound) == text
+
+
+def test_rows_come_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            sizes.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(alchemy, "Stream", lambda batches, schema: Stream(counted(batches), schema))
+    with closing(sqlite3.connect(tmp_path / "a.db")) as source, source:
+        source.execute("CREATE TABLE t (a)")
+        source.executemany("INSERT INTO t VALUES (?)", [(number,) for number in range(12_000)])
+    with (
+        duckdb.connect() as con,
+        connect(f"sqlite:///{tmp_path}/a.db").snapshot(Relation("t")) as snapshot,
+        snapshot.read(con, Selection()) as reading,
+    ):
+        assert len(con.execute(reading.sql).fetchall()) == reading.counted() == 12_000
+    assert sizes == [5_000, 5_000, 2_000]

@@ -27,4 +27,12 @@ def test_a_parameter_is_a_colon_and_its_name(query: str, found: set[str], render
 
 
 def test_the_rest_of_the_text_is_escaped() -> None:
-    assert render("a % 2 = ':x' -- %", "%({})s".format, lambda text: text.replace("%", "%%")) == "a %% 2 = ':x' -- %%"
+    assert render("a % 2 = ':x' /* % */ + 1", "%({})s".format, lambda text: text.replace("%", "%%")) == (
+        "a %% 2 = ':x' /* %% */ + 1"
+    )
+
+
+@pytest.mark.parametrize("end", ["", ";", " ;\n", "; -- done", ";\n/* a;\n b */ ; ", " -- it's; :lower"])
+@pytest.mark.parametrize("query", ["SELECT 1", "SELECT ';'", "SELECT a -- b\nFROM t", "SELECT :lower", "a /* b */ c"])
+def test_what_ends_a_query_is_left_out(query: str, end: str) -> None:
+    assert render(query + end, ":{}".format) == query
