@@ -70,7 +70,8 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
 
     lookback: Annotated[int, Field(ge=0)] | None = None
     """How far below the watermark an incremental pull looks: seconds, or numbers; a day, or 10,000, if not declared. A
-    PostgreSQL table is read by its transactions: nothing is missed, and a lookback only lets it use the index."""
+    PostgreSQL table is read by its transactions: nothing is missed, and a lookback only lets it use the index.
+    Elsewhere what lies below is not read, and nothing says so: if ids start again from 1, delete the bronze table."""
 
     contract: str
     """Name of the Pandera model of the entity, e.g. `shop.Payments`."""

@@ -24,6 +24,7 @@ from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_postgres
 from pipeline_assets.ingest.database.reading import (
+    Member,
     Reading,
     Relation,
     Selection,
@@ -58,24 +59,41 @@ Session = psycopg.Connection[tuple[Any, ...]]
 
 # Permanent transaction ids (0, 1, 2: rows of a cluster that was upgraded long ago) have no age. `xmin` has 32 bits, so
 # the age is counted modulo 2^32 from the end of the snapshot.
-_NEWER = (
-    "(xmin::text::bigint > 2 AND (({xmax}::bigint & 4294967295) - xmin::text::bigint) & 4294967295 <= {age}::bigint)"
+_WRITTEN_BY = (
+    "(CASE WHEN {row}.xmin::text::bigint > 2 THEN {xmax}::bigint"
+    " - ((({xmax}::bigint & 4294967295) - {row}.xmin::text::bigint) & 4294967295) ELSE 0 END)"
 )
+"""The transaction that wrote a row version, with all its bits."""
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+# Of partitions and of plain inheritance: `pg_partition_tree` knows the former only.
+_TABLE = """
+    WITH RECURSIVE tree(id) AS (
+        SELECT to_regclass(%(name)s)::oid UNION SELECT inhrelid FROM tree JOIN pg_inherits ON inhparent = id)
+    SELECT c.oid::bigint, format('%%I.%%I', n.nspname, c.relname), greatest(c.reltuples, 0)::bigint,
+        c.relkind IN ('r', 'p', 'v'),
+        NOT EXISTS (SELECT FROM tree JOIN pg_class t ON t.oid = tree.id WHERE t.relkind NOT IN ('r', 'p'))
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%(name)s)
+"""
 
 _STREAM = """
     SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
         CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
              ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
-        (SELECT oid FROM pg_database WHERE datname = current_database()), %(oid)s::oid),
-        (SELECT ('x' || left(md5(string_agg(concat(pg_relation_filenode(id)), ',' ORDER BY id)), 15))::bit(60)
-         FROM (SELECT relid FROM pg_partition_tree(%(oid)s::oid) UNION SELECT %(oid)s::oid) AS tree(id))::bigint
+        (SELECT oid FROM pg_database WHERE datname = current_database()), %(oid)s::oid)
 """
 
-_TABLE = """
-    SELECT c.oid::bigint, format('%%I.%%I', n.nspname, c.relname), greatest(c.reltuples, 0)::bigint,
-        c.relkind IN ('r', 'p') AND NOT EXISTS (
-            SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid WHERE p.relkind NOT IN ('r', 'p'))
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)
+# As in `Member`. The catalog's row of a system column is never written again, that of a table is by most DDL. A table
+# that was never rewritten has its first file still, whose number is that of the table.
+_MEMBERS = """
+    WITH RECURSIVE tree(id, joined) AS (
+        SELECT %(oid)s::oid, 0::bigint
+        UNION SELECT i.inhrelid, greatest(t.joined, {joined}) FROM tree t JOIN pg_inherits i ON i.inhparent = t.id)
+    SELECT c.oid::bigint, {created}, t.joined,
+        CASE WHEN pg_relation_filenode(c.oid) <> c.oid THEN {rewritten} ELSE 0 END
+    FROM (SELECT id, max(joined) AS joined FROM tree GROUP BY id) t
+    JOIN pg_class c ON c.oid = t.id JOIN pg_attribute a ON a.attrelid = t.id AND a.attname = 'tableoid'
 """
 
 
@@ -96,12 +114,13 @@ class PostgresDatabase(connection.Database):
 
     @contextmanager
     def snapshot(self, relation: Relation) -> Iterator["PostgresSnapshot"]:
-        """Opens a transaction that sees the database at one point in time."""
-        with self.session() as session:
-            table = _described(session, relation, self.place) if relation.table is not None else None
-            if table and table.has_transactions:
-                # Before the snapshot is taken: a table that is rewritten after it would look empty.
-                session.execute(f"LOCK TABLE {table.sql_name} IN ACCESS SHARE MODE".encode())
+        """Opens a transaction that sees the database at one point in time.
+
+        Tables, and those that a view reads, are locked before (ACCESS SHARE: they can be written, not rewritten). Those
+        of a query are not: a TRUNCATE or a rewrite that commits while it is read can show them as empty.
+        """
+        with self._connected() as session:
+            table = self._begun(session, relation)
             found = session.execute(
                 "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint, now()"
                 " FROM pg_current_snapshot() s"
@@ -109,20 +128,42 @@ class PostgresDatabase(connection.Database):
             xmin, xmax, taken_at = found or (0, 0, None)
             transactions = None
             if table and table.has_transactions:
-                stream, files = session.execute(_STREAM, {"oid": table.oid}).fetchone() or ("", 0)
-                transactions = Transactions(str(stream), int(xmin), int(xmax), int(files))
+                transactions = _transactions(session, table, int(xmin), int(xmax))
             yield PostgresSnapshot(self, session, relation, table, taken_at, transactions)
 
     @contextmanager
-    def session(self, snapshot: str | None = None) -> Iterator[Session]:
-        """Opens a transaction that only reads; at the snapshot of another one, if it is named."""
+    def session(self, snapshot: str) -> Iterator[Session]:
+        """Opens a transaction that only reads, at the snapshot of another one, which holds the lock."""
+        with self._connected() as session:
+            _begin(session)
+            session.execute(f"SET TRANSACTION SNAPSHOT {quoted(snapshot)}".encode())
+            yield session
+
+    @contextmanager
+    def _connected(self) -> Iterator[Session]:
         with self.connect() as session:
             # `Database` leaves no schema to be searched; a query is written for the role's own.
             session.execute("RESET search_path")
-            session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            if snapshot:
-                session.execute(f"SET TRANSACTION SNAPSHOT {quoted(snapshot)}".encode())
             yield session
+
+    def _begun(self, session: Session, relation: Relation) -> "_Table | None":
+        """Begins the transaction, with a lock on the table if one is read, and describes it as it is then."""
+        if relation.table is None:
+            _begin(session)
+            return None
+        before = _described(session, relation, self.place)
+        _begin(session)
+        if before.can_be_locked:
+            # The transaction's first statement, because any query would take the snapshot; LOCK takes none. What is
+            # rewritten or truncated between snapshot and lock is empty to the snapshot, or has all its rows twice.
+            session.execute(f"LOCK TABLE {before.sql_name} IN ACCESS SHARE MODE".encode())
+        table = _described(session, relation, self.place)
+        if (table.sql_name, table.can_be_locked) != (before.sql_name, before.can_be_locked):
+            raise DatabaseError(
+                f"PostgreSQL {self.place}: {relation.table} became another table while it was locked: run again",
+                is_transient=True,
+            )
+        return table
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -134,37 +175,54 @@ class PostgresDatabase(connection.Database):
             raise DatabaseError(str(error)) from None
 
 
+def _begin(session: Session) -> None:
+    session.execute(_BEGIN)
+
+
 @dataclass(frozen=True)
 class _Table:
     oid: int
     sql_name: str
     estimated_rows: int
+    can_be_locked: bool
     has_transactions: bool
 
 
 def _described(session: Session, relation: Relation, place: str) -> _Table:
     schema, _, name = str(relation.table).rpartition(".")
     quoted_name = ".".join(identifier(part) for part in (schema, name) if part)
-    row = session.execute(_TABLE, [quoted_name]).fetchone()
+    row = session.execute(_TABLE, {"name": quoted_name}).fetchone()
     if row is None:
         raise DatabaseError(f"PostgreSQL {place}: there is no table {relation.table}: correct the declared table")
     return _Table(*row)
+
+
+def _transactions(session: Session, table: _Table, xmin: int, xmax: int) -> Transactions:
+    """What is known of a table's transactions at the session's snapshot."""
+    (stream,) = session.execute(_STREAM, {"oid": table.oid}).fetchone() or ("",)
+    joined, created, rewritten = (_WRITTEN_BY.format(row=row, xmax=xmax) for row in "iac")
+    members = _MEMBERS.format(joined=joined, created=created, rewritten=rewritten)
+    found = session.execute(members.encode(), {"oid": table.oid}).fetchall()
+    return Transactions(str(stream), xmin, xmax, tuple(Member(*row) for row in found))
 
 
 @dataclass(frozen=True)
 class _Column:
     name: str
     oid: int
-    is_array: bool
-    element: int
+    element: int | None
     digits: tuple[int | None, int | None]
+
+    @property
+    def is_array(self) -> bool:
+        return self.element is not None
 
     @property
     def kind(self) -> str:
         """As in `Reading.kinds`."""
-        if self.is_array:
-            # Of a domain over an array the element is not told, of numeric its digits.
-            if self.element in (0, _NUMERIC):
+        if self.element is not None:
+            # The digits of its numbers are not told.
+            if self.element == _NUMERIC:
                 return "VARCHAR"
             return "VARCHAR[]" if self.element == _BYTEA else f"{_KINDS.get(self.element, 'VARCHAR')}[]"
         if self.oid != _NUMERIC:
@@ -187,7 +245,7 @@ class PostgresSnapshot:
         self._session = session
         self._relation = relation
         self._table = table
-        self._exported: str | None = None
+        self._exported = ""
         self._place = f"{relation.name} of PostgreSQL {database.place}"
 
     def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
@@ -202,7 +260,7 @@ class PostgresSnapshot:
         low, high = self._session.execute(query.encode()).fetchone() or (None, None)
         if low is None or high - low < _PARTS:
             return [Selection()]
-        (self._exported,) = self._session.execute("SELECT pg_export_snapshot()").fetchone() or (None,)
+        (self._exported,) = self._session.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
         edges = [low + (high - low) * part // _PARTS for part in range(1, _PARTS)]
         return [Selection(split=(name, first, end)) for first, end in zip([None, *edges], [*edges, None], strict=True)]
 
@@ -246,7 +304,7 @@ class PostgresSnapshot:
     def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value | str]]:
         """What is read as SQL, and the parameters, which psycopg writes into a COPY as literals."""
         if self._table is not None:
-            return _escaped(self._table.sql_name), selection.bounds
+            return f"{_escaped(self._table.sql_name)} AS pulled", selection.bounds
         query = str(self._relation.query).rstrip().rstrip(";")
         return f"({parameters.render(query, '%({})s'.format, _escaped)}\n) AS pulled", selection.bounds
 
@@ -258,8 +316,11 @@ class PostgresSnapshot:
             name = _escaped(identifier(column_of(columns, selection.watermark, self._place)))
             conditions.append(selection.condition(name, "%({})s".format))
         if selection.newer_than is not None and self.transactions is not None:
-            xmax = self.transactions.xmax
-            conditions.append(_NEWER.format(xmax=xmax, age=xmax - selection.newer_than))
+            written_by = _WRITTEN_BY.format(row="pulled", xmax=self.transactions.xmax)
+            conditions.append(f"{written_by} >= {selection.newer_than}")
+        if selection.members and conditions:
+            members = ", ".join(map(str, selection.members))
+            conditions = [f"({' AND '.join(conditions)} OR tableoid IN ({members}))"]
         if selection.split is not None:
             key, first, end = selection.split
             name = _escaped(identifier(key))
@@ -277,16 +338,14 @@ class PostgresSnapshot:
         cursor = session.execute(f"SELECT * FROM {relation} LIMIT 0".encode(), values)
         described = list(cursor.description or ())
         distinct([column.name for column in described], self._place)
-        oids = session.execute(
-            "SELECT oid::bigint, CASE WHEN typbasetype <> 0 THEN typbasetype ELSE oid END::bigint, typcategory = 'A',"
-            " typelem::bigint FROM pg_type WHERE oid = ANY(%s)",
+        # What is described is what a domain is over, through all domains between.
+        arrays = session.execute(
+            "SELECT oid::bigint, typelem::bigint FROM pg_type WHERE typcategory = 'A' AND oid = ANY(%s)",
             [[column.type_code for column in described]],
         ).fetchall()
-        kinds = {oid: (base, is_array, element) for oid, base, is_array, element in oids}
+        elements: dict[int, int] = dict(arrays)
         columns = [
-            _Column(
-                found.name, *kinds.get(found.type_code, (found.type_code, False, 0)), (found.precision, found.scale)
-            )
+            _Column(found.name, found.type_code, elements.get(found.type_code), (found.precision, found.scale))
             for found in described
         ]
         if selection.columns is None:

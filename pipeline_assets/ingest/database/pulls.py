@@ -22,7 +22,7 @@ from pipeline_assets.ingest.database import parameters, postgres
 from pipeline_assets.ingest.database.alchemy import AlchemyDatabase
 from pipeline_assets.ingest.database.duckdb_file import DuckDBFile
 from pipeline_assets.ingest.database.errors import retrying
-from pipeline_assets.ingest.database.progress import Progress
+from pipeline_assets.ingest.database.progress import NO_PROGRESS, Progress
 from pipeline_assets.ingest.database.reading import (
     Database,
     Relation,
@@ -51,6 +51,7 @@ _MODES: dict[Mode, frozenset[str]] = {
 }
 """The parameters of a query in each mode."""
 
+_NO_WATERMARK = {"watermark:stream": 0}
 _YEAR_DAYS = 366
 # SQLite compares times as texts, in whatever zone they were written: bronze rows to be compared with lie that close.
 _TEXT_MARGIN = 2 * 86_400 * SECONDS
@@ -137,7 +138,8 @@ def connect(url: str) -> Database:
 def days_due(lake: Lake, source: DatabaseSource, today: date) -> tuple[date, date]:
     """Gives the first and last day that a pull of today covers: those since the last pull; of windows, up to yesterday.
 
-    Windows before the last year, and all before the first pull, are for people to ask for.
+    Windows begin with the first one that is missing, or was pulled before its day was over. Those before the last year,
+    and all before the first pull, are for people to ask for.
     """
     bronze = source.table(lake)
     log = bronze.open() if bronze.exists() else None
@@ -145,10 +147,15 @@ def days_due(lake: Lake, source: DatabaseSource, today: date) -> tuple[date, dat
         extracted = log and log.transaction_version(EXTRACTED)
         return (min(at(extracted).date() + timedelta(days=1), today) if extracted else today), today
     last = today - timedelta(days=1)
-    for back in range(_YEAR_DAYS if log else 0):
-        if log and log.transaction_version(_window_position(last - timedelta(days=back))) is not None:
-            return min(last - timedelta(days=back - 1), last), last
-    return last, last
+    days = [last - timedelta(days=back) for back in reversed(range(_YEAR_DAYS))]
+    pulled = {day: log.transaction_version(_window_position(day)) if log else None for day in days}
+    begun = next((number for number, day in enumerate(days) if pulled[day]), len(days))
+    return next((day for day in days[begun:] if not _is_whole(day, pulled[day])), last), last
+
+
+def _is_whole(day: date, pulled: int | None) -> bool:
+    """Whether a window was pulled once its day was over."""
+    return pulled is not None and at(pulled).date() > day
 
 
 def pull(
@@ -182,16 +189,19 @@ def _pull(
 ) -> Pulled:  # fmt: skip
     bronze = source.table(lake)
     with database.snapshot(source.relation) as snapshot:
-        plan = _plan(con, bronze, source, snapshot, day)
+        plan = _plan(con, bronze, source, database.place, snapshot, day)
         with Pull(lake, con, source, plan.batch) as pulling:
             _read(pulling, con, source, snapshot, plan.selections)
             greatest = pulling.greatest(source.watermark.greatest_sql) if source.watermark else None
-            return pulling.commit(positions=plan.positions(greatest), run_id=run_id)
+            # What the other kinds of pulls have kept does not know of these rows.
+            positions = {**NO_PROGRESS, **_NO_WATERMARK, **plan.positions(greatest)}
+            return pulling.commit(positions=positions, run_id=run_id)
 
 
 def _plan(
-    con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource, snapshot: Snapshot, day: date | None
-) -> _Plan:
+    con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource, place: str, snapshot: Snapshot,
+    day: date | None,
+) -> _Plan:  # fmt: skip
     before = bronze.position(EXTRACTED)
     now = position(snapshot.taken_at)
     extracted = max(now, (before or now) + 1)
@@ -213,7 +223,7 @@ def _plan(
     repeats = "TRUE" if _has_rows(con, bronze) else None
     if snapshot.transactions is not None:
         return _by_transactions(batch, bronze, source, snapshot, snapshot.transactions, repeats)
-    return _by_watermark(batch, bronze, source, source.watermark, snapshot, repeats)
+    return _by_watermark(batch, bronze, source, place, snapshot, repeats)
 
 
 def _window(batch: Batch, watermark: Watermark, day: date) -> _Plan:
@@ -225,6 +235,7 @@ def _window(batch: Batch, watermark: Watermark, day: date) -> _Plan:
         partition_date=day,
         positions={**batch.positions, _window_position(day): batch.positions[EXTRACTED]},
         replaces=f"_partition_date = DATE '{day}'",
+        mark=_window_position(day),
     )
     return _Plan(window, [Selection(watermark=watermark.column, lower=lower, upper=upper)], lambda _: {})
 
@@ -253,14 +264,15 @@ def _by_transactions(
         return seen.after(transactions, now, _capped(watermark, greatest, now)).positions
 
     lookback = None if source.lookback is None else _lookback(source, watermark)
-    selection = seen.selection(watermark, lookback)
+    selection = seen.selection(transactions, watermark, lookback)
     return _Plan(replace(batch, repeats=repeats and seen.repeats(transactions)), [selection], following)
 
 
 def _by_watermark(
-    batch: Batch, bronze: Table, source: DatabaseSource, watermark: Watermark, snapshot: Snapshot, repeats: str | None
+    batch: Batch, bronze: Table, source: DatabaseSource, place: str, snapshot: Snapshot, repeats: str | None
 ) -> _Plan:
-    stream, now = _number(f"{source.relation.name}/{watermark.column}"), position(snapshot.taken_at)
+    watermark, now = _watermark(source), position(snapshot.taken_at)
+    stream = _number(f"{place}/{source.relation.name}/{watermark.column}")
     lookback = _lookback(source, watermark)
     mark = bronze.position("watermark") if bronze.position("watermark:stream") == stream else None
 

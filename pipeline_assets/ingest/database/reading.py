@@ -61,6 +61,7 @@ class Selection:
         lower: Rows from this watermark on, and those without one.
         upper: Rows below this watermark, without those that have none.
         newer_than: PostgreSQL: row versions written by this transaction or later ones.
+        members: PostgreSQL: partitions and children (oids) of which all is read, whatever bounds and `newer_than` say.
         columns: Columns, as the contract calls them; None is all.
         split: PostgreSQL: key column, and the range of it (from, below; None is open) that is read.
     """
@@ -69,6 +70,7 @@ class Selection:
     lower: Value | str | None = None
     upper: Value | str | None = None
     newer_than: int | None = None
+    members: Sequence[int] = ()
     columns: Sequence[str] | None = None
     split: tuple[str, int | None, int | None] | None = None
 
@@ -91,6 +93,23 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A table whose rows are read with those of another one, its partition or child; or that table itself.
+
+    Attributes:
+        oid: Its number.
+        created: Transaction that made it.
+        joined: Transaction that made it, or what it belongs to, a part of the table; 0 for the table itself.
+        rewritten: A transaction not before the last one that wrote all its rows anew (ALTER TABLE); 0 if none did.
+    """
+
+    oid: int
+    created: int
+    joined: int
+    rewritten: int
+
+
+@dataclass(frozen=True)
 class Transactions:
     """What PostgreSQL says of the transactions at a snapshot.
 
@@ -98,13 +117,21 @@ class Transactions:
         stream: Names what numbers them, and the table: cluster, timeline, database, table.
         xmin: All before this one have ended.
         xmax: All from this one on have not begun.
-        files: Number that changes when the table's rows are written anew (ALTER TABLE), all by one transaction.
+        members: The table, its partitions and children, and theirs.
     """
 
     stream: str
     xmin: int
     xmax: int
-    files: int
+    members: Sequence[Member] = ()
+
+    def attached(self, since: int) -> list[int]:
+        """Members that have joined since a transaction, and were made before it: rows of theirs may be older, too."""
+        return [member.oid for member in self.members if member.created < since <= member.joined]
+
+    def rewritten(self, since: int) -> bool:
+        """Whether rows that were written before a transaction may have been written anew since."""
+        return any(member.created < since <= member.rewritten for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -150,7 +177,7 @@ class Database(Protocol):
 
     @property
     def place(self) -> str:
-        """Where it is, for messages."""
+        """Where it is, for messages, and to tell it from others: without user, driver and options, which may change."""
 
     def snapshot(self, relation: Relation) -> AbstractContextManager[Snapshot]:
         """Opens a session at one point in time.

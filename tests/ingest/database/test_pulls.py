@@ -4,10 +4,11 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
-from bank import Bank, paid
+import sqlalchemy
+from bank import TABLE, Bank, paid
 from pulled import Payments, Strict
 
-from pipeline_assets.ingest.database import postgres, pulls
+from pipeline_assets.ingest.database import alchemy, postgres, pulls
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
 from pipeline_assets.ingest.pull import Counts
@@ -161,6 +162,14 @@ class TestIncremental:
         (pulled,) = bank.pull(mode="incremental", watermark="payment_id")
         assert pulled.counts == Counts(records_in=2, rows=1, duplicates=1)
 
+    @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+    def test_another_database_as_source_is_read_whole(self, tmp_path: Path, kind: str) -> None:
+        for number, year in ((1, 2026), (2, 2020)):
+            bank = Bank(tmp_path, f"{kind}:///{tmp_path}/{year}.db")
+            bank.execute(TABLE.format(time="TEXT"), paid(number, f"{year}-01-05 10:00:00+00"))
+            bank.pull(mode="incremental")
+        assert bank.ids() == [1, 2]
+
     def test_a_schema_that_grows_is_rescued_or_evolves(self, bank: Bank) -> None:
         bank.execute(paid(1))
         bank.pull(mode="incremental")
@@ -283,6 +292,20 @@ def test_the_url_says_which_reader(url: str, kind: str) -> None:
     found = connect(url)
     assert type(found).__name__ == kind
     assert ":p@" not in f"{found!r} {found.place}"
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("postgresql://u:p@h/d", "postgres://v:q@h:5432/d?connect_timeout=3"),
+        ("mssql+pyodbc://u:p@h/d", "mssql+pymssql://v:q@h/d?timeout=3"),
+        ("sqlite:///a.db", "sqlite+pysqlite:///a.db?timeout=3"),
+    ],
+)
+def test_another_user_driver_or_option_is_the_same_place(url: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alchemy, "create_engine", lambda *_, **__: sqlalchemy.create_engine("sqlite://"))
+    assert connect(url).place == connect(other).place
+    assert connect(url).place != connect(url + "2").place
 
 
 def test_a_large_table_is_read_in_parts_at_one_snapshot(postgres_bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,14 @@ class TestPostgres:
             '{"mood":"ok","cidr":"10.0.0.0/8","short":["a","b"],"int4range":"[1,5)","bytea":"/w==","time":"24:00:00"}'
         )
 
+    def test_domains_over_domains_are_what_the_last_one_is_over(self, wide: Bank) -> None:
+        execute(wide.url, "CREATE DOMAIN raw AS bytea", "CREATE DOMAIN token AS raw NOT NULL",
+                "CREATE DOMAIN salt AS token", "CREATE DOMAIN n AS int", "CREATE DOMAIN key AS n",
+                "CREATE TABLE odd (id key, bytes token, salt salt)",
+                r"INSERT INTO odd VALUES (1, '\xff', '\xff')")  # fmt: skip
+        wide.pull(wide.source(Wide, table="odd", keys=("id",)))
+        assert wide.rows("id, bytes, _rescued") == [(1, b"\xff", '{"salt":"/w=="}')]
+
     def test_a_column_of_nothing_but_null_is_read(self, wide: Bank) -> None:
         execute(wide.url, "CREATE TABLE one (id int)", "INSERT INTO one VALUES (NULL), (7), (NULL)")
         wide.pull(wide.source(Wide, table="one", keys=("id",)))
