@@ -246,14 +246,14 @@ def reading(
 
 
 def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
-    """Finds the source's column that feeds a column of the contract, or has its very name.
+    """Finds the source's column that feeds a column of the contract: the one of its very name, else the first like it.
 
     Raises:
         DatabaseError: There is none.
     """
-    for column in columns:
-        if wanted in (column, snake_case(column)):
-            return column
+    found = wanted if wanted in columns else next((name for name in columns if snake_case(name) == wanted), None)
+    if found is not None:
+        return found
     raise DatabaseError(
         f"{place} has no column {wanted}: it has {', '.join(columns)}. Correct the declaration, or what is read"
     )
