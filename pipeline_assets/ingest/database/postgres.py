@@ -153,10 +153,9 @@ class PostgresDatabase(connection.Database):
             return None
         before = _described(session, relation, self.place)
         _begin(session)
-        if before.can_be_locked:
-            # The transaction's first statement, because any query would take the snapshot; LOCK takes none. What is
-            # rewritten or truncated between snapshot and lock is empty to the snapshot, or has all its rows twice.
-            session.execute(f"LOCK TABLE {before.sql_name} IN ACCESS SHARE MODE".encode())
+        # The transaction's first statement, because any query would take the snapshot; LOCK takes none. What is
+        # rewritten or truncated between snapshot and lock is empty to the snapshot, or has all its rows twice.
+        _lock(session, before)
         table = _described(session, relation, self.place)
         if (table.sql_name, table.can_be_locked) != (before.sql_name, before.can_be_locked):
             raise DatabaseError(
@@ -177,6 +176,11 @@ class PostgresDatabase(connection.Database):
 
 def _begin(session: Session) -> None:
     session.execute(_BEGIN)
+
+
+def _lock(session: Session, table: "_Table", *, wait: bool = True) -> None:
+    if table.can_be_locked:
+        session.execute(f"LOCK TABLE {table.sql_name} IN ACCESS SHARE MODE{'' if wait else ' NOWAIT'}".encode())
 
 
 @dataclass(frozen=True)
@@ -267,11 +271,15 @@ class PostgresSnapshot:
     @contextmanager
     def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> Iterator[Reading]:
         """Streams rows; in a session of its own, if it is one of several parts."""
-        if selection.split is None:
+        if selection.split is None or self._table is None:
             with self._read(self._session, con, selection) as found:
                 yield found
-        else:
-            with self._database.session(self._exported) as session, self._read(session, con, selection) as found:
+            return
+        with self._database.session(self._exported) as session:
+            # Behind an ALTER that waits for our own first session it would wait for ever, and the source's users with
+            # it. It is an error that may pass: the next attempt lets the ALTER go first.
+            _lock(session, self._table, wait=False)
+            with self._read(session, con, selection) as found:
                 yield found
 
     @contextmanager

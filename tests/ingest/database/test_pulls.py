@@ -1,11 +1,15 @@
 """Pulls of three kinds of databases, in each mode, into real tables."""
 
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 from bank import TABLE, Bank, paid
+from postgres import execute
 from pulled import Payments, Strict
 
 from pipeline_assets.ingest.database import alchemy, postgres, pulls
@@ -326,6 +330,31 @@ def test_a_large_table_is_read_in_parts_at_one_snapshot(postgres_bank: Bank, mon
     assert bank.ids() == sorted(-g * g for g in range(1, 2001))
     assert bank.rows("count(DISTINCT _source.file)") == [(8,)]
     assert not bank.audit().mismatches
+
+
+def test_a_table_that_is_filled_anew_while_its_parts_are_read_is_read_again(
+    postgres_bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = postgres_bank
+    monkeypatch.setattr(postgres, "SPLIT_FROM_ROWS", 100)
+    bank.execute("INSERT INTO payments SELECT g, g, 'x', now() FROM generate_series(1, 2000) g", "ANALYZE payments")
+    real, filled = postgres.PostgresSnapshot.splits, list[Future[object]]()
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+    def splits(self: postgres.PostgresSnapshot, keys: Sequence[str]) -> object:
+        parts = real(self, keys)
+        if not filled:
+            filled.append(pool.submit(execute, bank.url, f"BEGIN; TRUNCATE payments; {paid(1)}; COMMIT"))
+            while bank.execute(waits) == [(0,)]:
+                time.sleep(0.02)
+        return parts
+
+    monkeypatch.setattr(postgres.PostgresSnapshot, "splits", splits)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        (pulled,) = bank.pull()
+    assert pulled.counts == Counts(records_in=1, rows=1)
+    assert time.monotonic() - begun < 30  # not for as long as a lock is waited for
 
 
 def test_a_part_that_fails_fails_the_pull(postgres_bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
