@@ -8,6 +8,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from pipeline_assets.ingest import casts
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier
 from pipeline_assets.lake import Table, query_schema
@@ -21,6 +22,9 @@ Mode = Literal["append", "overwrite"]
 
 _OVERWRITES = "notebook:overwrites"
 """Position: how often the table was overwritten. What was appended before is not in it any more."""
+
+_FILES = "filename"
+"""Column that `delta_scan` adds, and cannot if it is there."""
 
 _PARTITIONS = ("string", "byte", "short", "integer", "long", "date", "boolean")
 
@@ -58,7 +62,8 @@ class DeltaLakeManager:
 
         Args:
             df: A frame of polars or pandas. Times finer than a microsecond, times of day, durations and objects of
-                several types have no type in Delta; unsigned integers become signed ones that hold them.
+                several types have no type in Delta; unsigned integers become signed ones that hold them. Appended
+                values become the table's types if they fit exactly: 2.0 is a whole number, 2.5 is none.
             table_name: `orders` is `bronze.orders`; `silver.orders` is taken as it is.
             partition_columns: Columns whose values decide the folder: texts, whole numbers, dates. Only said again, or
                 left out, once the table is there.
@@ -68,8 +73,8 @@ class DeltaLakeManager:
             The table's version afterwards.
 
         Raises:
-            NotebookError: An argument cannot be used.
-            SchemaMismatchError: The table has other columns or types than the frame.
+            NotebookError: An argument cannot be used, or a value is none of the table's type.
+            SchemaMismatchError: The table has other columns than the frame.
             LakeError: The name is none of a table, Delta has no type for a column, or the table cannot be opened.
         """
         if mode not in get_args(Mode):
@@ -80,17 +85,19 @@ class DeltaLakeManager:
         columns = columns_of(df)
         with self._lake.connect() as con:
             fields = lent(con, columns)
-            rows = _rows(con, table, columns, fields)
+            rows = _rows(con, table, columns, fields, is_cast=mode == "append")
             _prepare(con, table, rows, list(partition_columns or ()))
             if mode == "overwrite":
                 return table.overwrite(con, rows, positions={_OVERWRITES: (table.position(_OVERWRITES) or 0) + 1})
             if len(columns[0].values):
-                _append(con, table, rows, content_id(con, fields))
+                _append(con, table, rows)
             return table.open().version()
 
 
-def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str, content: str) -> None:
+def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str) -> None:
     """Appends rows, unless they were appended since the last overwrite."""
+    fields = [SourceField(name, identifier(name), kind) for name, kind in _types(con, f"({rows})").items()]
+    content = content_id(con, f"({rows})", fields)
     while True:
         before = table.position(_OVERWRITES)
         batch_id = f"notebook {before or 0} {content}"
@@ -100,27 +107,64 @@ def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str, content: st
 
 
 def _rows(
-    con: duckdb.DuckDBPyConnection, table: Table, columns: Sequence[Column], fields: Sequence[SourceField]
+    con: duckdb.DuckDBPyConnection,
+    table: Table,
+    columns: Sequence[Column],
+    fields: Sequence[SourceField],
+    *,
+    is_cast: bool,
 ) -> str:
-    """The frame as a query in types that Delta has.
+    """The frame as a query in types that Delta has, and the table, if it is to be cast.
 
     Raises:
-        NotebookError: A column has none.
+        NotebookError: A column has none, or a value that is none of the table's.
     """
-    names = [column.name for column in columns]
-    if alike := sorted(name for name in names if [other.lower() for other in names].count(name.lower()) > 1):
+    lower = [column.name.lower() for column in columns]
+    if alike := sorted(column.name for column in columns if lower.count(column.name.lower()) > 1):
         raise NotebookError(
             f"{table.name}: the columns {', '.join(alike)} differ only in case, which Delta does not see"
         )
-    stored: dict[str, str] = {}
-    if any(pa.types.is_null(column.values.type) for column in columns) and table.exists():
-        found = con.execute(f"DESCRIBE SELECT * FROM {table.scan()}").fetchall()
-        stored = {str(name): str(kind) for name, kind, *_ in found}
-    selected = [
-        f"{_value(table, column, field, stored.get(column.name))} AS {identifier(column.name)}"
-        for column, field in zip(columns, fields, strict=True)
-    ]
+    if _FILES in lower:
+        name = columns[lower.index(_FILES)].name
+        raise NotebookError(f"{table.name}: {name} is what readers call the files of a table: rename it")
+    stored = _types(con, table.scan()) if table.exists() else {}
+    selected = []
+    for column, field in zip(columns, fields, strict=True):
+        known = stored.get(column.name)
+        value = _value(table, column, field, known)
+        if is_cast and known is not None and not pa.types.is_null(column.values.type):
+            value = _cast(con, table, SourceField(column.name, value, _SIGNED.get(field.dtype, field.dtype)), known)
+        selected.append(f"{value} AS {identifier(column.name)}")
     return f"SELECT {', '.join(selected)} FROM frame"
+
+
+def _types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """Column to DuckDB type."""
+    found = con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    return {str(name): str(kind) for name, kind, *_ in found}
+
+
+def _cast(con: duckdb.DuckDBPyConnection, table: Table, field: SourceField, stored: str) -> str:
+    """SQL of a column in the table's type.
+
+    Raises:
+        NotebookError: A value does not fit it exactly.
+    """
+    if field.dtype == stored:
+        return field.column
+    value = casts.from_native(field.column, field.dtype, stored)
+    lost = f"SELECT {field.column}::VARCHAR FROM frame WHERE {field.column} IS NOT NULL"
+    try:
+        found = con.execute(f"{lost} AND ({value}) IS NULL LIMIT 1").fetchone()
+    except duckdb.Error:  # types that have nothing in common
+        found = con.execute(f"{lost} LIMIT 1").fetchone() or ("",)
+    if found is not None:
+        raise NotebookError(
+            f"{table.name}: the column {field.name} has {found[0]!r}, a {field.dtype}, which is no {stored} as in the "
+            "table: give it one type in each batch, with validate_and_clean(df, "
+            f"{{'dtypes': {{{field.name!r}: ...}}}}), and change the table's with mode='overwrite'"
+        )
+    return value
 
 
 def _value(table: Table, column: Column, field: SourceField, stored: str | None) -> str:
@@ -130,7 +174,7 @@ def _value(table: Table, column: Column, field: SourceField, stored: str | None)
         if stored is None:
             raise NotebookError(f"{table.name}: the column {column.name} has neither a value nor a type: {cast_it}")
         return f"NULL::{stored}"
-    if column.is_json:
+    if column.identity is not None:
         raise NotebookError(
             f"{table.name}: the column {column.name} has values of several types, or of none: {cast_it}"
         )

@@ -2,8 +2,9 @@
 
 Types: PostgreSQL and DuckDB name them. Elsewhere Python values are all that is known, so all values of a column decide:
 one kind of value is that type, whole numbers beside floats are DOUBLE if that keeps each of them, anything else is
-text, and a column of nulls has no type. A numeric without digits is DECIMAL(38, most digits after the point), or text
-if that is too long. Intervals, times, UUIDs, structs and what a database calls by names of its own come as text.
+text, and a column of nulls has no type. A numeric without digits is DECIMAL(38,18), so that batches have one type, or
+text if a value has more than 20 digits before the point or 18 after it. Intervals, times, UUIDs, structs and what a
+database calls by names of its own come as text.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from pipeline_assets.notebook.frames import METADATA, Column, NotebookError
 
 _STAGED = "pulled"
 _EXACT_IN_DOUBLE = 2**53
-_MOST_DIGITS = 38
+_NUMERIC = (38, 18)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _read(con: duckdb.DuckDBPyConnection, database: Database, relation: Relation
             )
         if selection.watermark is not None and column_of(names, selection.watermark, place) != selection.watermark:
             raise DatabaseError(
-                f"{place} has no column {selection.watermark}, or a similar one before it: it has {', '.join(names)}. "
+                f"{place} has no column {selection.watermark}: it has {', '.join(names)}. "
                 "Give watermark_column as the query calls it"
             )
         return _staged(con, reading, snapshot, relation)
@@ -142,11 +143,11 @@ def _resolved(con: duckdb.DuckDBPyConnection, field: SourceField, kind: str) -> 
 
 
 def _decimal(con: duckdb.DuckDBPyConnection, text: str) -> str:
-    whole, scale = con.execute(
-        f"SELECT max(length(ltrim(split_part({text}, '.', 1), '-'))), max(length(split_part({text}, '.', 2))) "
-        f"FROM {_STAGED} WHERE regexp_full_match({text}, '-?[0-9]+([.][0-9]+)?')"
-    ).fetchone() or (0, 0)
-    return f"DECIMAL(38,{scale or 0})" if (whole or 0) + (scale or 0) <= _MOST_DIGITS else "VARCHAR"
+    digits, scale = _NUMERIC
+    whole, fraction = f"ltrim(split_part({text}, '.', 1), '-')", f"split_part({text}, '.', 2)"
+    is_long = f"length({whole}) > {digits - scale} OR length({fraction}) > {scale}"
+    is_text = _count(con, f"regexp_full_match({text}, '-?[0-9]+([.][0-9]+)?') AND ({is_long})")
+    return "VARCHAR" if is_text else f"DECIMAL({digits},{scale})"
 
 
 def _count(con: duckdb.DuckDBPyConnection, condition: str) -> int:

@@ -4,8 +4,8 @@ Holds conversions, what counts as missing, and the name of a frame's content. Do
 (`ingester`, `quality`, `delta`). pandas is imported only when a frame of it is asked for.
 
 pandas: NaN, NaT, None and NA are missing. The levels of an index are columns if one of them has a name; else the index
-is row numbers, and left out. Of objects all the Python values decide: one kind of value is that type, Decimals are
-DECIMAL(38, most digits after the point), and what has no one type goes as JSON.
+is row numbers, and left out, or an error if it holds something else. Of objects all the Python values decide: one kind
+of value is that type, Decimals are DECIMAL(38, most digits after the point), and what has no one type goes as JSON.
 """
 
 import json
@@ -62,12 +62,12 @@ class Column:
     Attributes:
         name: Its name.
         values: Its values.
-        is_json: Whether they are JSON texts, because they have no one type.
+        identity: If they are JSON texts, because they have no one type: texts that are equal if type and value are.
     """
 
     name: str
     values: pa.ChunkedArray
-    is_json: bool = False
+    identity: pa.Array | None = None
 
 
 def is_pandas(frame: object) -> bool:
@@ -113,13 +113,19 @@ def columns_of(frame: "pl.DataFrame | pd.DataFrame") -> list[Column]:
         names, arrays = list(frame.columns), map(_of_polars, cast(pl.DataFrame, frame).get_columns())
     _check_names(names)
     return [
-        Column(name, _chunked(_exact(values)), is_json) for name, (values, is_json) in zip(names, arrays, strict=True)
+        Column(name, _chunked(_exact(values)), identity) for name, (values, identity) in zip(names, arrays, strict=True)
     ]
 
 
 def with_index(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """A pandas frame with its index as columns, if it has names; else without it."""
+    """A pandas frame with its index as columns, if it has names; else without it.
+
+    Raises:
+        NotebookError: It has neither names nor row numbers, or the name of a column.
+    """
     if all(name is None for name in frame.index.names):
+        if len(frame) and getattr(frame.index.dtype, "kind", "O") not in "iu":
+            raise NotebookError("the index has values, but no name: name it, or reset_index(drop=True)")
         return frame.reset_index(drop=True)
     try:
         return frame.reset_index()
@@ -178,23 +184,29 @@ def lent(con: duckdb.DuckDBPyConnection, columns: Sequence[Column]) -> list[Sour
     arrays = {f"f{n}": column.values for n, column in enumerate(columns)}
     # DuckDB knows no column without a type.
     arrays = {name: a.cast(pa.string()) if pa.types.is_null(a.type) else a for name, a in arrays.items()}
-    con.register("frame", pa.table({**arrays, "_line": pa.arange(1, rows + 1)}))
+    keys = {f"{name}_id": c.identity for name, c in zip(arrays, columns, strict=True) if c.identity is not None}
+    con.register("frame", pa.table({**arrays, **keys, "_line": pa.arange(1, rows + 1)}))
     kinds = {name: str(kind) for name, kind, *_ in con.execute("DESCRIBE frame").fetchall()}
     return [
-        SourceField(column.name, name, "JSON" if column.is_json else kinds[name])
+        SourceField(column.name, name, kinds[name] if column.identity is None else "JSON")
         for name, column in zip(arrays, columns, strict=True)
     ]
 
 
-def content_id(con: duckdb.DuckDBPyConnection, fields: Iterable[SourceField]) -> str:
-    """Names the content of the lent columns: the same rows, in whatever order and from whatever library, are the same.
+def identity(field: SourceField) -> str:
+    """The column of a lent field that is equal if type and value are."""
+    return f"{field.column}_id" if field.dtype == "JSON" else field.column
+
+
+def content_id(con: duckdb.DuckDBPyConnection, relation: str, fields: Iterable[SourceField]) -> str:
+    """Names the content of a relation: the same rows in whatever order, of rows and columns, are the same.
 
     `METADATA` is no content.
     """
-    content = [field for field in fields if field.name not in METADATA]
+    content = sorted((field for field in fields if field.name not in METADATA), key=lambda field: field.name)
     found = blake2b(json.dumps([(field.name, field.dtype) for field in content]).encode(), digest_size=16)
-    row = "struct_pack(" + ", ".join(f"{field.column} := {field.column}" for field in content) + ")"
-    for batch in con.sql(f"SELECT md5(to_json({row})::VARCHAR) AS row FROM frame ORDER BY row").to_arrow_reader():
+    row = "struct_pack(" + ", ".join(f"c{number} := {field.column}" for number, field in enumerate(content)) + ")"
+    for batch in con.sql(f"SELECT md5(to_json({row})::VARCHAR) AS row FROM {relation} ORDER BY row").to_arrow_reader():
         found.update("".join(batch.column(0).to_pylist()).encode())
     return found.hexdigest()
 
@@ -210,18 +222,18 @@ def _check_names(names: Sequence[object]) -> None:
         raise NotebookError(f"the frame has the column {', '.join(twice)} more than once: rename or drop one")
 
 
-def _of_polars(series: pl.Series) -> tuple[pa.Array, bool]:
+def _of_polars(series: pl.Series) -> tuple[pa.Array, pa.Array | None]:
     if series.dtype in (pl.Categorical, pl.Enum):
-        return series.cast(pl.String).to_arrow(), False
+        return series.cast(pl.String).to_arrow(), None
     if series.dtype == pl.Object:
         return _of_values(series.to_list())
     try:
-        return series.to_arrow(), False
+        return series.to_arrow(), None
     except pa.ArrowException:  # integers of 128 bits
         return _of_values(series.to_list())
 
 
-def _of_pandas(series: "pd.Series[Any]") -> tuple[pa.Array | pa.ChunkedArray, bool]:
+def _of_pandas(series: "pd.Series[Any]") -> tuple[pa.Array | pa.ChunkedArray, pa.Array | None]:
     if series.dtype != object:
         try:
             values = pa.array(series, from_pandas=True)
@@ -232,19 +244,19 @@ def _of_pandas(series: "pd.Series[Any]") -> tuple[pa.Array | pa.ChunkedArray, bo
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         if not isinstance(values.type, pa.BaseExtensionType):
-            return values, False
+            return values, None
     return _of_values(list(series))
 
 
-def _of_values(given: Sequence[Any]) -> tuple[pa.Array, bool]:
-    """Python values as Arrow, and whether as JSON."""
+def _of_values(given: Sequence[Any]) -> tuple[pa.Array, pa.Array | None]:
+    """Python values as Arrow, and their identity if as JSON."""
     values = [_plain(value) for value in given]
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) > 1:
         return _as_json(values)
     kind = kinds.pop() if kinds else None
     if kind is None:
-        return pa.nulls(len(values)), False
+        return pa.nulls(len(values)), None
     try:
         if kind is Decimal:
             return _decimals(values)
@@ -252,15 +264,16 @@ def _of_values(given: Sequence[Any]) -> tuple[pa.Array, bool]:
             zones = {value.tzinfo is None for value in values if value is not None}
             if len(zones) > 1:
                 return _as_json(values)
-            return pa.array(values, pa.timestamp("us", None if zones.pop() else "UTC")), False
+            return pa.array(values, pa.timestamp("us", None if zones.pop() else "UTC")), None
         if kind in _PLAIN:
-            return pa.array(values, _PLAIN[kind]), False
+            return pa.array(values, _PLAIN[kind]), None
         if kind in (dict, list):
             found = pa.array(values)
-            return (found, False) if _is_typed(found.type) else _as_json(values)
+            is_typed = _is_typed(found.type) and all(map(_is_same, found.to_pylist(), values))
+            return (found, None) if is_typed else _as_json(values)
     except (pa.ArrowException, OverflowError):
         return _as_json(values)
-    return pa.array([None if value is None else str(value) for value in values], pa.string()), False
+    return pa.array([None if value is None else str(value) for value in values], pa.string()), None
 
 
 def _is_typed(kind: pa.DataType) -> bool:
@@ -288,7 +301,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a frame holds
     return list(value) if isinstance(value, tuple) else value
 
 
-def _decimals(values: Sequence[Decimal | None]) -> tuple[pa.Array, bool]:
+def _decimals(values: Sequence[Decimal | None]) -> tuple[pa.Array, pa.Array | None]:
     parts = [value.as_tuple() for value in values if value is not None]
     if not all(isinstance(part.exponent, int) for part in parts):  # infinite
         return _as_json(values)
@@ -297,11 +310,24 @@ def _decimals(values: Sequence[Decimal | None]) -> tuple[pa.Array, bool]:
     whole = max(len(part.digits) + exponent for part, exponent in zip(parts, exponents, strict=True))
     if max(whole, 0) + scale > _MOST_DIGITS:
         return _as_json(values)
-    return pa.array(values, pa.decimal128(_MOST_DIGITS, scale)), False
+    return pa.array(values, pa.decimal128(_MOST_DIGITS, scale)), None
 
 
-def _as_json(values: Iterable[Any]) -> tuple[pa.Array, bool]:
-    return pa.array([None if value is None else _json(value) for value in values], pa.string()), True
+def _as_json(values: Sequence[Any]) -> tuple[pa.Array, pa.Array | None]:
+    texts, identities = ([None if value is None else of(value) for value in values] for of in (_json, repr))
+    return pa.array(texts, pa.string()), pa.array(identities, pa.string())
+
+
+def _is_same(found: Any, given: Any) -> bool:  # noqa: ANN401
+    """Whether Arrow has kept what is nested: values and their types; a key that is not there may have become null."""
+    found, given = _plain(found), _plain(given)
+    if type(found) is not type(given):
+        return False
+    if isinstance(found, dict):
+        return found.keys() >= given.keys() and all(_is_same(value, given.get(key)) for key, value in found.items())
+    if isinstance(found, list):
+        return len(found) == len(given) and all(map(_is_same, found, given))
+    return bool(found == given)
 
 
 def _json(value: Any) -> str:  # noqa: ANN401

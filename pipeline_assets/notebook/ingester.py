@@ -120,6 +120,7 @@ class BatchDataIngester:
         A record is a dead letter if a required field of it is missing (null, or nothing but blanks), or a value is not
         exactly one of the type: '1.5', 1.5 and '1e3' are no int64, 1.0 and '1' are; 0.1 is no float32; a text without
         a zone is UTC. Equal records, in all columns but `_extracted_at` and `_source`, are one; the first one stays.
+        Objects are equal if their types are, too.
         Texts keep their blanks.
 
         Args:
@@ -227,7 +228,7 @@ def _fit(con: duckdb.DuckDBPyConnection, fields: list[SourceField], schema: _Sch
         pairs.append((RawColumn(field.name, want.dtype or field.dtype, is_required), (fed,)))
         if want.dtype is not None:
             targets.append((number, field.name))
-    first = f"SELECT min(_line) AS _line FROM frame GROUP BY {', '.join(field.column for field in fields)}"
+    first = f"SELECT min(_line) AS _line FROM frame GROUP BY {', '.join(map(frames.identity, fields))}"
     records = _Records(f"SELECT *{given} FROM frame SEMI JOIN ({first}) USING (_line)", tuple(fields))
     con.execute(f"CREATE TEMP TABLE fitted AS {fit_sql(records, pairs)}")
     return targets
@@ -250,7 +251,7 @@ def _with_metadata(con: duckdb.DuckDBPyConnection, columns: list[Column], fields
                 f"the column {name} is {found[name].type}, but it is what the extraction adds, {kind}: rename your own"
             ) from None
     con.register("metadata", pa.table(arrays))
-    name = f"'frame {frames.content_id(con, fields)[:8]}'" if arrays["_source"].null_count else "NULL"
+    name = f"'frame {frames.content_id(con, 'frame', fields)[:8]}'" if arrays["_source"].null_count else "NULL"
     now = f"TIMESTAMPTZ '{datetime.now(UTC).isoformat(sep=' ')}'"
     return f"""(SELECT f._line, f._reason, f._raw, coalesce(m._extracted_at, {now}) AS m0,
         CASE WHEN m._source IS NULL THEN struct_pack(file := {name}, line := f._line) ELSE m._source END AS m1,

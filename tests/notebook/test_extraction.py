@@ -58,7 +58,7 @@ class TestPostgres:
     def test_columns_have_the_types_of_the_database(self, database: str) -> None:
         found = content(read(database, self.QUERY))
         assert dict(found.schema) == {
-            "big": pl.Int64, "small": pl.Int16, "money": pl.Decimal(12, 2), "total": pl.Decimal(38, 2),
+            "big": pl.Int64, "small": pl.Int16, "money": pl.Decimal(12, 2), "total": pl.Decimal(38, 18),
             "double": pl.Float64, "flag": pl.Boolean, "day": pl.Date, "moment": UTC_US, "local": pl.Datetime("us"),
             "bytes": pl.Binary, "numbers": pl.List(pl.Int32), "words": pl.List(pl.String), "document": pl.String,
             "te:x t": pl.String, "span": pl.String, "numerics": pl.String,
@@ -77,7 +77,7 @@ class TestPostgres:
         assert found["big"].tolist() == [2**63 - 1, pd.NA]
         assert found["money"].tolist()[0] == Decimal("1.10")
         assert {name: str(found[name].dtype) for name in ("big", "money", "flag", "day", "moment", "local")} == {
-            "big": "Int64", "money": "decimal128(38, 2)[pyarrow]", "flag": "boolean", "day": "date32[day][pyarrow]",
+            "big": "Int64", "money": "decimal128(38, 18)[pyarrow]", "flag": "boolean", "day": "date32[day][pyarrow]",
             "moment": "datetime64[us, UTC]", "local": "datetime64[us]",
         }  # fmt: skip
         assert found["_source"][0]["line"] == 1
@@ -94,18 +94,19 @@ class TestPostgres:
             "SELECT * FROM (VALUES (1, now(), 1.5), (2, 'infinity', 1), (3, now(), 'NaN')) AS v(id, moment, n)",
         )
         assert found["id"].to_list() == [1]
-        assert found["n"].dtype == pl.Decimal(38, 1)
+        assert found["n"].dtype == pl.Decimal(38, 18)
         assert (ingester.counts.records_in, ingester.counts.rows, ingester.counts.dead_letters) == (3, 1, 2)
         letters = ingester.dead_letters
         assert letters["reason"].to_list() == [
             "cast: moment: 'infinity' is not TIMESTAMP WITH TIME ZONE",
-            "cast: n: 'NaN' is not DECIMAL(38,1)",
+            "cast: n: 'NaN' is not DECIMAL(38,18)",
         ]
         assert letters["_source"].struct.field("line").to_list() == [2, 3]
 
     def test_a_numeric_that_is_too_long_is_text(self, database: str) -> None:
         found = read(database, f"SELECT {'9' * 39}::numeric AS n UNION ALL SELECT 0.5")
         assert found["n"].to_list() == ["9" * 39, "0.5"]
+        assert read(database, "SELECT 1e-19::numeric AS n")["n"].dtype == pl.String
 
     def test_no_password_shows(self, database: str) -> None:
         secret = database.partition("://")[2].partition("@")[0].partition(":")[2]

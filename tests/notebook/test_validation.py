@@ -221,6 +221,22 @@ class TestClean:
         found, ingester = validate(make({"id": [], "x": []}), required_fields=["id"], dtypes={"id": "int64"})
         assert (len(found), str(found["id"].dtype).lower(), ingester.counts.records_in) == (0, "int64", 0)
 
+    @pytest.mark.parametrize(
+        "values",
+        [
+            [date(2026, 1, 1), "2026-01-01"], [b"x", "eA=="], [Decimal("1.1"), "1.1"], [[1], [True], [1.0]],
+            [[date(2026, 1, 1)], [datetime(2026, 1, 1, 5)]], [{1: 2}, {"1": 2}], [{"a": 1}, {"a": True}],
+            [[b"x"], ["x"]],
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_records_are_equal_if_type_and_value_are(self, values: list[Any]) -> None:
+        frame = pd.DataFrame({"x": pd.Series([*values, *values], dtype=object)})
+        found, _ = validate(frame)
+        assert list(map(repr, found["x"])) == list(map(repr, values))
+        found, _ = validate(pl.DataFrame({"x": pl.Series([*values, *values], dtype=pl.Object)}))
+        assert list(map(repr, found["x"])) == list(map(repr, values))
+
     def test_objects_that_arrow_does_not_know(self) -> None:
         frame = pd.DataFrame({"u": [UUID(int=1), UUID(int=1)], "p": pd.period_range("2026-01", periods=2, freq="M"),
                               "c": [1j, 1j]})  # fmt: skip
@@ -243,6 +259,13 @@ class TestFrames:
         frame = pd.DataFrame({"a": [1, 1, 2]}, index=[5, 6, 7])
         found, _ = validate(frame)
         assert (found["a"].tolist(), found.index.tolist(), list(found.columns)) == ([1, 2], [0, 1], ["a"])
+
+    @pytest.mark.parametrize(
+        "index", [["x", "y"], pd.to_datetime(["2026-01-01", "2026-01-02"]), [1.5, 2.5], [(1, 2), (1, 3)]], ids=str
+    )
+    def test_an_index_without_that_is_none_is_not_lost(self, index: Any) -> None:
+        with pytest.raises(NotebookError, match=r"name it, or reset_index\(drop=True\)"):
+            validate(pd.DataFrame({"a": [1, 1]}, index=index))
 
     @pytest.mark.parametrize(
         ("frame", "message"),
