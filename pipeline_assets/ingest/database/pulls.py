@@ -215,7 +215,7 @@ def _plan(
         positions={EXTRACTED: extracted},
     )
     if source.watermark is None:
-        batch = replace(batch, replaces="TRUE", positions={**batch.positions, "full": extracted})
+        batch = replace(batch, replaces="TRUE", positions={**batch.positions, "full": extracted}, mark="full")
         return _Plan(batch, snapshot.splits(source.keys), lambda _: {})
     if day is not None:
         return _window(batch, source.watermark, day)

@@ -29,6 +29,16 @@ def test_a_day_that_was_pulled_before_it_was_over_is_due_again(postgres_bank: Ba
     assert due == (today, today + timedelta(days=2))
 
 
+def test_a_full_pull_stands_while_increments_follow(postgres_bank: Bank) -> None:
+    postgres_bank.execute(paid(1), paid(2))
+    postgres_bank.pull(mode="full")
+    postgres_bank.pull(mode="incremental")
+    postgres_bank.execute(paid(3))
+    postgres_bank.pull(mode="incremental")
+    found = postgres_bank.audit()
+    assert (found.total.rows, found.mismatches) == (3, [])
+
+
 def test_the_windows_of_a_range_are_all_reconciled(postgres_bank: Bank) -> None:
     postgres_bank.execute(*[paid(n, f"{day} 10:00:00+00") for n, day in enumerate(JANUARY, 1)])
     postgres_bank.pull(postgres_bank.source(Strict, table="payments", mode="window"), JANUARY[0], JANUARY[5])
