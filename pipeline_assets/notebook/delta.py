@@ -1,6 +1,8 @@
 """`DeltaLakeManager`: frames into tables of a lake. How a commit is made, and made once, is `lake.table`'s."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,16 +14,18 @@ from pipeline_assets.ingest import casts
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier
 from pipeline_assets.lake import Table, query_schema
-from pipeline_assets.notebook.frames import Column, NotebookError, columns_of, content_id, lent
+from pipeline_assets.notebook.frames import Column, NotebookError, check_text, columns_of, content_id, lent
 from pipeline_assets.notebook.places import lake_at
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_LOG = logging.getLogger(__name__)
+
 Mode = Literal["append", "overwrite"]
 
 _OVERWRITES = "notebook:overwrites"
-"""Position: how often the table was overwritten. What was appended before is not in it any more."""
+"""Position: when the table was overwritten, no two times the same. What was appended before is not in it any more."""
 
 _FILES = "filename"
 """Column that `delta_scan` adds, and cannot if it is there."""
@@ -56,9 +60,10 @@ class DeltaLakeManager:
     ) -> int:
         """Writes a frame in one commit; makes the table if need be.
 
-        Appending the same content again changes nothing, in whatever order its rows are and whenever they were
-        extracted: rows that come twice because they happened twice must differ in something, a time say. After an
-        overwrite it is news again. An empty frame is no commit.
+        Appending the same content again changes nothing but the log, which warns, in whatever order its rows and
+        columns are and whenever they were extracted: rows that come twice because they happened twice must differ in
+        something, a time say. After an overwrite it is news again; not after others have deleted rows of it. An empty
+        frame is no commit.
 
         Args:
             df: A frame of polars or pandas. Times finer than a microsecond, times of day, durations and objects of
@@ -77,6 +82,7 @@ class DeltaLakeManager:
             SchemaMismatchError: The table has other columns than the frame.
             LakeError: The name is none of a table, Delta has no type for a column, or the table cannot be opened.
         """
+        check_text("table_name", table_name, "orders")
         if mode not in get_args(Mode):
             raise NotebookError(f"mode is {mode!r}: give {' or '.join(map(repr, get_args(Mode)))}")
         if isinstance(partition_columns, str):
@@ -88,21 +94,27 @@ class DeltaLakeManager:
             rows = _rows(con, table, columns, fields, is_cast=mode == "append")
             _prepare(con, table, rows, list(partition_columns or ()))
             if mode == "overwrite":
-                return table.overwrite(con, rows, positions={_OVERWRITES: (table.position(_OVERWRITES) or 0) + 1})
+                return table.overwrite(con, rows, positions={_OVERWRITES: time.time_ns()})
             if len(columns[0].values):
-                _append(con, table, rows)
+                _append(con, table, rows, len(columns[0].values))
             return table.open().version()
 
 
-def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str) -> None:
+def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str, number: int) -> None:
     """Appends rows, unless they were appended since the last overwrite."""
     fields = [SourceField(name, identifier(name), kind) for name, kind in _types(con, f"({rows})").items()]
     content = content_id(con, f"({rows})", fields)
     while True:
         before = table.position(_OVERWRITES)
         batch_id = f"notebook {before or 0} {content}"
-        table.append(con, rows, batch_id=batch_id, expect={_OVERWRITES: before})
+        version = table.append(con, rows, batch_id=batch_id, expect={_OVERWRITES: before})
+        if version is not None:
+            return
         if table.position(batch_id) is not None:  # else somebody has overwritten it at this moment
+            commits = table.open().history()
+            known = (str(commit.get("version")) for commit in commits if commit.get("batch_id") == batch_id)
+            since = next(known, "that is not in its log any more")
+            _LOG.warning("%s has these %s rows since version %s: nothing was appended", table.name, number, since)
             return
 
 
@@ -182,7 +194,23 @@ def _value(table: Table, column: Column, field: SourceField, stored: str | None)
         raise NotebookError(
             f"{table.name}: the column {column.name} has times that microseconds do not hold: round them"
         )
+    if unknown := [str(kind) for kind in _nested(column.values.type) if _is_unknown(kind)]:
+        raise NotebookError(
+            f"{table.name}: the column {column.name} has {', '.join(unknown)} inside, which Delta does not know: "
+            "cast it to signed numbers, or microseconds"
+        )
     return f"{field.column}::{_SIGNED[field.dtype]}" if field.dtype in _SIGNED else field.column
+
+
+def _nested(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """The types inside a type."""
+    for number in range(kind.num_fields):
+        yield kind.field(number).type
+        yield from _nested(kind.field(number).type)
+
+
+def _is_unknown(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_unsigned_integer(kind) or (pa.types.is_timestamp(kind) and kind.unit != "us"))
 
 
 def _prepare(con: duckdb.DuckDBPyConnection, table: Table, rows: str, partition_by: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.pulls import connect
 from pipeline_assets.ingest.database.reading import Database, Reading, Relation, Selection, Snapshot, column_of
 from pipeline_assets.ingest.records import SourceField
-from pipeline_assets.ingest.sql import quoted
+from pipeline_assets.ingest.sql import identifier, quoted
 from pipeline_assets.ingest.watermark import Value
 from pipeline_assets.notebook.frames import METADATA, Column, NotebookError
 
@@ -61,9 +61,31 @@ def stage(
 
     Raises:
         DatabaseError: The database cannot be reached or refuses, or the column is not there.
-        NotebookError: The query gives a column a name that is taken.
+        NotebookError: The query gives a column a name that is taken, or the bound is no value as the column's.
     """
-    return _read(con, connect(url), Relation(query=query), Selection(watermark=column, lower=lower))
+    database = connect(url)
+    staged = _read(con, database, Relation(query=query), Selection(watermark=column, lower=lower))
+    if lower is not None and column is not None and url.startswith("sqlite"):
+        _check_classes(database, query, column, lower)
+    return staged
+
+
+def _check_classes(database: Database, query: str, column: str, lower: Value | str) -> None:
+    """SQLite takes every number for less than every text.
+
+    Raises:
+        NotebookError: The column has values that the bound says nothing of.
+    """
+    relation = f"SELECT DISTINCT typeof({identifier(column)}) FROM ({query.rstrip().rstrip(';')}\n)"
+    with duckdb.connect(":memory:") as con:
+        kinds = {
+            kind for _, kind in con.execute(_read(con, database, Relation(query=relation), Selection()).sql).fetchall()
+        }
+    if other := kinds - {"null"} - ({"integer", "real"} if isinstance(lower, int) else {"text"}):
+        raise NotebookError(
+            f"{column} has {', '.join(sorted(other))} values, which SQLite does not compare with {lower!r}: give a "
+            "last_watermark like them, or cast the column in the query"
+        )
 
 
 def fitted(con: duckdb.DuckDBPyConnection, staged: Staged) -> list[Column]:

@@ -70,6 +70,16 @@ class Column:
     identity: pa.Array | None = None
 
 
+def check_text(what: str, value: object, example: str) -> None:
+    """Refuses an argument that is no text.
+
+    Raises:
+        NotebookError: It is none, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise NotebookError(f"{what} is {value!r}: give a text, such as {example}")
+
+
 def is_pandas(frame: object) -> bool:
     """Whether it is a pandas frame.
 
@@ -103,7 +113,7 @@ def columns_of(frame: "pl.DataFrame | pd.DataFrame") -> list[Column]:
     """The columns of a frame, in order.
 
     Raises:
-        NotebookError: It is no frame, has no column, or names that are no text or not unique.
+        NotebookError: It is no frame, has no column, or names that are no text, empty or not unique.
     """
     if is_pandas(frame):
         found = with_index(frame)
@@ -214,6 +224,8 @@ def content_id(con: duckdb.DuckDBPyConnection, relation: str, fields: Iterable[S
 def _check_names(names: Sequence[object]) -> None:
     if not names:
         raise NotebookError("the frame has no columns")
+    if "" in names:
+        raise NotebookError("a column has no name: rename it")
     if other := [name for name in names if not isinstance(name, str)]:
         raise NotebookError(
             f"names of columns are text, not {', '.join(map(repr, other))}: rename them, by map(str, frame.columns)"
@@ -361,17 +373,15 @@ def _pandas_series(values: pa.ChunkedArray) -> "pd.Series[Any]":
     import pandas as pd
 
     kind = values.type
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return pd.Series(values.to_pandas(types_mapper=_nullable if values.null_count else None))
+    nullable = {
+        pa.bool_(): pd.BooleanDtype(), pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.uint8(): pd.UInt8Dtype(),
+        pa.uint16(): pd.UInt16Dtype(), pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype(),
+    }  # fmt: skip
+    if kind in nullable:
+        return pd.Series(values.to_pandas(types_mapper=nullable.get if values.null_count else None))
     is_known = any(
         check(kind)
         for check in (pa.types.is_floating, pa.types.is_string, pa.types.is_large_string, pa.types.is_timestamp)
     )
     return pd.Series(values.to_pandas(types_mapper=None if is_known else pd.ArrowDtype))
-
-
-def _nullable(kind: pa.DataType) -> Any:  # noqa: ANN401  a dtype of pandas
-    import pandas as pd
-
-    name = "Boolean" if pa.types.is_boolean(kind) else str(kind).replace("int", "Int").replace("u", "U")
-    return getattr(pd, f"{name}Dtype")()

@@ -4,9 +4,10 @@ Holds what a notebook says and gets. Does not hold how a query is read and typed
 (`dtypes`), how values are cast (`ingest.conform`), or where dead letters are kept (`letters`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import duckdb
@@ -79,11 +80,12 @@ class BatchDataIngester:
             last_watermark: Its greatest value so far: a time, a date, a whole number, or a text; None reads everything.
                 Rows that equal it come again, because others with the same value may have been committed since, and so
                 do rows without a watermark. A time without zone is UTC. Give a date for a column of dates. SQLite
-                compares times as texts, so they must all be written in one way.
+                compares times as texts, so they must all be written in one way, and numbers only with numbers.
 
         Returns:
             The query's columns in the database's types (numeric is Decimal, times with a zone are UTC; `extraction` has
-            the rest), `_extracted_at` (UTC) and `_source` (file: the query, line: the record's number, from 1). A
+            the rest), `_extracted_at` (UTC) and `_source` (file: the query, line: the record's number, from 1; objects
+            in pandas, so `drop_duplicates` and `nunique` need the names of other columns). A
             record with a value that its type does not hold here (a timestamp of infinity, a numeric NaN) is a dead
             letter.
 
@@ -91,6 +93,10 @@ class BatchDataIngester:
             DatabaseError: The database cannot be reached or refuses, or there is no such column.
             NotebookError: An argument cannot be used, or two are missing each other.
         """
+        frames.check_text("connection_string", connection_string, "postgresql://host:5432/db")
+        frames.check_text("query", query, "SELECT * FROM orders")
+        if watermark_column is not None:
+            frames.check_text("watermark_column", watermark_column, "updated_at")
         if has := parameters.names(query):
             raise NotebookError(
                 f"the query has {', '.join(f':{name}' for name in sorted(has))}: give last_watermark instead"
@@ -109,7 +115,7 @@ class BatchDataIngester:
             )  # fmt: skip
         *values, source = columns
         rows = len(source.values)
-        moments = pa.chunked_array([pa.array([staged.taken_at] * rows, frames.EXTRACTED_TYPE)])
+        moments = pa.chunked_array([pa.repeat(pa.scalar(staged.taken_at, frames.EXTRACTED_TYPE), rows)])
         self._letters.add(letters)
         self.counts = Counts(rows + letters.num_rows, rows, letters.num_rows)
         return frames.frame_of([*values, Column("_extracted_at", moments), source], self._kind)
@@ -158,11 +164,12 @@ class BatchDataIngester:
         letters = self._letters.pending
         return frames.frame_of([Column(name, letters[name]) for name in letters.column_names], self._kind)
 
-    def save_dead_letter_queue(self, path: str) -> int:
+    def save_dead_letter_queue(self, path: str | Path) -> int:
         """Appends the dead letters gathered since the last save to the Delta table at a path; makes it if need be.
 
-        Saving twice writes once, also after an error in between. Without any, nothing is written. A record that is
-        extracted again and fails again is a dead letter of that extraction, too.
+        Those of one call are written once into a table, however often it is repeated and saved, by whatever process.
+        Without any, nothing is written. A record that is extracted again and fails again is a dead letter of that
+        extraction, too.
 
         Args:
             path: A folder, or `s3://bucket/prefix/table` with credentials in the `AWS_*` variables. It need not be in a
@@ -189,17 +196,19 @@ class _Schema:
     def of(cls, schema: Mapping[str, Any], names: Iterable[str], *, is_pandas: bool) -> "_Schema":
         _only(schema, _SCHEMA, "schema")
         required, dtypes = schema.get("required_fields", ()), schema.get("dtypes", {})
-        if isinstance(required, str) or not isinstance(dtypes, Mapping):
+        is_list = isinstance(required, Collection) and not isinstance(required, str | bytes)
+        is_dict = isinstance(dtypes, Mapping)
+        if not (is_list and is_dict and all(isinstance(name, str) for name in (*required, *dtypes))):
             raise NotebookError("schema: required_fields is a list of columns, dtypes a dict of column to type")
         has = list(names)
         if lacking := [name for name in dict.fromkeys((*required, *dtypes)) if name not in has]:
-            raise NotebookError(f"the frame has no column {', '.join(map(str, lacking))}; it has {', '.join(has)}")
+            raise NotebookError(f"the frame has no column {', '.join(lacking)}; it has {', '.join(has)}")
         if taken := [name for name in dtypes if name in frames.METADATA]:
             raise NotebookError(f"dtypes: {', '.join(taken)} is what the extraction adds, and stays as it is")
-        found = {str(name): wanted(dtype, str(name)) for name, dtype in dtypes.items()}
+        found = {name: wanted(dtype, name) for name, dtype in dtypes.items()}
         if not is_pandas:  # where categories are texts
             found = {name: Wanted("VARCHAR", True) if want.is_category else want for name, want in found.items()}
-        return cls(frozenset(map(str, required)), found)
+        return cls(frozenset(required), found)
 
     @property
     def categories(self) -> list[str]:

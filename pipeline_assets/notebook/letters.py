@@ -1,16 +1,13 @@
 """The dead letters that a notebook has gathered, until they are saved. What makes them is in `ingest.conform`."""
 
 from hashlib import blake2b
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from pipeline_assets.lake.dead_letters import COLUMNS, append
-from pipeline_assets.notebook.frames import EXTRACTED_TYPE, SOURCE_TYPE
 from pipeline_assets.notebook.places import table_at
-
-_TYPES = {"DATE": pa.date32(), "VARCHAR": pa.string(), "TIMESTAMPTZ": EXTRACTED_TYPE}
-_SCHEMA = pa.schema([(name, _TYPES.get(kind, SOURCE_TYPE)) for name, kind in COLUMNS.items()])
 
 
 def letters_of(
@@ -19,7 +16,7 @@ def letters_of(
     """The dead letters among records.
 
     Args:
-        con: Connection of the records.
+        con: Connection of the records, in UTC.
         relation: What `fit_sql` gives, or a table of it.
         extracted_at: SQL of when each was read.
         source: SQL of where each is from, as file and line.
@@ -34,41 +31,45 @@ def letters_of(
     }  # fmt: skip
     selected = ", ".join(f"CAST({found[name]} AS {kind}) AS {name}" for name, kind in COLUMNS.items())
     rows = con.execute(f"SELECT {selected} FROM {relation} WHERE _reason IS NOT NULL ORDER BY _line")
-    return rows.to_arrow_table().cast(_SCHEMA)
+    return rows.to_arrow_table()
 
 
 class LetterBox:
-    """Dead letters in the order of their coming. The same ones again, of a cell that is run twice, are in it once."""
+    """Dead letters in batches, one of each call that gave some, in order of coming; the same batch again is one."""
 
     def __init__(self) -> None:
         self._pending: dict[str, pa.Table] = {}
-        self._known: set[str] = set()
 
     def add(self, letters: pa.Table) -> None:
         """Takes in what `letters_of` gives."""
         # A frame that was not extracted has no time of its own: the one of its validation names nothing.
         name = _name(repr(letters.drop_columns(["_partition_date", "_extracted_at"]).to_pylist()))
-        if letters.num_rows and name not in self._known:
-            self._known.add(name)
+        if letters.num_rows:
             self._pending[name] = letters
 
     @property
     def pending(self) -> pa.Table:
         """What was not saved yet: rows of `lake.dead_letters.COLUMNS`."""
-        return pa.concat_tables([_SCHEMA.empty_table(), *self._pending.values()])
+        return pa.concat_tables(self._pending.values()) if self._pending else _no_letters()
 
-    def save(self, path: str) -> int:
-        """Appends what is pending to the Delta table at a path, once, and forgets it. Gives the rows written."""
-        letters = self.pending
-        if not letters.num_rows:
-            return 0
-        table = table_at(path)
+    def save(self, path: str | Path) -> int:
+        """Appends what is pending to the Delta table at a path, each batch once, and forgets it. Gives the rows."""
+        table, written = table_at(path), 0
         with table.lake.connect() as con:
-            con.register("letters", letters)
-            version = append(con, table, "SELECT * FROM letters", batch_id=f"notebook {_name(*self._pending)}")
-        self._pending.clear()
-        return 0 if version is None else int(letters.num_rows)
+            for name, letters in list(self._pending.items()):
+                con.register("letters", letters)
+                if append(con, table, "SELECT * FROM letters", batch_id=f"notebook {name}") is not None:
+                    written += letters.num_rows
+                del self._pending[name]
+        return written
 
 
-def _name(*texts: str) -> str:
-    return blake2b("\n".join(texts).encode(), digest_size=16).hexdigest()
+def _no_letters() -> pa.Table:
+    with duckdb.connect(":memory:") as con:
+        con.execute("SET TimeZone = 'UTC'")
+        nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items())
+        return con.sql(f"SELECT {nothing} LIMIT 0").to_arrow_table()
+
+
+def _name(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()

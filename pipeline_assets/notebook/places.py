@@ -1,6 +1,7 @@
 """Paths as a notebook gives them, as places of a lake. Credentials come from the environment, and never show."""
 
 import os
+import re
 from pathlib import Path
 
 from pipeline_assets.lake import Lake, Table
@@ -27,15 +28,15 @@ def lake_at(path: str | Path) -> Lake:
     Raises:
         NotebookError: It is neither.
     """
-    text = str(path).strip()
-    scheme, separator, rest = text.partition("://")
-    if not text or (separator and scheme not in ("s3", "file")):
-        raise NotebookError(f"{text!r} is no place for tables: give a folder, or s3://bucket/prefix")
-    if scheme == "s3":
+    text = str(path).strip() if isinstance(path, str | Path) else ""
+    has_scheme = re.match(r"\w+:", text)
+    if not text or (has_scheme and not re.match("s3://[^/]|file:///", text)):
+        raise NotebookError(f"{path!r} is no place for tables: give a folder, or s3://bucket/prefix")
+    if text.startswith("s3:"):
         return Lake(
             text.rstrip("/"), {name: os.environ[key] for key, name in _VARIABLES.items() if os.environ.get(key)}
         )
-    return Lake(str(Path(rest if separator else text).expanduser().resolve()))
+    return Lake(str(Path(text.removeprefix("file://")).expanduser().resolve()))
 
 
 def table_at(path: str | Path) -> Table:

@@ -69,6 +69,34 @@ def test_after_an_overwrite_what_was_there_before_is_news(
     assert stored(tmp_path / "bronze" / "t") == []
 
 
+def test_two_overwrites_at_once_are_two(
+    manager: DeltaLakeManager, tmp_path: Path, stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (pl.DataFrame({"id": [number]}) for number in (1, 2, 3))
+    manager.create_or_update_table(one, "t")
+    overwrite = Table.overwrite
+
+    def meets(*args: Any, **options: Any) -> int:
+        monkeypatch.setattr(Table, "overwrite", overwrite)
+        manager.create_or_update_table(two, "t", mode="overwrite")
+        manager.create_or_update_table(three, "t")
+        return overwrite(*args, **options)
+
+    monkeypatch.setattr(Table, "overwrite", meets)
+    manager.create_or_update_table(one, "t", mode="overwrite")
+    manager.create_or_update_table(three, "t")
+    assert sorted(row["id"] for row in stored(tmp_path / "bronze" / "t")) == [1, 3]
+
+
+def test_an_append_that_is_skipped_is_told(manager: DeltaLakeManager, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = (pl.DataFrame({"id": [number]}) for number in (1, 2))
+    for frame in (one, two):
+        manager.create_or_update_table(frame, "t")
+    assert not caplog.messages
+    manager.create_or_update_table(one, "t")
+    assert caplog.messages == ["bronze.t has these 1 rows since version 1: nothing was appended"]
+
+
 def test_an_empty_frame_is_no_commit(manager: DeltaLakeManager, tmp_path: Path) -> None:
     empty = pl.DataFrame(schema={"id": pl.Int64, "day": pl.Date})
     assert manager.create_or_update_table(empty, "t", ["day"]) == 0
@@ -130,6 +158,22 @@ def test_what_cannot_be_stored_is_told(
 ) -> None:
     with pytest.raises(NotebookError, match=message):
         manager.create_or_update_table(pd.DataFrame(frame), "t", partitions)
+    assert not (tmp_path / "bronze" / "t" / "_delta_log").exists()
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pl.List(pl.UInt32),
+        pl.Struct({"a": pl.UInt64}),
+        pl.List(pl.Struct({"a": pl.Datetime("ns")})),
+        pl.Array(pl.UInt8, 1),
+    ],
+    ids=str,
+)
+def test_what_is_nested_has_types_of_delta(manager: DeltaLakeManager, tmp_path: Path, dtype: Any) -> None:
+    with pytest.raises(NotebookError, match=r"column a has .* inside, which Delta does not know: cast it"):
+        manager.create_or_update_table(pl.DataFrame(schema={"a": dtype}), "t")
     assert not (tmp_path / "bronze" / "t" / "_delta_log").exists()
 
 
@@ -201,8 +245,20 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = lake_at("s3://bucket/lake/")
     assert (found.uri, found.storage_options["secret_access_key"]) == ("s3://bucket/lake", "hunter2")
     assert "hunter2" not in repr(found)
-    with pytest.raises(NotebookError, match="'gs://x' is no place"):
-        DeltaLakeManager("gs://x")
+    assert lake_at(Path("lake")).uri == str(tmp_path / "lake")
+    others: list[Any] = [
+        "gs://x", "s3://", "s3:///x", "s3:/x", Path("s3://x"), "s3a://x", "file:x", "file://x", "a:/x", "", " ", None, 1
+    ]  # fmt: skip
+    for other in others:
+        with pytest.raises(NotebookError, match=r"is no place for tables: give a folder, or s3://bucket/prefix"):
+            DeltaLakeManager(other)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [None, 1, ""])
+def test_a_table_has_a_name(manager: DeltaLakeManager, name: Any) -> None:
+    with pytest.raises(NotebookError, match=f"table_name is {name!r}: give"):
+        manager.create_or_update_table(pl.DataFrame({"a": [1]}), name)
 
 
 def test_an_append_that_meets_an_overwrite_is_not_lost(

@@ -119,8 +119,11 @@ class TestPostgres:
     def test_what_the_database_refuses_is_told(self, database: str) -> None:
         with pytest.raises(DatabaseError, match="nothing"):
             read(database, "SELECT * FROM nothing")
-        with pytest.raises(DatabaseError, match=r"read-only|cannot execute|syntax"):
+        with pytest.raises(DatabaseError, match="syntax error"):
             read(database, "DELETE FROM pg_class")
+        execute(database, "CREATE SEQUENCE s")
+        with pytest.raises(DatabaseError, match="read-only transaction"):
+            read(database, "SELECT nextval('s')")
 
 
 class TestWatermark:
@@ -171,6 +174,20 @@ class TestWatermark:
         assert (
             read(url, "SELECT * FROM t", watermark_column="seen_at", last_watermark="2026-01-05T10:00:00Z").height == 1
         )
+
+    @pytest.mark.parametrize(
+        ("values", "last", "message"),
+        [
+            ("1767607200", datetime(2026, 1, 5, tzinfo=UTC), "has integer values"),
+            ("1, 2.5, NULL, 'x'", 2, "has text values"),
+            ("'2026-01-05'", 20260105, "has text values"),
+        ],
+    )
+    def test_sqlite_compares_only_what_is_alike(self, tmp_path: Path, values: str, last: Any, message: str) -> None:
+        rows = ", ".join(f"({value})" for value in values.split(", "))
+        url = sqlite_of(tmp_path, "CREATE TABLE t (seen)", f"INSERT INTO t VALUES {rows}")
+        with pytest.raises(NotebookError, match=f"seen {message}, .* last_watermark"):
+            read(url, "SELECT * FROM t;", watermark_column="seen", last_watermark=last)
 
     def test_a_name_is_what_the_query_calls_it(self, database: str) -> None:
         with pytest.raises(DatabaseError, match="Give watermark_column as the query calls it"):
@@ -239,6 +256,13 @@ class TestArguments:
     def test_a_watermark_is_a_time_a_date_a_number_or_a_text(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(NotebookError, match=message):
             read("sqlite://", "SELECT 1 AS x", **options)
+
+    @pytest.mark.parametrize("name", ["connection_string", "query", "watermark_column"])
+    def test_texts_are_texts(self, name: str) -> None:
+        for value in (1, "") if name == "watermark_column" else (None, 1, ""):
+            given: dict[str, Any] = {"connection_string": "sqlite://", "query": "SELECT 1 AS x", name: value}
+            with pytest.raises(NotebookError, match=f"{name} is {value!r}: give"):
+                BatchDataIngester().extract_from_database(**given)
 
     def test_a_query_has_no_parameters(self) -> None:
         with pytest.raises(NotebookError, match="has :lower: give last_watermark"):

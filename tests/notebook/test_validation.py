@@ -58,6 +58,13 @@ class TestRequired:
         with pytest.raises(NotebookError, match="has no column b, c; it has a"):
             validate(make({"a": [1]}), required_fields=["a", "b"], dtypes={"c": "int64"})
 
+    @pytest.mark.parametrize(
+        "schema", [{"required_fields": None}, {"required_fields": 1}, {"required_fields": [["a"]]}, {"dtypes": None}]
+    )
+    def test_a_schema_has_a_list_and_a_dict(self, make: Make, schema: Any) -> None:
+        with pytest.raises(NotebookError, match="required_fields is a list of columns, dtypes a dict"):
+            validate(make({"a": [1]}), **schema)
+
     def test_a_schema_says_what_it_knows(self, make: Make) -> None:
         with pytest.raises(NotebookError, match="schema knows no 'required': there is required_fields, dtypes"):
             validate(make({"a": [1]}), required=["a"])
@@ -272,6 +279,7 @@ class TestFrames:
         [
             (pd.DataFrame([[1, 2]], columns=["a", "a"]), "has the column a more than once"),
             (pd.DataFrame([[1, 2]]), "names of columns are text, not 0, 1"),
+            (pl.DataFrame({"": [1]}), "a column has no name"),
             (pd.DataFrame(), "has no columns"),
             (pl.DataFrame(), "has no columns"),
             (pl.LazyFrame({"a": [1]}), "not LazyFrame: call its .collect"),
@@ -343,11 +351,18 @@ def test_the_letters_are_saved_once(tmp_path: Path, stored: Any) -> None:
     ingester.validate_and_clean(frame.head(2), {"dtypes": {"id": "int64"}})
     assert ingester.save_dead_letter_queue(f"file://{path}") == 1
     assert [row["reason"] for row in stored(path)].count("cast: id: 'x' is not BIGINT") == 2
-    # Another process that does the same.
+    # The same again, into another table too.
+    ingester.validate_and_clean(frame, {"dtypes": {"id": "int64"}})
+    assert ingester.save_dead_letter_queue(str(path)) == 0
+    ingester.validate_and_clean(frame, {"dtypes": {"id": "int64"}})
+    assert ingester.save_dead_letter_queue(tmp_path / "b") == 2
+    assert len(stored(tmp_path / "b")) == 2
+    # Another process that does the same, and something else.
     other = BatchDataIngester()
     other.validate_and_clean(frame, {"dtypes": {"id": "int64"}})
-    assert other.save_dead_letter_queue(str(path)) == 0
-    assert len(stored(path)) == 3
+    other.validate_and_clean(pl.DataFrame({"id": ["z"]}), {"dtypes": {"id": "int64"}})
+    assert other.save_dead_letter_queue(str(path)) == 1
+    assert len(stored(path)) == 4
 
 
 def test_a_letter_that_cannot_be_saved_is_kept(tmp_path: Path, stored: Any) -> None:
