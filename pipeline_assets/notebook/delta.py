@@ -85,14 +85,15 @@ class DeltaLakeManager:
         check_text("table_name", table_name, "orders")
         if mode not in get_args(Mode):
             raise NotebookError(f"mode is {mode!r}: give {' or '.join(map(repr, get_args(Mode)))}")
-        if isinstance(partition_columns, str):
-            raise NotebookError(f"partition_columns is a list of columns: give [{partition_columns!r}]")
+        parts = [] if partition_columns is None else partition_columns
+        if not isinstance(parts, list | tuple) or not all(isinstance(name, str) for name in parts):
+            raise NotebookError(f"partition_columns is a list of columns: give ['order_date'], say, not {parts!r}")
         table = Table(self._lake, table_name if "." in table_name else f"bronze.{table_name}")
         columns = columns_of(df)
         with self._lake.connect() as con:
             fields = lent(con, columns)
             rows = _rows(con, table, columns, fields, is_cast=mode == "append")
-            _prepare(con, table, rows, list(partition_columns or ()))
+            _prepare(con, table, rows, list(parts))
             if mode == "overwrite":
                 return table.overwrite(con, rows, positions={_OVERWRITES: time.time_ns()})
             if len(columns[0].values):

@@ -76,7 +76,7 @@ def check_text(what: str, value: object, example: str) -> None:
     Raises:
         NotebookError: It is none, or empty.
     """
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip():
         raise NotebookError(f"{what} is {value!r}: give a text, such as {example}")
 
 
@@ -215,7 +215,7 @@ def content_id(con: duckdb.DuckDBPyConnection, relation: str, fields: Iterable[S
     """
     content = sorted((field for field in fields if field.name not in METADATA), key=lambda field: field.name)
     found = blake2b(json.dumps([(field.name, field.dtype) for field in content]).encode(), digest_size=16)
-    row = "struct_pack(" + ", ".join(f"c{number} := {field.column}" for number, field in enumerate(content)) + ")"
+    row = "struct_pack(" + ", ".join(f"c{number} := {identity(field)}" for number, field in enumerate(content)) + ")"
     for batch in con.sql(f"SELECT md5(to_json({row})::VARCHAR) AS row FROM {relation} ORDER BY row").to_arrow_reader():
         found.update("".join(batch.column(0).to_pylist()).encode())
     return found.hexdigest()

@@ -52,7 +52,7 @@ class BatchDataIngester:
         Raises:
             NotebookError: Another key or value, or pandas is not installed.
         """
-        given = dict(config or {})
+        given = config or {}
         _only(given, _CONFIG, "config")
         kind = given.get("frames", "polars")
         if kind not in _KINDS:

@@ -143,7 +143,9 @@ def test_partitions(manager: DeltaLakeManager, tmp_path: Path, stored: Any) -> N
     [
         ({"a": [1]}, ["b"], "the frame has no column b"),
         ({"a": [1]}, ["a"], "all columns are partitions"),
-        ({"a": [1], "b": [2]}, "a", r"give \['a'\]"),
+        ({"a": [1]}, [1], r"partition_columns is a list of columns"),
+        ({"a": [1]}, 1, r"partition_columns is a list of columns"),
+        ({"a": [1], "b": [2]}, "a", r"give \['order_date'\], say, not 'a'"),
         ({"a": ["", None], "b": [1, 2]}, ["a"], "empty texts"),
         ({"a": [datetime(2026, 1, 1, tzinfo=UTC)], "b": [1]}, ["a"], r"a \(timestamp\) cannot be a partition"),
         ({"a": [1], "A": [2]}, None, "differ only in case"),

@@ -127,6 +127,10 @@ def test_the_example_runs_again_and_again(shop: str, tmp_path: Path, config: dic
     df, result, counts = run(shop, tmp_path, max(df["updated_at"]), config)
     assert sorted(df["id"]) == [2, 4]
     assert sorted(row["id"] for row in rows(bronze)) == [1, 2, 2, 4]
+    (query,) = re.findall(r"`(SELECT \* FROM delta_scan[^`]*)`", README.read_text())
+    with DeltaLakeManager(tmp_path)._lake.connect() as con:
+        newest = con.execute(query.replace("lake/bronze/orders", str(bronze))).to_arrow_table()
+    assert sorted(newest["id"].to_pylist()) == [1, 2, 4]
     assert {(row["updated_at"], row["order_date"]) for row in rows(bronze) if row["id"] == 4} == {
         (datetime(2026, 1, 2, 10, tzinfo=UTC), date(2026, 1, 3))
     }

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from postgres import execute
 
-from pipeline_assets import BatchDataIngester
+from pipeline_assets import BatchDataIngester, DeltaLakeManager
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.notebook import NotebookError
 
@@ -107,6 +107,18 @@ class TestPostgres:
         found = read(database, f"SELECT {'9' * 39}::numeric AS n UNION ALL SELECT 0.5")
         assert found["n"].to_list() == ["9" * 39, "0.5"]
         assert read(database, "SELECT 1e-19::numeric AS n")["n"].dtype == pl.String
+
+    @pytest.mark.parametrize("frames", ["polars", "pandas"])
+    def test_the_types_of_two_batches_are_one(self, database: str, tmp_path: Path, frames: str, stored: Any) -> None:
+        for values in ("1, 1.25", "2, 1.125", "NULL, NULL"):
+            batch = BatchDataIngester({"frames": frames}).extract_from_database(
+                database, f"SELECT * FROM (VALUES ({values})) AS v(whole, n)"
+            )
+            DeltaLakeManager(tmp_path).create_or_update_table(batch, "t")
+        found = stored(tmp_path / "bronze" / "t")
+        assert sorted((row["whole"] or 0, row["n"]) for row in found) == [
+            (0, None), (1, Decimal("1.25")), (2, Decimal("1.125"))
+        ]  # fmt: skip
 
     def test_no_password_shows(self, database: str) -> None:
         secret = database.partition("://")[2].partition("@")[0].partition(":")[2]
@@ -236,6 +248,9 @@ class TestArguments:
     def test_config_names_what_it_knows(self) -> None:
         with pytest.raises(NotebookError, match="config knows no 'frame': there is frames"):
             BatchDataIngester({"frame": "pandas"})
+        for other in ("pandas", ["frames"]):
+            with pytest.raises(NotebookError, match=r"config is a dict with frames, not (str|list)"):
+                BatchDataIngester(other)  # type: ignore[arg-type]
         with pytest.raises(NotebookError, match="'polars' or 'pandas'"):
             BatchDataIngester({"frames": "spark"})
 
@@ -259,7 +274,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("name", ["connection_string", "query", "watermark_column"])
     def test_texts_are_texts(self, name: str) -> None:
-        for value in (1, "") if name == "watermark_column" else (None, 1, ""):
+        for value in (1, "") if name == "watermark_column" else (None, 1, " "):
             given: dict[str, Any] = {"connection_string": "sqlite://", "query": "SELECT 1 AS x", name: value}
             with pytest.raises(NotebookError, match=f"{name} is {value!r}: give"):
                 BatchDataIngester().extract_from_database(**given)

@@ -365,6 +365,14 @@ def test_the_letters_are_saved_once(tmp_path: Path, stored: Any) -> None:
     assert len(stored(path)) == 4
 
 
+def test_letters_of_values_of_other_types_are_others(tmp_path: Path) -> None:
+    ingester = BatchDataIngester()
+    for value in (b"x", "eA=="):
+        frame = pd.DataFrame({"x": pd.Series([value, 1], dtype=object)})
+        ingester.validate_and_clean(frame, {"dtypes": {"x": "int64"}})
+    assert ingester.save_dead_letter_queue(tmp_path / "dlq") == 2
+
+
 def test_a_letter_that_cannot_be_saved_is_kept(tmp_path: Path, stored: Any) -> None:
     pl.DataFrame({"id": [1]}).write_delta(tmp_path / "other")
     ingester = BatchDataIngester()
