@@ -5,7 +5,7 @@ How the rows get there is in `landing`, `rest_resource` and their like; what the
 Concept: https://docs.dagster.io/guides/test/asset-checks
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -103,13 +103,14 @@ def specs(
     ]
 
 
-def checks(name: str, model: Model, budget: float) -> dg.AssetChecksDefinition:
+def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> dg.AssetChecksDefinition:
     """The blocking checks of the table: its contract, that no record went missing, and not too many dead letters.
 
     Args:
         name: `<source>__<entity>`.
         model: The contract.
         budget: Share of a day's records that may be dead letters.
+        keys: Of a pull or poll, columns that name a record at the source.
     """
     bronze = bronze_key(name)
     described = {
@@ -129,7 +130,7 @@ def checks(name: str, model: Model, budget: float) -> dg.AssetChecksDefinition:
             return
         with lake.connect() as con:
             days = range_of_tags(context.run.tags)
-            findings = audit(con, table, model, failure_budget=budget, days=days)
+            findings = audit(con, table, model, failure_budget=budget, days=days, keys=keys)
         yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
         yield _reconciliation(bronze, findings)
         yield _failure_budget(bronze, findings, budget)

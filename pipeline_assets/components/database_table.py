@@ -149,7 +149,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             resting=lambda: self._resting,
             description=f"Pulls {source.relation.name}, {self.frequency}: one run for all days since the last one.",
         )
-        checks = bronze_assets.checks(self.name, source.model, self.failure_budget)
+        checks = bronze_assets.checks(self.name, source.model, self.failure_budget, self.keys)
         return dg.Definitions(assets=[self._assets()], asset_checks=[checks], jobs=jobs, schedules=[schedule])
 
     def _specs(self) -> list[dg.AssetSpec]:

@@ -157,7 +157,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
         )
         return dg.Definitions(
             assets=[self._assets()],
-            asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget)],
+            asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget, self.keys)],
             jobs=jobs,
             schedules=[schedule],
         )

@@ -6,7 +6,7 @@ that was killed before its checks are audited by the next.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.landing import DayCounts
-from pipeline_assets.lake import Table, audited_version, days_predicate, held_days, judge
+from pipeline_assets.lake import Table, audited_version, days_predicate, held_days, judge, quote_names
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
 _COMMITS_LOOKED_AT = 20
@@ -72,6 +72,7 @@ def audit(
     *,
     failure_budget: float,
     days: tuple[date, date] | None,
+    keys: Sequence[str] = (),
 ) -> Findings:
     """Audits rows of a bronze table, and publishes or withholds their days accordingly.
 
@@ -81,6 +82,8 @@ def audit(
         model: Its contract.
         failure_budget: Share of a day's records that may be dead letters.
         days: First and last day asked for; None for the whole table.
+        keys: Of a pull, columns that name a record at the source: of the versions of a record that were read on these
+            days the last one is held against the contract. What was mended at the source withholds no day.
     """
     version = bronze.open().version()
     read = _read_since(bronze, audited_version(bronze))
@@ -89,12 +92,15 @@ def audit(
         asked = {days[0] + timedelta(days=at) for at in range((days[1] - days[0]).days + 1)}
         where = days_predicate("_partition_date", asked | {date.fromisoformat(entry["day"]) for entry in read})
     rows = f"SELECT * FROM {bronze.scan(version)} WHERE {where}"
+    if keys:
+        last = f"PARTITION BY {quote_names(keys)} ORDER BY _extracted_at DESC, _source.line DESC"
+        rows += f" QUALIFY row_number() OVER ({last}) = 1"
     contract = validate_rows(con, rows, model)
     counts = _day_counts(con, bronze, version, where)
     failing = frozenset(
         day
         for day in (() if contract.passed else counts)
-        if not validate_rows(con, f"{rows} AND _partition_date = DATE '{day}'", model).passed
+        if not validate_rows(con, f"SELECT * FROM ({rows}) WHERE _partition_date = DATE '{day}'", model).passed
     )
     over = frozenset(day for day, found in counts.items() if found.dead_letters > failure_budget * found.records_in)
     total, mismatches = reconcile(con, bronze, read or _last_read(bronze))

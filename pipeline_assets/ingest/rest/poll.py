@@ -28,7 +28,7 @@ class Polled:
 
     Attributes:
         version: The bronze table's version.
-        counts: Of what was committed; nothing, if there was no news.
+        counts: Of its records; all are duplicates if there was no news, and nothing was committed.
         day: Its partition.
         origin: What was asked for.
         pages: Answers.
@@ -68,7 +68,8 @@ def poll(
     batch = _batch(con, source, before, since, started_at)
     origin = f"GET /{source.path.strip('/')}" + "".join(f"?{name}={value}" for name, value in asked.items())
     if before is not None and not _is_news(con, source, bronze, staged, batch) and not whole:
-        return Polled(bronze.open().version(), Counts(), batch.partition_date, origin, staged.pages, restarted)
+        known = Counts(staged.received, duplicates=staged.received)
+        return Polled(bronze.open().version(), known, batch.partition_date, origin, staged.pages, restarted)
     with Pull(lake, con, source, batch) as pull:
         pull.write(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.superseded)
         pulled = pull.commit(run_id=run_id)

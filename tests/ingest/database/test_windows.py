@@ -1,10 +1,14 @@
-"""Windows: which of them are due, and that a range of them adds up."""
+"""What follows from pulls: which windows are due, that a range of them adds up, which days are withheld."""
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Annotated
 
+import pandera.polars as pa
+import polars as pl
 from bank import Bank, paid
-from pulled import Strict
+from pulled import Payments, Strict
 
+from pipeline_assets.ingest.audit import audit
 from pipeline_assets.ingest.database.pulls import days_due
 
 JANUARY = [f"2026-01-0{day}" for day in range(1, 7)]
@@ -27,6 +31,25 @@ def test_a_day_that_was_pulled_before_it_was_over_is_due_again(postgres_bank: Ba
     postgres_bank.pull(source, str(today - timedelta(days=1)), str(today))
     due = days_due(postgres_bank.lake, source, today + timedelta(days=3))
     assert due == (today, today + timedelta(days=2))
+
+
+def test_a_row_that_was_mended_at_the_source_withholds_no_day(postgres_bank: Bank) -> None:
+    class Positive(Payments):
+        amount: Annotated[pl.Decimal, 12, 2] = pa.Field(gt=0)
+
+    def held() -> frozenset[date]:
+        bank, keys = postgres_bank, ["payment_id"]
+        return audit(bank.con, bank.bronze, Positive, failure_budget=0, days=None, keys=keys).held
+
+    postgres_bank.execute(paid(1), paid(2, amount="-1"))
+    postgres_bank.pull(mode="incremental")
+    assert len(held()) == 1
+    postgres_bank.execute("UPDATE payments SET amount = '1' WHERE payment_id = 2")
+    postgres_bank.pull(mode="incremental")
+    assert held() == frozenset()
+    postgres_bank.execute("UPDATE payments SET amount = '-2' WHERE payment_id = 1")
+    postgres_bank.pull(mode="incremental")
+    assert len(held()) == 1
 
 
 def test_a_full_pull_stands_while_increments_follow(postgres_bank: Bank) -> None:
