@@ -140,7 +140,8 @@ def _rows(
     if _FILES in lower:
         name = columns[lower.index(_FILES)].name
         raise NotebookError(f"{table.name}: {name} is what readers call the files of a table: rename it")
-    stored = _types(con, table.scan()) if table.exists() else {}
+    is_asked = is_cast or any(pa.types.is_null(column.values.type) for column in columns)
+    stored = _types(con, table.scan()) if is_asked and table.exists() else {}
     selected = []
     for column, field in zip(columns, fields, strict=True):
         known = stored.get(column.name)

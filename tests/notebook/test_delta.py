@@ -179,6 +179,15 @@ def test_what_is_nested_has_types_of_delta(manager: DeltaLakeManager, tmp_path: 
     assert not (tmp_path / "bronze" / "t" / "_delta_log").exists()
 
 
+def test_a_table_that_cannot_be_read_can_be_overwritten(
+    manager: DeltaLakeManager, tmp_path: Path, stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.create_or_update_table(pl.DataFrame({"id": [1]}), "t")
+    monkeypatch.setattr(Table, "scan", lambda _: "delta_scan('nowhere')")
+    manager.create_or_update_table(pl.DataFrame({"name": ["y"]}), "t", mode="overwrite")
+    assert stored(tmp_path / "bronze" / "t") == [{"name": "y"}]
+
+
 def test_what_delta_has_no_type_for_is_told(manager: DeltaLakeManager) -> None:
     with pytest.raises(LakeError, match="Delta cannot store"):
         manager.create_or_update_table(pl.DataFrame({"a": [timedelta(1)]}), "t")
