@@ -60,15 +60,16 @@ class DeltaLakeManager:
     ) -> int:
         """Writes a frame in one commit; makes the table if need be.
 
-        Appending the same content again changes nothing but the log, which warns, in whatever order its rows and
-        columns are and whenever they were extracted: rows that come twice because they happened twice must differ in
-        something, a time say. After an overwrite it is news again; not after others have deleted rows of it. An empty
+        Appending the same content again changes nothing, with a warning, in whatever order its rows and columns are
+        and whenever they were extracted: rows that come twice because they happened twice must differ in something, a
+        time say. After an overwrite it is news again, but not after another tool has deleted rows of it. An empty
         frame is no commit.
 
         Args:
             df: A frame of polars or pandas. Times finer than a microsecond, times of day, durations and objects of
-                several types have no type in Delta; unsigned integers become signed ones that hold them. Appended
-                values become the table's types if they fit exactly: 2.0 is a whole number, 2.5 is none.
+                several types have no type in Delta; unsigned integers become signed ones that hold them, but not those
+                inside lists and structs. Appended values become the table's types if they fit exactly: 2.0 is a whole
+                number, 2.5 is none.
             table_name: `orders` is `bronze.orders`; `silver.orders` is taken as it is.
             partition_columns: Columns whose values decide the folder: texts, whole numbers, dates. Only said again, or
                 left out, once the table is there.
