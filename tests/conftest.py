@@ -26,6 +26,11 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     load_settings.cache_clear()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: at the end one worker would wait minutes for the other."""
+    items.sort(key=lambda item: "test_full_year" not in item.nodeid)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-seconds", type=float, default=60, help="how long writers and kills go on")
     parser.addoption("--chaos-seed", type=int, default=0, help="repeats a run of the chaos test, as far as it can be")
