@@ -173,7 +173,7 @@ def test_data_tests_look_at_the_touched_days_until_downstream_accepts_them(shop:
 def test_unit_tests_need_no_table(runner: Any, lake: Any) -> None:
     result = runner("test", "--select", "test_type:unit")
     assert result.success
-    assert sum(node.node.resource_type == "unit_test" for node in result.result.results) == 16
+    assert sum(node.node.resource_type == "unit_test" for node in result.result.results) == 19
 
 
 def test_no_model_aggregates_over_everything_by_a_window() -> None:
