@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn
 from pipeline_assets.ingest.conform import fit_sql
+from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.pulls import connect
 from pipeline_assets.ingest.database.reading import Database, Reading, Relation, Selection, Snapshot, column_of
@@ -76,7 +77,7 @@ def _check_classes(database: Database, query: str, column: str, lower: Value | s
     Raises:
         NotebookError: The column has values that the bound says nothing of.
     """
-    relation = f"SELECT DISTINCT typeof({identifier(column)}) FROM ({query.rstrip().rstrip(';')}\n)"
+    relation = f"SELECT DISTINCT typeof({identifier(column)}) FROM ({parameters.bare(query)}\n)"
     with duckdb.connect(":memory:") as con:
         kinds = {
             kind for _, kind in con.execute(_read(con, database, Relation(query=relation), Selection()).sql).fetchall()

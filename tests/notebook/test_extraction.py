@@ -187,6 +187,11 @@ class TestWatermark:
             read(url, "SELECT * FROM t", watermark_column="seen_at", last_watermark="2026-01-05T10:00:00Z").height == 1
         )
 
+    def test_sqlite_takes_a_query_that_a_comment_ends(self, tmp_path: Path) -> None:
+        url = sqlite_of(tmp_path, "CREATE TABLE t (seen)", "INSERT INTO t VALUES (1), (2)")
+        found = read(url, "SELECT * FROM t; -- all", watermark_column="seen", last_watermark=2)
+        assert found["seen"].to_list() == [2]
+
     @pytest.mark.parametrize(
         ("values", "last", "message"),
         [

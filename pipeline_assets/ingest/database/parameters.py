@@ -20,14 +20,14 @@ def names(query: str) -> frozenset[str]:
 
 
 def render(query: str, parameter: Callable[[str], str], text: Callable[[str], str] = str) -> str:
-    """Writes a query for a driver, without the semicolons and comments that end it.
+    """Writes a query for a driver, `bare`.
 
     Args:
         query: As declared.
         parameter: Gives the driver's form of a parameter, `%(lower)s` say.
         text: Escapes what the driver would take for a parameter in the rest.
     """
-    parts, end, query = [], 0, query[: _end(query)]
+    parts, end, query = [], 0, bare(query)
     for found in _TOKENS.finditer(query):
         if found["name"]:
             parts += [text(query[end : found.start()]), parameter(found["name"])]
@@ -35,8 +35,8 @@ def render(query: str, parameter: Callable[[str], str], text: Callable[[str], st
     return "".join([*parts, text(query[end:])])
 
 
-def _end(query: str) -> int:
-    """Where a query ends: after that come only blanks, semicolons and comments."""
+def bare(query: str) -> str:
+    """A query without the blanks, semicolons and comments that end it, as it can stand in parentheses."""
     end = place = 0
     for found in [*_TOKENS.finditer(query), None]:
         gap = query[place : found.start() if found else None].rstrip(" \t\r\n;")
@@ -44,4 +44,4 @@ def _end(query: str) -> int:
         if found:
             place = found.end()
             end = end if found[0].startswith(("--", "/*")) else place
-    return end
+    return query[:end]

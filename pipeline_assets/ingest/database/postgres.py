@@ -135,7 +135,7 @@ class PostgresDatabase(connection.Database):
     def session(self, snapshot: str) -> Iterator[Session]:
         """Opens a transaction that only reads, at the snapshot of another one, which holds the lock."""
         with self._connected() as session:
-            _begin(session)
+            session.execute(_BEGIN)
             session.execute(f"SET TRANSACTION SNAPSHOT {quoted(snapshot)}".encode())
             yield session
 
@@ -149,10 +149,10 @@ class PostgresDatabase(connection.Database):
     def _begun(self, session: Session, relation: Relation) -> "_Table | None":
         """Begins the transaction, with a lock on the table if one is read, and describes it as it is then."""
         if relation.table is None:
-            _begin(session)
+            session.execute(_BEGIN)
             return None
         before = _described(session, relation, self.place)
-        _begin(session)
+        session.execute(_BEGIN)
         # The transaction's first statement, because any query would take the snapshot; LOCK takes none. What is
         # rewritten or truncated between snapshot and lock is empty to the snapshot, or has all its rows twice.
         _lock(session, before)
@@ -172,10 +172,6 @@ class PostgresDatabase(connection.Database):
             raise of_postgres(self.place, error, self._password) from None
         except CdcError as error:
             raise DatabaseError(str(error)) from None
-
-
-def _begin(session: Session) -> None:
-    session.execute(_BEGIN)
 
 
 def _lock(session: Session, table: "_Table", *, wait: bool = True) -> None:
@@ -313,8 +309,8 @@ class PostgresSnapshot:
         """What is read as SQL, and the parameters, which psycopg writes into a COPY as literals."""
         if self._table is not None:
             return f"{_escaped(self._table.sql_name)} AS pulled", selection.bounds
-        query = str(self._relation.query).rstrip().rstrip(";")
-        return f"({parameters.render(query, '%({})s'.format, _escaped)}\n) AS pulled", selection.bounds
+        query = parameters.render(str(self._relation.query), "%({})s".format, _escaped)
+        return f"({query}\n) AS pulled", selection.bounds
 
     def _where(self, selection: Selection, columns: Sequence[str]) -> str:
         if self._relation.is_bounded_inside:
