@@ -1,4 +1,4 @@
-"""What components share: a bronze table and its dead letters as assets, and the checks of what was read into the table.
+"""What components share: a bronze table and its dead letters as assets, their checks, and how a pull rests or fails.
 
 How the rows get there is in `landing`, `rest_resource` and their like; what the checks find, in `ingest.audit`.
 
@@ -6,6 +6,7 @@ Concept: https://docs.dagster.io/guides/test/asset-checks
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,8 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.landing import DayCounts
-from pipeline_assets.lake import Table
+from pipeline_assets.ingest.pull import PullError
+from pipeline_assets.lake import SchemaMismatchError, Table
 from pipeline_assets.partitions import DAILY, range_of_tags
 
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
@@ -101,6 +103,30 @@ def specs(
         bronze_spec(name, owner=owner, description=description, every=every, metadata=facts),
         letters_spec(name, owner=owner, description=letters),
     ]
+
+
+def rested(context: dg.AssetExecutionContext, name: str, reason: str) -> Iterator[dg.MaterializeResult[None]]:
+    """The results of a run that has nothing to read from, because a variable is not set."""
+    context.log.warning(reason)
+    yield dg.MaterializeResult(asset_key=bronze_key(name), metadata={"resting": reason})
+    yield dg.MaterializeResult(asset_key=letters_key(name))
+
+
+@contextmanager
+def failures_told(name: str) -> Iterator[None]:
+    """Turns the errors of a pull into failures of its step, tried again only if that may help.
+
+    A second attempt costs a minute, and hides what people have to mend.
+
+    Raises:
+        Failure: With the error's own words.
+    """
+    try:
+        yield
+    except PullError as error:
+        raise dg.Failure(f"{name}: {error}", allow_retries=error.is_transient) from None
+    except SchemaMismatchError as error:
+        raise dg.Failure(f"{name}: {error}", allow_retries=False) from None
 
 
 def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> dg.AssetChecksDefinition:

@@ -9,7 +9,6 @@ Concept: https://docs.dagster.io/guides/build/components
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -18,26 +17,22 @@ from pydantic import Field, model_validator
 
 from pipeline_assets.components import bronze_assets
 from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.landing_sensor import FREQUENCIES
 from pipeline_assets.components.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.database import pulls
 from pipeline_assets.ingest.database.keys import compare_keys
 from pipeline_assets.ingest.database.pulls import DatabaseSource, Mode
-from pipeline_assets.ingest.pull import Counts, PullError
+from pipeline_assets.ingest.pull import Counts
 from pipeline_assets.ingest.watermark import Watermark
-from pipeline_assets.lake import SchemaMismatchError
 from pipeline_assets.partitions import days_of
 
 COMPARE_KEYS_TAG = "pipeline_assets/compare_keys"
 """Run tag: after the pull, keys that are gone from the source get tombstones."""
 
 # At 01:00 UTC the day before is over, in the clocks of the source too if they are an hour late.
-_SCHEDULES = {
-    "hourly": ("5 * * * *", timedelta(hours=1)),
-    "daily": ("0 1 * * *", timedelta(days=1)),
-    "weekly": ("0 1 * * 1", timedelta(days=7)),
-}
+_CRONS = {"hourly": "5 * * * *", "daily": "0 1 * * *", "weekly": "0 1 * * 1"}
 
 
 class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
@@ -140,11 +135,10 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
                     description="Pulls, and gives keys that are gone from the source a tombstone; then all downstream.",
                 )
             )
-        cron, _ = _SCHEDULES[self.frequency]
         source = self.source
         schedule = pull_schedule(
             self.name,
-            cron=cron,
+            cron=_CRONS[self.frequency],
             due=lambda lake, today: pulls.days_due(lake, source, today),
             resting=lambda: self._resting,
             description=f"Pulls {source.relation.name}, {self.frequency}: one run for all days since the last one.",
@@ -153,7 +147,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         return dg.Definitions(assets=[self._assets()], asset_checks=[checks], jobs=jobs, schedules=[schedule])
 
     def _specs(self) -> list[dg.AssetSpec]:
-        source, (_, every) = self.source, _SCHEDULES[self.frequency]
+        source = self.source
         what = {"full": "all rows", "window": "the rows of each day", "incremental": "rows as they came or changed"}
         return bronze_assets.specs(
             self.name,
@@ -161,7 +155,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             owner=self.owner,
             read_from=source.relation.name,
             description=self.description or f"{source.relation.name}: {what[self.mode]}.",
-            every=every,
+            every=FREQUENCIES[self.frequency],
             metadata={
                 "read_from": self.table or self.query or "",
                 "connection_env": self.connection_env,
@@ -173,7 +167,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def _assets(self) -> dg.AssetsDefinition:
-        source, bronze, letters = self.source, bronze_key(self.name), letters_key(self.name)
+        bronze, letters = bronze_key(self.name), letters_key(self.name)
 
         @dg.multi_asset(
             name=f"{self.name}__pull",
@@ -184,17 +178,10 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         )
         def pull(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
             if reason := self._resting:
-                context.log.warning(reason)
-                yield dg.MaterializeResult(asset_key=bronze, metadata={"resting": reason})
-                yield dg.MaterializeResult(asset_key=letters)
+                yield from bronze_assets.rested(context, self.name, reason)
                 return
-            try:
+            with bronze_assets.failures_told(self.name):
                 facts = self._pull(context, lake)
-            except PullError as error:
-                # A second attempt costs a minute, and hides what people have to mend.
-                raise dg.Failure(f"{source.name}: {error}", allow_retries=error.is_transient) from None
-            except SchemaMismatchError as error:
-                raise dg.Failure(f"{source.name}: {error}", allow_retries=False) from None
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
             yield dg.MaterializeResult(asset_key=letters)
 

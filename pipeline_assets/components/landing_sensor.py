@@ -28,7 +28,7 @@ SOURCE_TAG = "pipeline_assets/source"
 BATCH_TAG = "pipeline_assets/batch"
 
 FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
-"""How often files are expected."""
+"""How often a source is expected to bring something."""
 
 _SECONDS = 30
 _MAX_ATTEMPTS = 3

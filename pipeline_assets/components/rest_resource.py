@@ -21,9 +21,7 @@ from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, le
 from pipeline_assets.components.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.pull import PullError
 from pipeline_assets.ingest.rest.declared import Auth, Incremental, Pagination, Param, RestSource
-from pipeline_assets.lake import SchemaMismatchError
 
 WHOLE_TAG = "pipeline_assets/whole"
 """Present: all of the source is read, and committed though it seems to be there."""
@@ -201,18 +199,11 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
 
             bronze, letters, root = bronze_key(self.name), letters_key(self.name), self._root()
             if root is None:
-                context.log.warning(self._resting)
-                yield dg.MaterializeResult(asset_key=bronze, metadata={"resting": self._resting})
-                yield dg.MaterializeResult(asset_key=letters)
+                yield from bronze_assets.rested(context, self.name, self._resting)
                 return
             whole, run_id = WHOLE_TAG in context.run.tags, context.run.run_id
-            try:
-                with lake.connect() as con:
-                    polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
-            except PullError as error:
-                raise dg.Failure(f"{self.name}: {error}", allow_retries=error.is_transient) from None
-            except SchemaMismatchError as error:
-                raise dg.Failure(f"{self.name}: {error}", allow_retries=False) from None
+            with bronze_assets.failures_told(self.name), lake.connect() as con:
+                polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
             if polled.restarted:
                 context.log.warning("the pages were read twice: %s", polled.restarted)
             day = polled.day.isoformat()

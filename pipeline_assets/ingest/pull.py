@@ -354,12 +354,11 @@ class Pull:
         return counts, unfit
 
     def _find_repeats(self, written: Sequence[DataFile]) -> int:
-        letters = self._letters
-        known = f"SELECT raw FROM {letters.scan()} WHERE NOT ({self.batch.obsolete_letters})"
+        known = f"SELECT raw FROM {self._letters.scan()} WHERE NOT ({self.batch.obsolete_letters})"
         has = [*(column.name for column in self._shape.columns), "_rescued"]
         batch = WrittenBatch(written_rows(self.bronze.uri, written), [*has, *self._added], self._source.keys)
         rows = f"SELECT * FROM {self.bronze.scan()} WHERE {self.batch.repeats}"
-        return find_repeats(self._con, batch, rows=rows, has=has, letters=known if letters.exists() else None)
+        return find_repeats(self._con, batch, rows=rows, has=has, letters=known if self._letters.exists() else None)
 
     def _by_origin(self, query: str) -> dict[str, int]:
         found = self._con.execute(f"SELECT _source.file, count(*) FROM ({query}) GROUP BY ALL").fetchall()

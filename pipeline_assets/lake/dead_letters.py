@@ -36,7 +36,9 @@ def record(
     expect: Mapping[str, int | None] | None = None,
     positions: Mapping[str, int] | None = None,
 ) -> None:
-    """Replaces the dead letters of what is being (re-)read by those of this reading; none of either is no commit.
+    """Replaces the dead letters of what is being (re-)read by those of this reading.
+
+    None of either, and no position, is no commit.
 
     Args:
         con: Connection that the query's tables live in.

@@ -181,11 +181,11 @@ def assembled(
 
 
 @contextmanager
-def in_duckdb(columns: Sequence[Column]) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[SourceField]]]:
-    """Lends columns to a DuckDB of their own, as `lent` does."""
+def scratch() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB in memory, in UTC, for as long as the block lasts."""
     with duckdb.connect(":memory:") as con:
         con.execute("SET TimeZone = 'UTC'")
-        yield con, lent(con, columns)
+        yield con
 
 
 def lent(con: duckdb.DuckDBPyConnection, columns: Sequence[Column]) -> list[SourceField]:

@@ -104,8 +104,7 @@ class BatchDataIngester:
         lower = _bound(last_watermark)
         if lower is not None and watermark_column is None:
             raise NotebookError("last_watermark needs watermark_column: the column of the query that it is a value of")
-        with duckdb.connect(":memory:") as con:
-            con.execute("SET TimeZone = 'UTC'")
+        with frames.scratch() as con:
             staged = retrying()(extraction.stage, con, connection_string, query, watermark_column, lower)
             columns = extraction.fitted(con, staged)
             moment = f"TIMESTAMPTZ '{staged.taken_at.astimezone(UTC).isoformat(sep=' ')}'"
@@ -145,7 +144,8 @@ class BatchDataIngester:
         content = [column for column in columns if column.name not in frames.METADATA]
         if not content:
             raise NotebookError("the frame has no columns but those that the extraction adds")
-        with frames.in_duckdb(content) as (con, fields):
+        with frames.scratch() as con:
+            fields = frames.lent(con, content)
             targets = _fit(con, fields, declared)
             letters = letters_of(con, _with_metadata(con, columns, fields), extracted_at="m0", source="m1", batch="m2")
             selected = "".join(f", v{number} AS t{number}" for number, _ in targets)

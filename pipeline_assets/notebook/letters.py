@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.lake.dead_letters import COLUMNS, append
+from pipeline_assets.notebook.frames import scratch
 from pipeline_assets.notebook.places import table_at
 
 
@@ -42,10 +43,10 @@ class LetterBox:
 
     def add(self, letters: pa.Table) -> None:
         """Takes in what `letters_of` gives."""
-        # A frame that was not extracted has no time of its own: the one of its validation names nothing.
-        name = _name(repr(letters.drop_columns(["_partition_date", "_extracted_at"]).to_pylist()))
         if letters.num_rows:
-            self._pending[name] = letters
+            # A frame that was not extracted has no time of its own: the one of its validation names nothing.
+            content = repr(letters.drop_columns(["_partition_date", "_extracted_at"]).to_pylist())
+            self._pending[blake2b(content.encode(), digest_size=16).hexdigest()] = letters
 
     @property
     def pending(self) -> pa.Table:
@@ -65,11 +66,6 @@ class LetterBox:
 
 
 def _no_letters() -> pa.Table:
-    with duckdb.connect(":memory:") as con:
-        con.execute("SET TimeZone = 'UTC'")
+    with scratch() as con:
         nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items())
         return con.sql(f"SELECT {nothing} LIMIT 0").to_arrow_table()
-
-
-def _name(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()

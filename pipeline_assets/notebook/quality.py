@@ -72,9 +72,12 @@ class DataQualityFramework:
         """
         if not (isinstance(model, type) and issubclass(model, pa.DataFrameModel)):
             raise NotebookError(f"suite {name}: give a class of pandera.polars.DataFrameModel, not {model!r}")
-        if _packaged(name) is not None:
+        try:
+            contract(name)
+        except ContractError:
+            cls._suites[name] = model
+        else:
             raise NotebookError(f"suite {name}: a contract of the package has this name: choose another one")
-        cls._suites[name] = model
 
     def validate_dataframe(
         self, df: "pl.DataFrame | pd.DataFrame", suite_name: str, data_asset_name: str
@@ -89,9 +92,7 @@ class DataQualityFramework:
         Raises:
             NotebookError: There is no such suite, or the frame cannot be used.
         """
-        model = self._suites.get(suite_name) or _packaged(suite_name)
-        if model is None:
-            raise NotebookError(self._unknown(suite_name))
+        model = self._suites.get(suite_name) or self._packaged(suite_name)
         known = model.to_schema().columns
         columns = [column for column in columns_of(df) if column.name in known or column.name not in METADATA]
         found = validate(model, [polars_of(columns)])
@@ -100,20 +101,14 @@ class DataQualityFramework:
             found.by_check,
         )  # fmt: skip
 
-    def _unknown(self, name: str) -> str:
-        added = f"; added: {', '.join(sorted(self._suites))}" if self._suites else ""
+    def _packaged(self, name: str) -> Model:
         try:
-            contract(name)
+            return contract(name)
         except ContractError as error:
-            return f"{error}{added}. Add your own: DataQualityFramework.add_suite({name!r}, YourModel)"
-        return ""
-
-
-def _packaged(name: str) -> Model | None:
-    try:
-        return contract(name)
-    except ContractError:
-        return None
+            added = f"; added: {', '.join(sorted(self._suites))}" if self._suites else ""
+            raise NotebookError(
+                f"{error}{added}. Add your own: DataQualityFramework.add_suite({name!r}, YourModel)"
+            ) from None
 
 
 def _where(case: Case) -> str:

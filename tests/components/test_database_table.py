@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import schedules
 from postgres import execute
 from pydantic import ValidationError
 
@@ -47,14 +48,8 @@ class Shop:
         execute(self.url, f"INSERT INTO products VALUES ('{code}', 'x', '{price}', {updated})")
 
     def tick(self, at: datetime | None = None) -> dg.RunRequest | dg.SkipReason:
-        schedule = self.repository.get_schedule_def("shop__products__schedule")
         when = at or datetime(TODAY.year, TODAY.month, TODAY.day, 1, tzinfo=UTC)
-        context = dg.build_schedule_context(
-            instance=self.instance, scheduled_execution_time=when, repository_def=self.repository,
-            resources={"lake": lake_resource()},
-        )  # fmt: skip
-        found = schedule.evaluate_tick(context)
-        return found.run_requests[0] if found.run_requests else dg.SkipReason(found.skip_message)
+        return schedules.tick(self.repository, self.instance, "shop__products__schedule", when)
 
     def run(self, first: date = TODAY, last: date = TODAY, job: str = "to_gold") -> dg.ExecuteInProcessResult:
         tags = {"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)}

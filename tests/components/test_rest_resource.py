@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import schedules
 from crm_api import Api, Reply, account
 from dagster.components.testing import create_defs_folder_sandbox
 from polled import Accounts
@@ -40,13 +41,7 @@ class Source:
         self.lake = Lake(settings.lake_uri)
 
     def tick(self, at: datetime) -> dg.RunRequest | dg.SkipReason:
-        schedule = self.repository.get_schedule_def("crm__accounts__schedule")
-        context = dg.build_schedule_context(
-            instance=self.instance, scheduled_execution_time=at, repository_def=self.repository,
-            resources={"lake": lake_resource()},
-        )  # fmt: skip
-        found = schedule.evaluate_tick(context)
-        return found.run_requests[0] if found.run_requests else dg.SkipReason(found.skip_message)
+        return schedules.tick(self.repository, self.instance, "crm__accounts__schedule", at)
 
     def run(self, job: str = "crm__accounts__to_gold") -> dg.ExecuteInProcessResult:
         request = self.tick(datetime.now(UTC))

@@ -68,13 +68,11 @@ class AlchemyDatabase:
             ) from None
         except ArgumentError:
             raise DatabaseError(_UNREADABLE) from None
-        self._is_sqlite_file = (
-            parsed.get_backend_name() == "sqlite"
-            and parsed.database not in (None, "", ":memory:")
-            and not str(parsed.database).startswith("file:")
-        )
+        self._file: Path | None = None
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _set_up_sqlite)
+            if parsed.database not in (None, "", ":memory:") and not str(parsed.database).startswith("file:"):
+                self._file = Path(str(parsed.database))
 
     def __repr__(self) -> str:
         return f"AlchemyDatabase({self.place})"
@@ -82,11 +80,9 @@ class AlchemyDatabase:
     @contextmanager
     def snapshot(self, relation: Relation) -> Iterator["AlchemySnapshot"]:
         """Opens a session."""
-        file = self._engine.url.database or ""
-        # SQLite would make an empty one.
-        if self._is_sqlite_file and not Path(file).exists():
+        if self._file is not None and not self._file.exists():  # SQLite would make an empty one
             raise DatabaseError(
-                f"{self.place}: there is no file {file}; sqlite:///path is relative, sqlite:////path not"
+                f"{self.place}: there is no file {self._file}; sqlite:///path is relative, sqlite:////path not"
             )
         try:
             with self._engine.connect() as connection:
@@ -162,8 +158,7 @@ class AlchemySnapshot:
         values = {name: _sqlite_text(value) if self._is_sqlite else value for name, value in selection.bounds.items()}
         if self._relation.query is None:
             return ".".join(self._name(part) for part in str(self._relation.table).split(".")), values
-        query = self._relation.query
-        return f"({parameters.render(query, ':{}'.format, _escaped)}\n) pulled", values
+        return f"({parameters.render(self._relation.query, ':{}'.format, _escaped)}\n) pulled", values
 
     def _name(self, name: str) -> str:
         return _escaped(self._quote(name))
