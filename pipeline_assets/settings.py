@@ -7,7 +7,7 @@ needs (its `defs.yaml` says that), and neither Dagster nor DuckDB, so that every
 
 import os
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,6 +54,12 @@ def _absolute_path(value: Path) -> Path:
 def _http_url(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(("https://", "http://")):
         raise ValueError("must start with https:// or http://")
+    return value
+
+
+def _not_to_come(value: date) -> date:
+    if value > datetime.now(UTC).date():
+        raise ValueError("lies in the future: there would be no partition, and nothing could be ingested")
     return value
 
 
@@ -135,7 +141,7 @@ class Settings(BaseSettings):
     """Root of the landing files: a path or s3://bucket/prefix."""
 
     storage: StorageSettings = StorageSettings()
-    start_date: date = date(2010, 12, 1)
+    start_date: Annotated[date, AfterValidator(_not_to_come)] = date(2010, 12, 1)
     """First daily partition (UTC)."""
 
     duckdb_memory_limit: str = Field(default="1GB", pattern=r"^\d+(\.\d+)?\s*([KMGT]i?B)$")

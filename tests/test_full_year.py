@@ -29,6 +29,7 @@ def query(sql: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.skipif(not FULL_YEAR.exists(), reason=f"the full data set is not at {FULL_YEAR}")
 def test_a_backfill_of_the_year_is_one_run_and_gives_the_published_figures(
     settings: Settings, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,7 @@
 
 import os
 import re
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -85,6 +85,16 @@ def test_one_error_names_every_wrong_variable_and_no_value(monkeypatch: pytest.M
         assert f"PIPELINE_{name}: " in message
     assert "secret" not in message
     assert ".env.example" in message
+
+
+def test_a_first_day_that_is_to_come_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    today = datetime.now(UTC).date()
+    monkeypatch.setenv("PIPELINE_START_DATE", today.isoformat())
+    assert load_settings().start_date == today
+    load_settings.cache_clear()
+    monkeypatch.setenv("PIPELINE_START_DATE", (today + timedelta(days=2)).isoformat())
+    with pytest.raises(SettingsError, match="PIPELINE_START_DATE: lies in the future"):
+        load_settings()
 
 
 def test_a_misspelt_storage_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,8 +154,8 @@ def tick(
 
 def _known_days(context: dg.SensorEvaluationContext, days: Mapping[date, int]) -> dict[date, int]:
     """Leaves out days that are no partition: one unknown key would lose the whole tick."""
-    known = set(days_of([keys[0], keys[-1]])) if (keys := DAILY.get_partition_keys()) else set()
-    first, last = min(known), max(known)
+    keys = DAILY.get_partition_keys()
+    first, last = days_of([keys[0], keys[-1]])
     if outside := sorted(day for day in days if not first <= day <= last):
         context.log.warning(
             "%d days are no partitions (first %s): partitions go from %s (PIPELINE_START_DATE) to %s",

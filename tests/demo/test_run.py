@@ -47,10 +47,10 @@ def test_the_demo_shows_files_and_changes_and_does_nothing_the_second_time(tmp_p
     assert re.search(r"payments +2,175 +5 +2,170 +2,170", again)
     assert re.search(r"accounts +1,232 +122 +1,108 +1,110", again)
     second = versions(tmp_path)
-    # A pull that finds nothing still moves its position, and so do those who read the table.
+    # A pull that finds nothing still moves its position, its dead letters' too, and so do those who read the table.
     moved = {name for name in first if second[name] != first[name]}
     pulled = {"shop_db__payments", "crm__accounts"}
     assert moved == {
-        *(f"bronze.{name}" for name in pulled),
+        *(f"{layer}.{name}" for layer in ("bronze", "dead_letters") for name in pulled),
         *("silver.payments", "silver.accounts", "gold.customer_metrics", "gold.daily_sales"),
     }

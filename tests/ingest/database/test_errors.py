@@ -1,7 +1,8 @@
 """Errors of source databases: what is tried again, what is told, and that no password ever is."""
 
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,6 +24,12 @@ from pipeline_assets.ingest.database.reading import Relation, Selection
 SECRET = "p@ss/w:rd %41"
 QUOTED = "p%40ss%2Fw%3Ard%20%2541"
 T = Relation(table="payments")
+HOLDER = """
+import sys, duckdb
+with duckdb.connect(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def failure(url: str, relation: Relation = T) -> DatabaseError:
@@ -127,14 +134,12 @@ class TestTransience:
         path = tmp_path / "a.db"
         with duckdb.connect(path) as connection:
             connection.execute("CREATE TABLE payments (a INT)")
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        holder = context.Process(target=hold, args=(str(path), theirs))
-        holder.start()
-        assert ours.recv() == "held"
-        error = failure(f"duckdb:///{path}")
-        ours.send("done")
-        holder.join()
+        holds = [sys.executable, "-W", "ignore", "-c", HOLDER, str(path)]
+        with subprocess.Popen(holds, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout
+            assert holder.stdout.readline() == "held\n"
+            error = failure(f"duckdb:///{path}")
+            holder.communicate("done\n")
         assert error.is_transient
         assert str(path) in str(error)
 
@@ -142,12 +147,6 @@ class TestTransience:
         error = failure(f"duckdb:///{tmp_path}/nowhere.db")
         assert not error.is_transient
         assert "nowhere.db" in str(error)
-
-
-def hold(path: str, pipe: Any) -> None:
-    with duckdb.connect(path):
-        pipe.send("held")
-        pipe.recv()
 
 
 def test_a_connection_that_breaks_while_rows_stream_is_begun_again(
