@@ -32,5 +32,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-seconds", type=float, default=60, help="how long writers and kills go on")
+    parser.addoption("--chaos-seconds", type=float, default=40, help="how long writers and kills go on")
     parser.addoption("--chaos-seed", type=int, default=0, help="repeats a run of the chaos test, as far as it can be")

@@ -19,12 +19,12 @@ DAYS = shop.trading_days(shop.DEMO_PARQUET)[:4]
 
 
 class Location:
-    """The whole code location with a lake and an instance of its own."""
+    """The code location's way from files to gold, with a lake and an instance of its own."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.settings, self.instance = settings, instance
         self.lake = Lake(settings.lake_uri)
-        self.job = defs().resolve_implicit_global_asset_job_def()
+        self.job = defs().get_repository_def().get_job("shop__invoice_lines__to_gold")
 
     def run(self, first: date, last: date) -> dg.ExecuteInProcessResult:
         return self.job.execute_in_process(instance=self.instance, tags=range_tags(first, last), raise_on_error=False)

@@ -4,17 +4,14 @@
 """
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psycopg
 import pytest
 from chaos import Chaos
+from killing import worker
 
 from pipeline_assets.demo.shop_db import create_tables
 from pipeline_assets.ingest.cdc.postgres import Postgres
@@ -25,7 +22,7 @@ import os, sys
 from dbt.cli.main import dbtRunner
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer
-from killing import kill_between
+from killing import fork_for_each_line, kill_between
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain
@@ -34,35 +31,31 @@ from pipeline_assets.ingest.cdc.postgres import Postgres
 from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings, project_root
 
-kill_at, target, transforms = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "yes"
-commits = (DeltaTable, "create_write_transaction"), (TableAlterer, "set_table_properties")
-kill_between(kill_at, *commits, (Postgres, "create_slot"), (Postgres, "advance"))
-lake = Lake(load_settings().lake_uri)
+lake, folder = Lake(load_settings().lake_uri), str(project_root() / "dbt_project")
+options = ["--project-dir", folder, "--profiles-dir", folder, "--target-path", sys.argv[1]]
+manifest = dbtRunner().invoke(["--quiet", "parse", *options]).result
+chosen = ["customers", "products", "orders", "customers_history", "products_history"]
 tables = tuple(
     ChangeTable(f"public.{name}", f"shop_db__{name}", contract(f"shop_db.{name.title()}"), (key,))
     for name, key in (("customers", "customer_id"), ("products", "stock_code"), ("orders", "order_id"))
 )
-with lake.connect() as con:
-    postgres = Postgres(os.environ["SHOP_DB_URL"], slot="chaos", publication="pipeline_assets")
-    report = Drain(lake, con, ChangeSource("shop_db", tables, 2**40), postgres, "run").run()
-    assert not report.suspects, report.suspects
-if transforms:
-    folder = str(project_root() / "dbt_project")
-    chosen = ["customers", "products", "orders", "customers_history", "products_history"]
-    options = ["--quiet", "--project-dir", folder, "--profiles-dir", folder, "--target-path", target]
-    ran = dbtRunner().invoke(["run", *options, "--select", *chosen])
-    sys.exit(0 if ran.success else 1)
+
+
+def run(kill_at, transforms):
+    commits = (DeltaTable, "create_write_transaction"), (TableAlterer, "set_table_properties")
+    kill_between(int(kill_at), *commits, (Postgres, "create_slot"), (Postgres, "advance"))
+    with lake.connect() as con:
+        postgres = Postgres(os.environ["SHOP_DB_URL"], slot="chaos", publication="pipeline_assets")
+        report = Drain(lake, con, ChangeSource("shop_db", tables, 2**40), postgres, "run").run()
+        assert not report.suspects, report.suspects
+    if transforms == "True":
+        ran = dbtRunner(manifest=manifest).invoke(["--quiet", "run", *options, "--select", *chosen])
+        assert ran.success, ran.exception
+
+
+fork_for_each_line(run)
 """
-SUPPORT = str(Path(__file__).parent.parent / "support")
 TABLES = {"customers": "customer_id", "products": "stock_code", "orders": "order_id"}
-
-
-def run(kill_at, target, url, lake_uri, *, transforms):
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WORKER, str(kill_at), str(target), "yes" if transforms else "no"],
-        env={**os.environ, "PYTHONPATH": SUPPORT, "PIPELINE_LAKE_URI": lake_uri, "SHOP_DB_URL": url},
-        check=False,
-    ).returncode
 
 
 def changes_of(url):
@@ -76,22 +69,25 @@ def changes_of(url):
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_doubled_or_wrong(database, settings, tmp_path, request):
+def test_nothing_is_lost_doubled_or_wrong(database, settings, tmp_path, monkeypatch, request):
     seconds, seed = request.config.getoption("--chaos-seconds"), request.config.getoption("--chaos-seed")
     seed = seed or random.randrange(10**6)
     print("seed", seed)  # noqa: T201 - shown when the test fails
-    chance, target = random.Random(seed), tmp_path / "target"
+    chance = random.Random(seed)
+    monkeypatch.setenv("SHOP_DB_URL", database)
     create_tables(database)
     Postgres(database, slot="oracle", publication="pipeline_assets").create_slot()
     killed, until = 0, time.monotonic() + seconds
-    with Chaos(database, seed) as chaos:
-        while time.monotonic() < until:
-            transforms = chance.random() < 0.4
-            kill_at = chance.randrange(24 if transforms else 14)
-            killed += run(kill_at, target, database, settings.lake_uri, transforms=transforms) == -signal.SIGKILL
-    assert not chaos.errors
-    assert run(-1, target, database, settings.lake_uri, transforms=True) == 0
-    assert killed >= 3
+    with worker(WORKER, tmp_path / "target") as run:
+        with Chaos(database, seed) as chaos:
+            while time.monotonic() < until:
+                transforms = chance.random() < 0.4
+                kill_at = chance.randrange(24 if transforms else 14)
+                killed += run(kill_at, transforms) == -signal.SIGKILL
+        assert not chaos.errors
+        assert run(-1, True) == 0
+    print("killed", killed)  # noqa: T201
+    assert killed >= 6
     lake = Lake(settings.lake_uri)
     with lake.connect() as con:
         compare_bronze(con, lake, database)

@@ -1,54 +1,39 @@
 """Polls that are killed with SIGKILL before and after each request and each commit: in the end nothing differs."""
 
-import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import duckdb
 import pytest
 from crm_api import Api, account
+from killing import worker
 from polled import UPDATED, Crm
 
 from pipeline_assets.lake import Lake, Table
 
-# Forked, because to start costs more than to poll. The exit code of the worker is the number of polls that were killed.
 WORKER = """
-import os, signal, sys
+import sys
 from pathlib import Path
 from deltalake import DeltaTable
-from killing import kill_between
+from killing import fork_for_each_line, kill_between
 from polled import UPDATED, Crm
 from pipeline_assets.ingest.rest.session import ApiSession
 from pipeline_assets.lake import Lake
 
-folder, mode = Path(sys.argv[1]), sys.argv[2]
+mode = sys.argv[1]
 
 
 class At:
-    url, paging = sys.argv[3], "cursor"
+    url, paging = sys.argv[2], "cursor"
 
 
 def poll(kill_at, lake):
-    kill_between(kill_at, (ApiSession, "send"), (DeltaTable, "create"), (DeltaTable, "create_write_transaction"))
-    with Lake(str(lake / "lake")).connect() as con:
-        Crm(lake, con, []).poll(At(), incremental=UPDATED if mode == "incremental" else None)
+    kill_between(int(kill_at), (ApiSession, "send"), (DeltaTable, "create"), (DeltaTable, "create_write_transaction"))
+    with Lake(f"{lake}/lake").connect() as con:
+        Crm(Path(lake), con, []).poll(At(), incremental=UPDATED if mode == "incremental" else None)
 
 
-def in_a_child(kill_at, lake):
-    if child := os.fork():
-        return os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    try:
-        poll(kill_at, lake)
-    finally:
-        os._exit(0)
-
-
-killed, kill_at = True, 0
-while killed:
-    killed = in_a_child(kill_at, folder / str(kill_at))
-    kill_at += 1
-sys.exit(kill_at - 1)
+fork_for_each_line(poll)
 """
 
 
@@ -67,9 +52,11 @@ def test_a_poll_killed_at_every_step_ends_like_one_that_never_was(
     monkeypatch.setenv("CRM_TOKEN", "t")
     records = [*(account(n) for n in range(1, 8)), '{"account_id": "x"}', account(1, day=2)]
     with Api(records=records) as api:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        worker = [sys.executable, "-W", "ignore", "-c", WORKER, str(tmp_path), mode, api.url]
-        killed = subprocess.run(worker, env=environment, check=False).returncode
+        killed = 0
+        with worker(WORKER, mode, api.url) as run:
+            while (code := run(killed, tmp_path / str(killed))) == -signal.SIGKILL:
+                killed += 1
+        assert code == 0
         lakes = [tmp_path / str(kill_at) for kill_at in range(killed + 1)]
         with Lake(str(tmp_path)).connect() as con:
             for lake in lakes:

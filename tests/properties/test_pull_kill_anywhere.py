@@ -1,24 +1,18 @@
 """Pulls of a database killed with SIGKILL between any two of their steps, then again: the same tables."""
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from bank import Bank, paid, postgres_bank  # noqa: F401  # fixture
+from killing import worker
 
 STEPS = 14  # of the first pull: snapshot, read, files, dead letters (create, commit), rows: before and after each
 
-# A line says when to die; the answer is the signal. Forked, because to start costs more than to pull.
 WORKER = """
-import os, sys
+import sys
 from datetime import date
 from deltalake import DeltaTable
-from killing import kill_between
+from killing import fork_for_each_line, kill_between
 from pulled import Payments, Strict
 from pipeline_assets.ingest import pull
 from pipeline_assets.ingest.database import keys, pulls
@@ -34,7 +28,7 @@ source = DatabaseSource("bank__payments", model, ("payment_id",), False, "paymen
 
 def run(kill_at):
     commit = DeltaTable, "create_write_transaction"
-    kill_between(kill_at, (pulls, "_plan"), (pull, "write_parquet"), (pull, "record"), commit)
+    kill_between(int(kill_at), (pulls, "_plan"), (pull, "write_parquet"), (pull, "record"), commit)
     lake, day = Lake(folder), date(2026, 1, 5)
     with lake.connect(threads=1) as con:
         pulls.pull(lake, con, source, connect(url), day, day)
@@ -42,34 +36,8 @@ def run(kill_at):
             keys.compare_keys(lake, con, source, connect(url))
 
 
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        try:
-            run(int(line))
-            os._exit(0)
-        finally:
-            os._exit(1)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+fork_for_each_line(run)
 """
-
-
-@contextmanager
-def worker(bank: Bank, mode: str) -> Iterator[Callable[[int], int]]:
-    support = Path(__file__).parent.parent / "support"
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", WORKER, mode, bank.url, bank.lake.uri],
-        env={**os.environ, "PYTHONPATH": str(support)}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        assert process.stdin
-        assert process.stdout
-
-        def run(kill_at: int) -> int:
-            print(kill_at, file=process.stdin, flush=True)
-            return int(process.stdout.readline())  # type: ignore[union-attr]
-
-        yield run
-        process.stdin.close()
 
 
 @pytest.mark.slow
@@ -79,7 +47,7 @@ def test_a_pull_killed_between_any_two_steps_ends_like_one_that_never_was(
     mode: str,
 ) -> None:
     bank, killed = postgres_bank, 0
-    with worker(bank, mode) as run:
+    with worker(WORKER, mode, bank.url, bank.lake.uri) as run:
         for kill_at in range(STEPS):
             bank.execute(
                 paid(10 * kill_at, amount="x" if kill_at % 2 else "1.00", note=f"misfit {kill_at}"),

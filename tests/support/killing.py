@@ -1,7 +1,14 @@
-"""A process that dies by SIGKILL between two of its steps: for workers that tests start and wait for."""
+"""Processes that die by SIGKILL between two of their steps, for tests that start them and wait for them.
+
+Most are forks of a worker that has done what takes seconds and is the same each time: imports, dbt's parsing.
+"""
 
 import os
 import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 
 def kill_between(kill_at, *steps):
@@ -30,3 +37,42 @@ def kill_between(kill_at, *steps):
 
     for owner, name in steps:
         setattr(owner, name, wrap(getattr(owner, name)))
+
+
+@contextmanager
+def worker(program, *arguments):
+    """Starts a worker that ends with `fork_for_each_line`.
+
+    Args:
+        program: Python.
+        arguments: Its `sys.argv[1:]`.
+
+    Yields:
+        A function that gives a fork its words, and returns its exit code when it has ended: 0 for all well, or the
+        signal, negative.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+
+        def run(*words):
+            print(*words, file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield run
+        process.stdin.close()
+
+
+def fork_for_each_line(run):
+    """Calls `run` in a fork with the words of each line of standard input, and answers with the fork's exit code."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            try:
+                run(*line.split())
+                os._exit(0)
+            finally:
+                os._exit(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
