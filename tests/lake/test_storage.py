@@ -48,3 +48,11 @@ def test_connections_are_in_utc_and_bounded(lake: Lake) -> None:
             "SELECT current_setting('TimeZone'), current_setting('memory_limit'), current_setting('threads')"
         )
         assert found.fetchone() == ("UTC", "95.3 MiB", 1)
+
+
+def test_a_connection_loads_nothing_unsigned_once_it_is_open(lake: Lake, tmp_path: Path) -> None:
+    with lake.connect() as con:
+        (setting,) = con.sql("SELECT current_setting('allow_unsigned_extensions')").fetchone() or ()
+        assert setting is False
+        with pytest.raises(duckdb.InvalidInputException, match="while database is running"):
+            con.execute("SET allow_unsigned_extensions = true")
