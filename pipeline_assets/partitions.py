@@ -4,20 +4,28 @@ Concept: https://docs.dagster.io/guides/build/partitions-and-backfills/partition
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 
 import dagster as dg
 
 from pipeline_assets.settings import load_settings
 
+FIRST_DAY = load_settings().start_date
+"""The first partition. To ask `DAILY` for its keys makes all of them, 60 ms for sixteen years."""
+
 DAILY = dg.DailyPartitionsDefinition(
-    start_date=load_settings().start_date.isoformat(),
+    start_date=FIRST_DAY.isoformat(),
     end_offset=1,  # a file of today is ingested today, not tomorrow
 )
 """One partition per calendar day (UTC). One object, because runs across assets need equal definitions."""
 
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
+
+
+def today() -> date:
+    """Gives the last partition: today (UTC)."""
+    return datetime.now(UTC).date()
 
 
 def range_tags(first: date, last: date) -> dict[str, str]:

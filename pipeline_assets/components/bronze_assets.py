@@ -24,6 +24,10 @@ from pipeline_assets.partitions import DAILY, range_of_tags
 
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 """`<source>__<entity>` in snake_case."""
+
+FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
+"""How often a source is expected to bring something."""
+
 OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 """An e-mail address or `team:<name>`."""
 

@@ -15,10 +15,10 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components import change_assets
-from pipeline_assets.components.bronze_assets import OWNER, bronze_key, letters_key
+from pipeline_assets.components.bronze_assets import FREQUENCIES, OWNER, bronze_key, letters_key
 from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.checks import table_value
-from pipeline_assets.components.landing_sensor import FREQUENCIES, landing_sensor
+from pipeline_assets.components.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc import files, replay
 from pipeline_assets.ingest.cdc.accounting import dead_letters

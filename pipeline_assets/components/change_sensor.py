@@ -7,7 +7,7 @@ Concept: https://docs.dagster.io/guides/automate/sensors
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 
 import dagster as dg
 
@@ -17,7 +17,7 @@ from pipeline_assets.ingest.cdc.events import lsn_text
 from pipeline_assets.ingest.cdc.postgres import CdcError, Pending, Postgres
 from pipeline_assets.lake import Lake, Table, position_name
 from pipeline_assets.lake.changes import batches_since
-from pipeline_assets.partitions import DAILY, request_days
+from pipeline_assets.partitions import FIRST_DAY, request_days, today
 
 LAG_TAG = "pipeline_assets/lag_bytes"
 EVENTS_TAG = "pipeline_assets/events"
@@ -63,22 +63,20 @@ def tick(
     if slot is None or pending is None or _is_long_ago(context.instance, tables):
         # The run takes the first snapshot, or says what is wrong with the source: people are alerted by runs. It also
         # tells a quiet source from a dead one.
-        return dg.SensorResult(run_requests=[_request(name, _today(), {})])
+        return dg.SensorResult(run_requests=[_request(name, today(), {})])
     counted = f"{pending.events}{'+' if pending.events >= _EVENTS_COUNTED else ''}"
     facts = f"{counted} events, lag {slot.lag_bytes:,} bytes, slot at {lsn_text(slot.confirmed_flush_lsn)}"
     behind = [state for table, state in states.items() if _is_behind(table.bronze(lake), Table(lake, state))]
     if not pending.events and not behind and slot.lag_bytes < _IDLE_LAG_BYTES:
         return dg.SkipReason(f"nothing new ({facts})")
     context.log.info("the slot holds %s; behind bronze: %s", facts, ", ".join(behind) or "nothing")
-    first = pending.first_commit_at.astimezone(UTC).date() if pending.first_commit_at else _today()
+    first = pending.first_commit_at.astimezone(UTC).date() if pending.first_commit_at else today()
     return dg.SensorResult(run_requests=[_request(name, first, {LAG_TAG: str(slot.lag_bytes), EVENTS_TAG: counted})])
 
 
 def _request(name: str, first: date, facts: dict[str, str]) -> dg.RunRequest:
     """Asks for one run over the commit dates that are waiting."""
-    known = DAILY.get_partition_keys()
-    first, last = max(first, date.fromisoformat(known[0])), _today()
-    return request_days(first, last, tags={SOURCE_TAG: name, **facts})
+    return request_days(max(first, FIRST_DAY), today(), tags={SOURCE_TAG: name, **facts})
 
 
 def _held_up(instance: dg.DagsterInstance, name: str) -> str | None:
@@ -120,7 +118,3 @@ def _is_behind(bronze: Table, silver: Table) -> bool:
     applied = silver.position(position_name(bronze))
     batches = batches_since(bronze, applied, bronze.open().version())
     return batches is None or bool(batches)
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()

@@ -16,8 +16,7 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from pipeline_assets.components import bronze_assets
-from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
-from pipeline_assets.components.landing_sensor import FREQUENCIES
+from pipeline_assets.components.bronze_assets import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
 from pipeline_assets.components.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract

@@ -14,9 +14,9 @@ import dagster as dg
 from pydantic import Field, field_validator
 
 from pipeline_assets.components import bronze_assets
-from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.bronze_assets import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
 from pipeline_assets.components.checks import table_value
-from pipeline_assets.components.landing_sensor import FREQUENCIES, landing_sensor
+from pipeline_assets.components.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing

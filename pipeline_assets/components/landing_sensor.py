@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
@@ -21,14 +21,11 @@ from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table, held_days, position_name
-from pipeline_assets.partitions import DAILY, days_of, range_of_tags, request_days
+from pipeline_assets.partitions import FIRST_DAY, range_of_tags, request_days, today
 from pipeline_assets.settings import load_settings
 
 SOURCE_TAG = "pipeline_assets/source"
 BATCH_TAG = "pipeline_assets/batch"
-
-FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
-"""How often a source is expected to bring something."""
 
 _SECONDS = 30
 _MAX_ATTEMPTS = 3
@@ -154,8 +151,7 @@ def tick(
 
 def _known_days(context: dg.SensorEvaluationContext, days: Mapping[date, int]) -> dict[date, int]:
     """Leaves out days that are no partition: one unknown key would lose the whole tick."""
-    keys = DAILY.get_partition_keys()
-    first, last = days_of([keys[0], keys[-1]])
+    first, last = FIRST_DAY, today()
     if outside := sorted(day for day in days if not first <= day <= last):
         context.log.warning(
             "%d days are no partitions (first %s): partitions go from %s (PIPELINE_START_DATE) to %s",

@@ -13,7 +13,7 @@ import dagster as dg
 from pipeline_assets.components.landing_sensor import SOURCE_TAG
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.lake import Lake
-from pipeline_assets.partitions import DAILY, request_days
+from pipeline_assets.partitions import FIRST_DAY, request_days
 
 
 def pull_schedule(
@@ -29,7 +29,7 @@ def pull_schedule(
     Args:
         name: The source.
         cron: When, in UTC.
-        due: Gives the first and last day that a tick of a day asks for.
+        due: Gives the first and last day that a tick of a day asks for, up to that day.
         resting: Gives the reason why nothing can be read, if there is one.
         description: For the UI.
     """
@@ -47,8 +47,6 @@ def pull_schedule(
             return dg.SkipReason(reason)
         tick = context.scheduled_execution_time.astimezone(UTC)
         first, last = due(lake.open(), tick.date())
-        known = DAILY.get_partition_keys(current_time=tick)
-        first, last = max(first, date.fromisoformat(known[0])), min(last, date.fromisoformat(known[-1]))
-        return request_days(first, last, tags={SOURCE_TAG: name}, run_key=f"{name}:{tick.isoformat()}")
+        return request_days(max(first, FIRST_DAY), last, tags={SOURCE_TAG: name}, run_key=f"{name}:{tick.isoformat()}")
 
     return schedule

@@ -22,7 +22,7 @@ from pipeline_assets.ingest.database.reading import Database, Reading, Relation,
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier, quoted
 from pipeline_assets.ingest.watermark import Value
-from pipeline_assets.notebook.frames import METADATA, Column, NotebookError
+from pipeline_assets.notebook.frames import METADATA, Column, NotebookError, scratch
 
 _STAGED = "pulled"
 _EXACT_IN_DOUBLE = 2**53
@@ -78,7 +78,7 @@ def _check_classes(database: Database, query: str, column: str, lower: Value | s
         NotebookError: The column has values that the bound says nothing of.
     """
     relation = f"SELECT DISTINCT typeof({identifier(column)}) FROM ({parameters.bare(query)}\n)"
-    with duckdb.connect(":memory:") as con:
+    with scratch() as con:
         kinds = {
             kind for _, kind in con.execute(_read(con, database, Relation(query=relation), Selection()).sql).fetchall()
         }

@@ -11,12 +11,12 @@ from typing import Any
 
 import duckdb
 import pytest
-from dbt.cli.main import dbtRunner, dbtRunnerResult
+from dbt.cli.main import dbtRunnerResult
+from warm_dbt import warm_dbt
 
 from pipeline_assets.lake import Lake, Table, query_schema
 from pipeline_assets.settings import load_settings
 
-PROJECT = Path(__file__).parents[2] / "dbt_project"
 BRONZE = "bronze.shop__invoice_lines"
 MODELS = ("silver.invoice_lines", "gold.product_sales", "gold.customer_metrics", "gold.daily_sales")
 _NO_ROWS = """
@@ -125,17 +125,7 @@ def _failures(result: dbtRunnerResult) -> str:
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dbtRunnerResult]:
     """Runs dbt commands on the real project with one parsed manifest; artefacts go to a temporary folder."""
-    folder = tmp_path_factory.mktemp("dbt")
-    where = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
-    where += ["--target-path", str(folder / "target"), "--log-path", str(folder / "logs")]
-    parsed = dbtRunner().invoke(["--quiet", "parse", *where])
-    assert parsed.success, parsed.exception
-    warm = dbtRunner(manifest=parsed.result)
-
-    def run(*args: str) -> dbtRunnerResult:
-        return warm.invoke(["--quiet", "--no-write-json", *args, *where])
-
-    return run
+    return warm_dbt(tmp_path_factory.mktemp("dbt"))
 
 
 @pytest.fixture

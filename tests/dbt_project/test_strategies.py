@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from dbt.cli.main import dbtRunner, dbtRunnerResult
+from warm_dbt import PROJECT
 
 from pipeline_assets.lake import Lake, Table, query_schema
 
 pytestmark = pytest.mark.slow
 
-PROJECT = Path(__file__).parents[2] / "dbt_project"
 _SOURCES = "sources: [{name: bronze, schema: bronze, tables: [{name: events}]}]"
 _CONFIG = """
 name: strategies

@@ -50,7 +50,7 @@ def test_connections_are_in_utc_and_bounded(lake: Lake) -> None:
         assert found.fetchone() == ("UTC", "95.3 MiB", 1)
 
 
-def test_a_connection_loads_nothing_unsigned_once_it_is_open(lake: Lake, tmp_path: Path) -> None:
+def test_a_connection_loads_nothing_unsigned_once_it_is_open(lake: Lake) -> None:
     with lake.connect() as con:
         (setting,) = con.sql("SELECT current_setting('allow_unsigned_extensions')").fetchone() or ()
         assert setting is False

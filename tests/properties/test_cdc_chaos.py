@@ -19,7 +19,7 @@ from pipeline_assets.lake import Lake, Table
 
 WORKER = """
 import os, sys
-from dbt.cli.main import dbtRunner
+from pathlib import Path
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer
 from killing import fork_for_each_line, kill_between
@@ -29,11 +29,10 @@ from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.ingest.cdc.health import ChangeSource
 from pipeline_assets.ingest.cdc.postgres import Postgres
 from pipeline_assets.lake import Lake
-from pipeline_assets.settings import load_settings, project_root
+from pipeline_assets.settings import load_settings
+from warm_dbt import warm_dbt
 
-lake, folder = Lake(load_settings().lake_uri), str(project_root() / "dbt_project")
-options = ["--project-dir", folder, "--profiles-dir", folder, "--target-path", sys.argv[1]]
-manifest = dbtRunner().invoke(["--quiet", "parse", *options]).result
+lake, dbt = Lake(load_settings().lake_uri), warm_dbt(Path(sys.argv[1]))
 chosen = ["customers", "products", "orders", "customers_history", "products_history"]
 tables = tuple(
     ChangeTable(f"public.{name}", f"shop_db__{name}", contract(f"shop_db.{name.title()}"), (key,))
@@ -43,13 +42,13 @@ tables = tuple(
 
 def run(kill_at, transforms):
     commits = (DeltaTable, "create_write_transaction"), (TableAlterer, "set_table_properties")
-    kill_between(int(kill_at), *commits, (Postgres, "create_slot"), (Postgres, "advance"))
+    kill_between(kill_at, *commits, (Postgres, "create_slot"), (Postgres, "advance"))
     with lake.connect() as con:
         postgres = Postgres(os.environ["SHOP_DB_URL"], slot="chaos", publication="pipeline_assets")
         report = Drain(lake, con, ChangeSource("shop_db", tables, 2**40), postgres, "run").run()
         assert not report.suspects, report.suspects
-    if transforms == "True":
-        ran = dbtRunner(manifest=manifest).invoke(["--quiet", "run", *options, "--select", *chosen])
+    if transforms:
+        ran = dbt("run", "--select", *chosen)
         assert ran.success, ran.exception
 
 
@@ -78,7 +77,7 @@ def test_nothing_is_lost_doubled_or_wrong(database, settings, tmp_path, monkeypa
     create_tables(database)
     Postgres(database, slot="oracle", publication="pipeline_assets").create_slot()
     killed, until = 0, time.monotonic() + seconds
-    with worker(WORKER, tmp_path / "target") as run:
+    with worker(WORKER, tmp_path / "dbt") as run:
         with Chaos(database, seed) as chaos:
             while time.monotonic() < until:
                 transforms = chance.random() < 0.4

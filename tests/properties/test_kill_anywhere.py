@@ -17,7 +17,6 @@ WORKER = """
 import os, sys
 from datetime import date
 from pathlib import Path
-from dbt.cli.main import dbtRunner
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer
 from killing import fork_for_each_line, kill_between
@@ -26,11 +25,10 @@ from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.audit import audit
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.lake import Lake
-from pipeline_assets.settings import load_settings, project_root
+from pipeline_assets.settings import load_settings
+from warm_dbt import warm_dbt
 
-folder = str(project_root() / "dbt_project")
-options = ["--project-dir", folder, "--profiles-dir", folder, "--target-path", sys.argv[1]]
-manifest = dbtRunner().invoke(["--quiet", "parse", *options]).result
+dbt = warm_dbt(Path(sys.argv[1]))
 source = landing.LandingSource(
     "shop__invoice_lines", PathPattern.parse("shop/invoice_lines/{date}/*"), contract("shop.InvoiceLines")
 )
@@ -40,12 +38,12 @@ first, last = date(2010, 12, 1), date(2010, 12, 20)
 def run(kill_at, lake_uri):
     os.environ["PIPELINE_LAKE_URI"] = lake_uri
     load_settings.cache_clear()
-    kill_between(int(kill_at), (DeltaTable, "create_write_transaction"), (TableAlterer, "set_table_properties"))
+    kill_between(kill_at, (DeltaTable, "create_write_transaction"), (TableAlterer, "set_table_properties"))
     lake = Lake(lake_uri)
     with lake.connect() as con:
         landing.ingest(lake, con, source, Path(load_settings().landing_uri), first, last, settle_seconds=0)
         audit(con, source.table(lake), source.model, failure_budget=0.01, days=(first, last))
-    ran = dbtRunner(manifest=manifest).invoke(["--quiet", "run", *options])
+    ran = dbt("run")
     assert ran.success, ran.exception
 
 
@@ -66,7 +64,7 @@ def test_a_pipeline_killed_at_every_commit_ends_like_one_that_never_was(settings
     landing_root, fresh = Path(settings.landing_uri), f"{settings.state_dir}/fresh"
     days = shop.trading_days(shop.DEMO_PARQUET)[:KILLS]
     killed = 0
-    with worker(WORKER, tmp_path / "target") as run:
+    with worker(WORKER, tmp_path / "dbt") as run:
         for kill_at, day in enumerate(days):
             shop.land_days(shop.DEMO_PARQUET, landing_root, days=[day])
             if kill_at == KILLS // 2:

@@ -28,7 +28,7 @@ class At:
 
 
 def poll(kill_at, lake):
-    kill_between(int(kill_at), (ApiSession, "send"), (DeltaTable, "create"), (DeltaTable, "create_write_transaction"))
+    kill_between(kill_at, (ApiSession, "send"), (DeltaTable, "create"), (DeltaTable, "create_write_transaction"))
     with Lake(f"{lake}/lake").connect() as con:
         Crm(Path(lake), con, []).poll(At(), incremental=UPDATED if mode == "incremental" else None)
 
@@ -54,7 +54,7 @@ def test_a_poll_killed_at_every_step_ends_like_one_that_never_was(
     with Api(records=records) as api:
         killed = 0
         with worker(WORKER, mode, api.url) as run:
-            while (code := run(killed, tmp_path / str(killed))) == -signal.SIGKILL:
+            while (code := run(killed, str(tmp_path / str(killed)))) == -signal.SIGKILL:
                 killed += 1
         assert code == 0
         lakes = [tmp_path / str(kill_at) for kill_at in range(killed + 1)]

@@ -28,7 +28,7 @@ source = DatabaseSource("bank__payments", model, ("payment_id",), False, "paymen
 
 def run(kill_at):
     commit = DeltaTable, "create_write_transaction"
-    kill_between(int(kill_at), (pulls, "_plan"), (pull, "write_parquet"), (pull, "record"), commit)
+    kill_between(kill_at, (pulls, "_plan"), (pull, "write_parquet"), (pull, "record"), commit)
     lake, day = Lake(folder), date(2026, 1, 5)
     with lake.connect(threads=1) as con:
         pulls.pull(lake, con, source, connect(url), day, day)

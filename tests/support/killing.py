@@ -3,6 +3,7 @@
 Most are forks of a worker that has done what takes seconds and is the same each time: imports, dbt's parsing.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -48,8 +49,8 @@ def worker(program, *arguments):
         arguments: Its `sys.argv[1:]`.
 
     Yields:
-        A function that gives a fork its words, and returns its exit code when it has ended: 0 for all well, or the
-        signal, negative.
+        A function that gives a fork its arguments (as JSON), and returns its exit code when it has ended: 0 for all
+        well, or the signal, negative.
     """
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)],
@@ -57,8 +58,8 @@ def worker(program, *arguments):
         text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
 
-        def run(*words):
-            print(*words, file=process.stdin, flush=True)
+        def run(*values):
+            print(json.dumps(values), file=process.stdin, flush=True)
             return int(process.stdout.readline())
 
         yield run
@@ -66,12 +67,12 @@ def worker(program, *arguments):
 
 
 def fork_for_each_line(run):
-    """Calls `run` in a fork with the words of each line of standard input, and answers with the fork's exit code."""
+    """Calls `run` in a fork with the arguments of each line of standard input; answers with the fork's exit code."""
     for line in sys.stdin:
         child = os.fork()
         if not child:
             try:
-                run(*line.split())
+                run(*json.loads(line))
                 os._exit(0)
             finally:
                 os._exit(1)
