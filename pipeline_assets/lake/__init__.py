@@ -18,6 +18,7 @@ from pipeline_assets.lake.errors import (
     TableUnreadableError,
 )
 from pipeline_assets.lake.files import DataFile, discard, query_schema, write_parquet
+from pipeline_assets.lake.positions import Positions
 from pipeline_assets.lake.quarantine import audited_version, held_days, judge, published
 from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_names, quote_text
 from pipeline_assets.lake.table import Table
@@ -31,6 +32,7 @@ __all__ = [
     "Lake",
     "LakeError",
     "PositionMovedError",
+    "Positions",
     "SchemaMismatchError",
     "Table",
     "TableNotFoundError",

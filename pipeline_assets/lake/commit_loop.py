@@ -16,6 +16,7 @@ from deltalake.exceptions import CommitFailedError
 from pipeline_assets.lake import commit_facts
 from pipeline_assets.lake.errors import CommitConflictError, PositionMovedError
 from pipeline_assets.lake.files import DataFile, discard
+from pipeline_assets.lake.positions import Positions
 from pipeline_assets.lake.removal import Removal
 
 # 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
@@ -72,12 +73,13 @@ def commit(
     expect = dict(expect or {})
     for attempt in range(ATTEMPTS):
         table = open_newest()
-        found = {key: table.transaction_version(key) for key in expect}
+        before = Positions(table)
+        found = {key: before.get(key) for key in expect}
         if found != expect:
             raise PositionMovedError(name, found)
         planned = plan(table)
         files, removal = planned.files, planned.removal
-        moved = {key: value for key, value in (positions or {}).items() if table.transaction_version(key) != value}
+        moved = {key: value for key, value in (positions or {}).items() if before.get(key) != value}
         if not files and not removal.survivors and not removal.actions and not moved:
             return table.version()
         facts = commit_facts.describe(con, table, uri, files, removal, replaces_all=planned.replaces_all)

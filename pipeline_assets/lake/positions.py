@@ -1,0 +1,81 @@
+"""The positions (application transactions) in a table's log, all read at once.
+
+delta-rs finds one position in one pass over the log (3 to 10 ms in a log of 20,000 positions), and one pass more for
+the next: plans that ask for some thousands took minutes. Here one pass finds all, for the price of two or three.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.fs import DeltaStorageHandler
+from pyarrow.fs import FileSelector, FileSystemHandler, PyFileSystem
+
+_LOG = "_delta_log"
+# A request to an object store takes 5 to 10 ms of waiting; a log has up to 100 commits since its last checkpoint.
+_REQUESTS_AT_ONCE = 16
+
+
+class Positions:
+    """The positions of the version of a table that is opened: read when the first is asked for, and only then."""
+
+    def __init__(self, table: DeltaTable) -> None:
+        self._table = table
+
+    def get(self, name: str) -> int | None:
+        """Gives a position; None when the log has none of this name."""
+        return self._table.transaction_version(name) if self._known is None else self._known.get(name)
+
+    @cached_property
+    def _known(self) -> dict[str, int] | None:
+        return _read(self._table)
+
+
+def _read(table: DeltaTable) -> dict[str, int] | None:
+    """Gives all positions; None for a log that is not written as plain checkpoints and commits, or no longer whole."""
+    store = DeltaStorageHandler.from_table(table._table)
+    try:
+        start = _checkpoint(store, table.version())
+        found = {} if start is None else dict(_of_checkpoint(store, start))
+        commits = range(0 if start is None else start + 1, table.version() + 1)
+        with ThreadPoolExecutor(1 if table.table_uri.startswith("file:") else _REQUESTS_AT_ONCE) as pool:
+            for commit in pool.map(lambda version: _text(store, f"{version:020d}.json"), commits):
+                found.update(_of_commit(commit))
+    except FileNotFoundError:  # checkpoints in parts or of version 2, which other engines may write
+        return None
+    return found
+
+
+def _checkpoint(store: FileSystemHandler, version: int) -> int | None:
+    """Gives the version of a checkpoint to start from: the last one, or for an older version the last one before."""
+    try:
+        last = int(json.loads(_text(store, "_last_checkpoint"))["version"])
+    except FileNotFoundError:
+        last = -1
+    if 0 <= last <= version:
+        return last
+    names = (found.base_name for found in PyFileSystem(store).get_file_info(FileSelector(_LOG)))
+    known = (int(name[:20]) for name in names if name[20:] == ".checkpoint.parquet" and name[:20].isdigit())
+    return max((number for number in known if number <= version), default=None)
+
+
+def _of_checkpoint(store: FileSystemHandler, version: int) -> Iterator[tuple[str, int]]:
+    path = f"{_LOG}/{version:020d}.checkpoint.parquet"
+    actions = pq.read_table(path, columns=["txn"], filesystem=PyFileSystem(store))
+    for chunk in actions["txn"].chunks if actions.num_columns else ():
+        known = chunk.drop_null()
+        yield from zip(known.field("appId").to_pylist(), known.field("version").to_pylist(), strict=True)
+
+
+def _of_commit(text: bytes) -> Iterator[tuple[str, int]]:
+    lines = [line for line in text.split(b"\n") if b'"txn"' in line]
+    for action in json.loads(b"[" + b",".join(lines) + b"]"):
+        if "txn" in action:  # else these are the letters of some name or value
+            yield action["txn"]["appId"], int(action["txn"]["version"])
+
+
+def _text(store: FileSystemHandler, name: str) -> bytes:
+    return bytes(store.open_input_file(f"{_LOG}/{name}").read())

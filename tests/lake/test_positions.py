@@ -1,0 +1,88 @@
+"""Positions read at once are those that delta-rs reads one by one, whatever the log is made of."""
+
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction
+
+from pipeline_assets.lake import Positions, Table
+
+HARD_NAMES = ('a "quoted" name', "bronze.x@1", "Größe: привет", "line\nbreak", "content:0-1", "txn")
+
+
+def set_positions(table: Table, values: dict[str, int], *, checkpoint: bool = False) -> None:
+    opened = table.open()
+    properties = CommitProperties(app_transactions=[Transaction(name, value) for name, value in values.items()])
+    opened.create_write_transaction([], mode="append", schema=opened.schema(), commit_properties=properties)
+    if checkpoint:
+        table.open().create_checkpoint()
+
+
+@pytest.fixture
+def opened(con: duckdb.DuckDBPyConnection, table: Table) -> DeltaTable:
+    """Positions that stand in a checkpoint, behind it, in both, and in two commits."""
+    set_positions(table, {"first": 3, **dict.fromkeys(HARD_NAMES, 7)}, checkpoint=True)
+    set_positions(table, {"later": 2, "first": 4})
+    table.append(con, "SELECT * FROM things WHERE false", batch_id="empty", metadata={"says": '{"txn": {}}'})
+    set_positions(table, {"later": 1 << 62})
+    return table.open()
+
+
+@pytest.fixture(autouse=True)
+def things(con: duckdb.DuckDBPyConnection, table: Table) -> None:
+    con.execute(f"CREATE VIEW things AS SELECT * FROM {table.scan()}")
+
+
+def same(opened: DeltaTable) -> None:
+    positions = Positions(opened)
+    for name in (*HARD_NAMES, "first", "later", "empty", "nobody"):
+        assert positions.get(name) == opened.transaction_version(name), name
+
+
+def test_they_are_those_of_checkpoint_and_commits(opened: DeltaTable) -> None:
+    same(opened)
+    assert Positions(opened).get("first") == 4
+    assert Positions(opened).get("later") == 1 << 62
+    assert Positions(opened).get('a "quoted" name') == 7
+    assert Positions(opened).get("nobody") is None
+
+
+def test_each_older_version_has_its_own(opened: DeltaTable, table: Table) -> None:
+    table.open().create_checkpoint()
+    for version in range(opened.version() + 1):
+        same(table.open(version))
+
+
+def test_a_log_without_a_word_on_its_last_checkpoint_is_read(opened: DeltaTable, table: Table) -> None:
+    Path(table.uri, "_delta_log/_last_checkpoint").unlink()
+    same(table.open())
+
+
+def test_a_log_whose_first_commits_are_cleaned_up_is_read(opened: DeltaTable, table: Table) -> None:
+    for version in range(2):
+        Path(table.uri, f"_delta_log/{version:020d}.json").unlink()
+    same(table.open())
+
+
+def test_a_checkpoint_of_another_kind_is_left_to_delta_rs(opened: DeltaTable, table: Table) -> None:
+    log = Path(table.uri, "_delta_log")
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    checkpoint.rename(log / f"{checkpoint.name[:20]}.checkpoint.0000000001.0000000001.parquet")
+    (log / "_last_checkpoint").write_text((log / "_last_checkpoint").read_text().replace("{", '{"parts":1,', 1))
+    for version in range(int(checkpoint.name[:20]) + 1):
+        (log / f"{version:020d}.json").unlink()
+    same(table.open())
+    assert Positions(table.open()).get("first") == 4
+
+
+def test_thousands_of_positions_cost_no_more_than_some_questions(table: Table) -> None:
+    set_positions(table, {f"content:{number}": number for number in range(20_000)}, checkpoint=True)
+    opened = table.open()
+    started = time.process_time()
+    positions = Positions(opened)
+    assert sum(positions.get(f"content:{number}") or 0 for number in range(20_000)) == sum(range(20_000))
+    at_once, started = time.process_time() - started, time.process_time()
+    assert opened.transaction_version("content:5") == 5
+    assert at_once < 100 * (time.process_time() - started)
