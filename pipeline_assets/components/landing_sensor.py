@@ -20,7 +20,7 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Lake, Table, held_days, position_name
+from pipeline_assets.lake import Lake, Positions, Table, held_days, position_name
 from pipeline_assets.partitions import FIRST_DAY, range_of_tags, request_days, today
 from pipeline_assets.settings import load_settings
 
@@ -167,9 +167,9 @@ def _done(table: Table, days: Mapping[date, int], cached: Mapping[date, int]) ->
     """Days whose position in the log is the folder's fingerprint; asks the log only where the cache differs."""
     done = {day: value for day, value in days.items() if cached.get(day) == value}
     if len(done) < len(days) and table.exists():
-        opened = table.open()
+        positions = Positions(table.open())
         for day in days.keys() - done.keys():
-            if opened.transaction_version(position_of(day)) == days[day]:
+            if positions.get(position_of(day)) == days[day]:
                 done[day] = days[day]
     return done
 

@@ -12,13 +12,12 @@ from datetime import date, timedelta
 from typing import Any
 
 import duckdb
-from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.landing import DayCounts
-from pipeline_assets.lake import Table, audited_version, days_predicate, held_days, judge, quote_names
+from pipeline_assets.lake import Positions, Table, audited_version, days_predicate, held_days, judge, quote_names
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
 _COMMITS_LOOKED_AT = 20
@@ -123,7 +122,7 @@ def reconcile(
     Returns:
         The total as the tables hold it, and the files that do not add up.
     """
-    log = bronze.open()
+    log = Positions(bronze.open())
     read = [entry for entry in read if _is_in_table(log, entry)]
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     where = days_predicate("_partition_date", {date.fromisoformat(entry["day"]) for entry in read})
@@ -145,11 +144,11 @@ def reconcile(
     return total, wrong
 
 
-def _is_in_table(log: DeltaTable, entry: dict[str, Any]) -> bool:
+def _is_in_table(log: Positions, entry: dict[str, Any]) -> bool:
     """Whether what was read still stands there: else it went or was replaced since, or is another file's."""
     if "holds" in entry:  # a pull
-        return all(log.transaction_version(name) == value for name, value in entry["holds"].items())
-    return log.transaction_version(owner_of(entry["content_id"])) == date.fromisoformat(entry["day"]).toordinal()
+        return all(log.get(name) == value for name, value in entry["holds"].items())
+    return log.get(owner_of(entry["content_id"])) == date.fromisoformat(entry["day"]).toordinal()
 
 
 def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, DayCounts]:

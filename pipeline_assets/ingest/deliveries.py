@@ -15,12 +15,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
-from deltalake import DeltaTable
 
 from pipeline_assets.ingest.content import Content, read_content
 from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
-from pipeline_assets.lake import Table, days_predicate
+from pipeline_assets.lake import Positions, Table, days_predicate
 
 _log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -157,7 +156,7 @@ def in_tables(con: duckdb.DuckDBPyConnection, tables: Iterable[Table], days: Ite
 
 
 def plan(
-    log: DeltaTable,
+    log: Positions,
     known: Mapping[str, set[Stored]],
     root: Path,
     files: Iterable[LandedFile],
@@ -169,7 +168,7 @@ def plan(
     """Decides what to do with the files of some days.
 
     Args:
-        log: The bronze table as it is now.
+        log: The positions of the bronze table as it is now.
         known: What `in_tables` found for these days.
         root: The landing folder.
         files: The files of these days, in order of day and path.
@@ -180,18 +179,16 @@ def plan(
     result = Plan()
     now = datetime.now(UTC).timestamp()
     settled = []
-    for file in files:
-        if file.path not in held_up and is_settled(file, now=now, settle_seconds=settle_seconds):
-            settled.append(file)
-        else:
-            result.waiting.append(file)
     contents: dict[str, tuple[str, Content | None]] = {}
-    for file in list(settled):
+    for file in files:
+        if file.path in held_up or not is_settled(file, now=now, settle_seconds=settle_seconds):
+            result.waiting.append(file)
+            continue
         try:
             contents[file.path] = _identify(root, file, known.get(file.path, ()))
+            settled.append(file)
         except OSError as error:  # vanished, or not ours to read: it waits, the others do not
             _log.warning("%s waits: %s", file.path, error.strerror)
-            settled.remove(file)
             result.waiting.append(file)
     current = {path: content_id for path, (content_id, _) in contents.items()}
     stored, letters = _stored(log, known)
@@ -202,12 +199,15 @@ def plan(
     claims: dict[str, list[LandedFile]] = {}
     for file in settled:
         claims.setdefault(current[file.path], []).append(file)
+    paths: dict[str, str] = {}
+    for path, entry in stored.items():
+        paths.setdefault(entry.content_id, path)
     for content_id, claimants in claims.items():
-        _settle_claim(result, log, content_id, claimants, stored, contents)
+        _settle_claim(result, log, content_id, claimants, paths, contents)
     result.stale = letters - {(delivery.file.date, delivery.content_id) for delivery in result.read}
     result.expect.update({owner_of(content_id): day.toordinal() for day, content_id in result.gone})
     result.positions.update({owner_of(content_id): 0 for content_id in result.orphaned})
-    result.expect.update({position_of(day): log.transaction_version(position_of(day)) for day in days})
+    result.expect.update({position_of(day): log.get(position_of(day)) for day in days})
     prints, _, _ = fingerprints(settled, settle_seconds=0)
     held_days = {file.date for file in result.waiting if file.path in held_up}
     result.positions.update({position_of(day): value for day, value in prints.items() if day not in held_days})
@@ -216,17 +216,17 @@ def plan(
 
 def _settle_claim(
     result: Plan,
-    log: DeltaTable,
+    log: Positions,
     content_id: str,
     claimants: list[LandedFile],
-    stored: Mapping[str, Stored],
+    paths: Mapping[str, str],
     contents: Mapping[str, tuple[str, Content | None]],
 ) -> None:
     """Decides in whose name a content is in the table: of the first file by day and path that holds it."""
     first, name = claimants[0], owner_of(content_id)
-    before = log.transaction_version(name)
+    before = log.get(name)
     owner_day = date.fromordinal(before) if before else None
-    owner_path = next((path for path, entry in stored.items() if entry.content_id == content_id), None)
+    owner_path = paths.get(content_id)
     result.expect[name] = before
     if owner_day and (owner_day, content_id) in result.gone:
         owner_day = None
@@ -259,7 +259,7 @@ def _identify(root: Path, file: LandedFile, known: Iterable[Stored]) -> tuple[st
     return identity(file, content), content
 
 
-def _stored(log: DeltaTable, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[tuple[date, str]]]:
+def _stored(log: Positions, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[tuple[date, str]]]:
     """Tells which contents the log says are in the table, and dead letters of contents that it says are not.
 
     Dead letters come before the rows' commit and go after it, so a kill can leave some of neither.
@@ -268,7 +268,7 @@ def _stored(log: DeltaTable, known: Mapping[str, set[Stored]]) -> tuple[dict[str
     letters = set()
     for path, entries in known.items():
         for entry in entries:
-            if log.transaction_version(owner_of(entry.content_id)) == entry.day.toordinal():
+            if log.get(owner_of(entry.content_id)) == entry.day.toordinal():
                 stored[path] = entry
             else:
                 letters.add((entry.day, entry.content_id))

@@ -18,10 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import duckdb
+import pyarrow as pa
 
 from pipeline_assets.contracts.base import Model, RawColumn, RawShape
 from pipeline_assets.ingest.bronze_file import LETTERS, FileReader
 from pipeline_assets.ingest.bronze_table import prepare, schema_of
+from pipeline_assets.ingest.bundles import compact, read_all
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
 from pipeline_assets.ingest.deliveries import Plan, files_of, holders, in_tables, plan
 from pipeline_assets.ingest.path_pattern import PathPattern
@@ -31,6 +33,7 @@ from pipeline_assets.lake import (
     DataFile,
     Lake,
     PositionMovedError,
+    Positions,
     Table,
     days_predicate,
     discard,
@@ -180,7 +183,7 @@ def ingest(
     shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS)
     held_up: set[str] = set()
     for _ in range(_ATTEMPTS):
-        log = bronze.open()
+        log = Positions(bronze.open())
         known = in_tables(con, [bronze, dead_letter_table(lake, bronze.name)], days)
         files = files_of(root, source.pattern, days)
         todo = plan(log, known, root, files, days=days, settle_seconds=settle_seconds, held_up=held_up)
@@ -217,9 +220,8 @@ def _carry_out(
             reader = FileReader(
                 con, bronze, root, Path(folder), source.format, source.delimiter, source.schema_evolution
             )
-            for delivery in todo.read:
+            for delivery, landed in read_all(reader, todo.read, shape):
                 path = delivery.file.path
-                landed = reader.read(delivery, shape.extended(added.values()))
                 if landed is None:
                     raise _FileChangedError(path)
                 files += landed.files
@@ -227,6 +229,7 @@ def _carry_out(
                 outcome: Outcome = "corrected" if path in todo.corrected else "new"
                 counts = landed.records_in, landed.rows, landed.dead_letters
                 reports.append(FileReport(path, delivery.file.date, delivery.content_id, outcome, *counts))
+            files = compact(con, bronze, files)
         version = _commit(con, bronze, files, reports, added.values(), todo, run_id)
     except (_FileChangedError, PositionMovedError):
         for file in files:
@@ -273,9 +276,12 @@ def _commit(
 
 def _list(con: duckdb.DuckDBPyConnection, name: str, contents: Collection[tuple[date, str]]) -> None:
     """Puts (day, content id) pairs into a temporary table."""
-    con.execute(f"CREATE OR REPLACE TEMP TABLE {name} (day DATE, content_id VARCHAR)")
-    if contents:
-        con.executemany(f"INSERT INTO {name} VALUES (?, ?)", sorted(contents))
+    days, ids = [day for day, _ in contents], [content_id for _, content_id in contents]
+    con.register(
+        "landing_contents", pa.table([pa.array(days, pa.date32()), pa.array(ids, pa.string())], ["day", "content_id"])
+    )
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM landing_contents")
+    con.unregister("landing_contents")
 
 
 def _listed(con: duckdb.DuckDBPyConnection, name: str) -> str:
