@@ -22,8 +22,7 @@ _DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6}0*)?)?"
 _ZONE = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
 _FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
-# 15 significant digits survive a double, so equality of doubles proves an exact decimal
-_SHORT_EXPONENT = r"[+-]?[0-9]{1,8}(\.[0-9]{0,7})?[eE][+-]?[0-9]{1,3}"
+_WITH_EXPONENT = r"[+-]?[0-9]{1,80}(\.[0-9]{0,80})?[eE][+-]?[0-9]{1,3}"
 
 
 def normal(dtype: str) -> str:
@@ -54,7 +53,7 @@ def from_text(text: str, target: str) -> str:
     """Cast a trimmed text; null where it is not exactly a value of the type."""
     tried = f"TRY_CAST({text} AS {target})"
     if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", target):
-        return _decimal_from_text(text, tried, int(decimal[2]))
+        return _decimal_from_text(text, target, int(decimal[2]))
     if target in (*_SIGNED, *_UNSIGNED):
         return f"CASE WHEN {_is(text, '[+-]?[0-9]+([.]0*)?')} THEN {tried} END"
     if target in ("DOUBLE", "FLOAT"):
@@ -73,13 +72,26 @@ def from_text(text: str, target: str) -> str:
     return f"CASE WHEN {tried}::VARCHAR = {text} THEN {tried} END"
 
 
-def _decimal_from_text(text: str, tried: str, scale: int) -> str:
+def _decimal_from_text(text: str, target: str, scale: int) -> str:
+    tried = f"TRY_CAST({text} AS {target})"
     fraction = f"[0-9]{{0,{scale}}}0*"
     plain = rf"[+-]?([0-9]+([.]{fraction})?|[.][0-9]{fraction})" if scale else "[+-]?[0-9]+([.]0*)?"
     if scale:  # the first digit of ".5" counts towards the scale
         plain = plain.replace(f"[.][0-9]{fraction}", f"[.][0-9][0-9]{{0,{scale - 1}}}0*")
-    exact = f"{tried}::DOUBLE = TRY_CAST({text} AS DOUBLE)"
-    return f"CASE WHEN {_is(text, plain)} THEN {tried} WHEN {_is(text, _SHORT_EXPONENT)} AND {exact} THEN {tried} END"
+    shifted = _without_exponent(text)
+    with_exponent = f"{_is(text, _WITH_EXPONENT)} AND {_is(shifted, plain)} THEN TRY_CAST({shifted} AS {target})"
+    return f"CASE WHEN {_is(text, plain)} THEN {tried} WHEN {with_exponent} END"
+
+
+def _without_exponent(text: str) -> str:
+    """The digits of a number with an exponent, its point where it belongs: 1.5E-7 is 0.00000015."""
+    whole, fraction = f"regexp_extract({text}, '[0-9]+')", f"regexp_extract({text}, '[.]([0-9]*)', 1)"
+    exponent = f"TRY_CAST(regexp_extract({text}, '[eE](.*)', 1) AS INTEGER)"
+    parts = f"struct_pack(digits := {whole} || {fraction}, point := len({whole}) + {exponent})"
+    padded = "repeat('0', 1 + greatest(-n.point, 0)) || n.digits || repeat('0', greatest(n.point - len(n.digits), 0))"
+    sign, at = f"regexp_extract({text}, '^-')", "1 + greatest(n.point, 0)"
+    placed = f"{sign} || left({padded}, {at}) || '.' || substr({padded}, 1 + {at})"
+    return f"list_transform([{parts}], lambda n: {placed})[1]"
 
 
 def _timestamp_from_text(text: str, target: str) -> str:

@@ -4,14 +4,21 @@ DuckDB parses 1.50 to a double and prints 1.5, prints 1e5 as 100000.0 and 0.1000
 such a number has all its numbers marked as strings before it is taken apart, and unmarked after.
 """
 
-# A private-use character before the digits of a marked number. JSON that holds it already, as it is or as an escape,
-# is not marked, and only marked JSON is unmarked: no text of the source is ever taken for a mark.
-_MARK = "\ue0f1"
-_MARK_ESCAPED = r"\ue0f1"
-_STRING = r'"(?:[^"\\]|\\.)*"'
-# Numbers whose text may not survive: a fraction that ends in 0, an exponent, a minus zero, 16 digits and more
-# with a point among them (a double keeps 15), or so small that they are printed with an exponent.
-_AT_RISK = r"\.[0-9]*0([^0-9]|$)|[0-9][eE][-+0-9]|[:,\[]\s*-0|[0-9.]{16}|\.000"
+# A private-use character before the digits of a marked number, and one that stands for both of them where the JSON has
+# them itself: no text of the source is ever taken for a mark. JSON that writes one of them as an escape is not marked.
+_MARK, _ESCAPE = "\ue0f1", "\ue0f0"
+_WRITTEN_AS_ESCAPE = r"(?i)\\ue0f[01]"
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_NUMBER = "[0-9.eE+-]+"
+
+# 16 digits and more with a point among them: a double keeps 15.
+_LONG = "|".join(rf"[0-9]{{{whole},}}[.][0-9]{{{16 - whole},}}" for whole in range(1, 16))
+# Numbers whose text may not survive: with an exponent, a minus zero, two digits and more after the point that end in 0,
+# a long one, or one so small that it is printed with an exponent. What looks like one within a string costs time only.
+_AT_RISK = (
+    r"(?:^|[:,\[])\s*(?:-0(?:[^.0-9]|$)"
+    rf"|-?(?:[0-9]+(?:[.][0-9]+0(?:[^0-9]|$)|[.]000|(?:[.][0-9]+)?[eE])|{_LONG}|0[.]0*(?:[^0-9]|$)))"
+)
 
 
 def is_at_risk(text: str) -> str:
@@ -20,19 +27,22 @@ def is_at_risk(text: str) -> str:
     Args:
         text: SQL of JSON as text.
     """
-    return (
-        f"regexp_matches({text}, '{_AT_RISK}') AND NOT contains({text}, '{_MARK}') "
-        f"AND NOT contains(lower({text}), '{_MARK_ESCAPED}')"
-    )
+    can_be_marked = f"NOT regexp_matches({text}, '{_WRITTEN_AS_ESCAPE}')"
+    return f"CASE WHEN regexp_matches({text}, '{_AT_RISK}') THEN {can_be_marked} ELSE false END"
 
 
 def marked(text: str) -> str:
     """The JSON with all its numbers as marked strings."""
-    return (
-        f"array_to_string(list_transform(regexp_extract_all({text}, '{_STRING}|[^\"]+'), "
-        "lambda part: CASE WHEN starts_with(part, '\"') THEN part "
-        f"ELSE regexp_replace(part, '-?[0-9][0-9.eE+-]*', '\"{_MARK}\\0\"', 'g') END), '')"
-    )
+    escaped = f"replace(replace({text}, '{_ESCAPE}', '{_ESCAPE}0'), '{_MARK}', '{_ESCAPE}1')"
+    escaped = f"CASE WHEN {_has_marks(text)} THEN {escaped} ELSE {text} END"
+    # Each string is followed by a mark, and each number follows one; then those behind strings go.
+    both = rf"regexp_replace({escaped}, '({_STRING})|(-?[0-9]{_NUMBER[:-1]}*)', '\1{_MARK}\2', 'g')"
+    return rf"""regexp_replace(replace({both}, '"{_MARK}', '"'), '{_MARK}({_NUMBER})', '"{_MARK}\1"', 'g')"""
+
+
+def marked_name(name: str) -> str:
+    """The name of a field as marked JSON has it."""
+    return name.replace(_ESCAPE, f"{_ESCAPE}0").replace(_MARK, f"{_ESCAPE}1")
 
 
 def unmarked(value: str) -> str:
@@ -41,5 +51,24 @@ def unmarked(value: str) -> str:
     Args:
         value: SQL of JSON as text.
     """
-    numbers = f"regexp_replace({value}, '\"{_MARK}([^\"]*)\"', '\\1', 'g')"
-    return f"CASE WHEN contains({value}, '{_MARK}') THEN {numbers} ELSE {value} END"
+    numbers = rf"""regexp_replace({value}, '"{_MARK}([^"]*)"', '\1', 'g')"""
+    return _restored(value, numbers)
+
+
+def unmarked_text(value: str) -> str:
+    """The text of a part of what was marked, as `json_extract_string` gives it, with its numbers as they were.
+
+    Args:
+        value: SQL of the characters of a string, or of JSON of any other value.
+    """
+    numbers = rf"""replace(regexp_replace({value}, '"{_MARK}([^"]*)"', '\1', 'g'), '{_MARK}', '')"""
+    return _restored(value, numbers)
+
+
+def _restored(value: str, numbers: str) -> str:
+    own = f"replace(replace({numbers}, '{_ESCAPE}1', '{_MARK}'), '{_ESCAPE}0', '{_ESCAPE}')"
+    return f"CASE WHEN {_has_marks(value)} THEN {own} ELSE {value} END"
+
+
+def _has_marks(text: str) -> str:
+    return f"contains({text}, '{_MARK}') OR contains({text}, '{_ESCAPE}')"

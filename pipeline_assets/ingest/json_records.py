@@ -4,6 +4,7 @@ Holds the discovery of fields and the SELECT that yields them. Does not hold rea
 numbers keep their text (`json_numbers`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -47,9 +48,12 @@ def sql(source: str, found: Keys) -> str:
 
     Blank records are left out, but counted in `_line`.
     """
-    paths = ", ".join(quoted("/" + name.replace("~", "~0").replace("/", "~1")) for name in found.names)
-    text = f"CASE WHEN _marked THEN {json_numbers.marked('_text')} ELSE _text END"
-    values = f"json_extract({text}, [{paths}])" if paths else "NULL"
+    values = "NULL"
+    if found.names:
+        plain = f"json_extract(_text, {_pointers(found.names)})"
+        marked_names = [json_numbers.marked_name(name) for name in found.names]
+        marked = f"json_extract({json_numbers.marked('_text')}, {_pointers(marked_names)})"
+        values = f"CASE WHEN _marked THEN {marked} ELSE {plain} END"
     columns = "".join(
         f", CASE WHEN _marked THEN {json_numbers.unmarked(f'_values[{i}]::VARCHAR')} "
         f"ELSE _values[{i}]::VARCHAR END AS f{i - 1}"
@@ -68,3 +72,7 @@ def sql(source: str, found: Keys) -> str:
                 {twice}END AS _problem
             FROM (SELECT row_number() OVER () AS _line, _text FROM {source})
             WHERE {NOT_BLANK}))"""
+
+
+def _pointers(names: Sequence[str]) -> str:
+    return f"[{', '.join(quoted('/' + name.replace('~', '~0').replace('/', '~1')) for name in names)}]"

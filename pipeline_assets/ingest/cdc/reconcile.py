@@ -168,7 +168,10 @@ def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silv
     )
     ranges = _ranges(con, table.keys)
     found = Comparison(sides.point, ranges, {}, ())
-    return found if found.is_equal else Comparison(sides.point, ranges, *_differences(con, table.keys))
+    if found.is_equal:
+        return found
+    kinds = {column.name: column.dtype for column in columns}
+    return Comparison(sides.point, ranges, *_differences(con, {name: kinds[name] for name in table.keys}))
 
 
 def repair(
@@ -262,9 +265,10 @@ def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> list[KeyRang
     return [KeyRange(cut, here, there, f"{a:016x}", f"{b:016x}") for cut, here, there, a, b in found.fetchall()]
 
 
-def _differences(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> tuple[dict[str, int], list[Difference]]:
+def _differences(con: duckdb.DuckDBPyConnection, keys: Mapping[str, str]) -> tuple[dict[str, int], list[Difference]]:
     """Finds the rows that differ, into the table `cdc_differences` (kind, key, reason, after)."""
-    key = "to_json(struct_pack(" + ", ".join(f"{identifier(name)} := silver.{identifier(name)}" for name in keys) + "))"
+    values = ", ".join(f"{identifier(name)} := {_in_json(name, dtype)}" for name, dtype in keys.items())
+    key = f"to_json(struct_pack({values}))"
     con.execute(
         f"""CREATE OR REPLACE TABLE cdc_differences AS
         SELECT
@@ -279,3 +283,11 @@ def _differences(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> tuple[d
     counted = con.execute("SELECT kind, count(*) FROM cdc_differences GROUP BY kind ORDER BY kind").fetchall()
     examples = con.execute(f"SELECT kind, key, reason FROM cdc_differences ORDER BY key LIMIT {_EXAMPLES}").fetchall()
     return dict(counted), [Difference(*example) for example in examples]
+
+
+def _in_json(name: str, dtype: str) -> str:
+    """A key of silver as events have it: bytes in base64, and infinity as text, which JSON has no number for."""
+    column = f"silver.{identifier(name)}"
+    if dtype == "BLOB":
+        return f"to_base64({column})"
+    return f"CAST({column} AS VARCHAR)" if dtype in ("FLOAT", "DOUBLE") else column

@@ -6,22 +6,29 @@ never meets a value that it cannot cast. Nothing of tables or batches lives here
 
 from collections.abc import Sequence
 
-from pipeline_assets.ingest import casts
+from pipeline_assets.ingest import casts, json_numbers
 from pipeline_assets.ingest.sql import quoted
 
 
 def texts(columns: Sequence[str], document: str) -> str:
     """Gives the texts of columns in a JSON object, as one VARCHAR[] in the order of `columns`.
 
-    Of a string its characters, of other values the JSON as it stands, of a null or missing column NULL. The document is
-    parsed once, whatever the number of columns.
+    Of a string its characters, of other values the JSON as it stands, every digit of it; of a null or missing column
+    NULL. The document is parsed once, whatever the number of columns.
 
     Args:
         columns: Names of the object's fields, any characters.
         document: SQL expression of the JSON text; NULL gives NULL.
     """
-    pointers = ", ".join(quoted("/" + name.replace("~", "~0").replace("/", "~1")) for name in columns)
-    return f"json_extract_string({document}, [{pointers}])"
+    marked = [json_numbers.marked_name(name) for name in columns]
+    exact = f"json_extract_string({json_numbers.marked(document)}, {_pointers(marked)})"
+    unmarked = f"list_transform({exact}, lambda part: {json_numbers.unmarked_text('part')})"
+    at_risk = json_numbers.is_at_risk(document)
+    return f"CASE WHEN {at_risk} THEN {unmarked} ELSE json_extract_string({document}, {_pointers(columns)}) END"
+
+
+def _pointers(names: Sequence[str]) -> str:
+    return f"[{', '.join(quoted('/' + name.replace('~', '~0').replace('/', '~1')) for name in names)}]"
 
 
 def typed(text: str, dtype: str) -> str:

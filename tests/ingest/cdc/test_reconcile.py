@@ -4,7 +4,7 @@ import pytest
 from postgres import execute
 
 from pipeline_assets.contracts.base import contract, raw_shape
-from pipeline_assets.ingest.cdc import row
+from pipeline_assets.ingest.cdc import reconcile, row
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain
 from pipeline_assets.ingest.cdc.health import ChangeSource, stream_position
@@ -161,3 +161,19 @@ def test_a_key_that_silver_has_twice_is_not_equal(shop):
     assert not found.is_equal
     assert found.differences == {}
     assert sum(part.silver_rows - part.source_rows for part in found.ranges) == 1
+
+
+def test_the_key_of_a_row_that_is_too_many_is_one_that_an_event_can_have(tmp_path):
+    keys = {"ratio": "DOUBLE", "id": "BLOB", "price": "DECIMAL(20,6)", "n": "BIGINT"}
+    with Lake(str(tmp_path)).connect() as con:
+        con.execute(
+            "CREATE TABLE cdc_silver AS SELECT 'inf'::DOUBLE AS ratio, '\\x00\\xFF'::BLOB AS id, "
+            "12345678901234.123456::DECIMAL(20,6) AS price, 7::BIGINT AS n, 1::UBIGINT AS row_hash"
+        )
+        con.execute("CREATE TABLE cdc_source AS SELECT *, '' AS key, '' AS after, '' AS reason FROM cdc_silver")
+        con.execute("DELETE FROM cdc_source")
+        _, [found] = reconcile._differences(con, keys)
+        typed = ", ".join(f"{row.typed(f'_key[{at}]', dtype)}" for at, dtype in enumerate(keys.values(), 1))
+        con.execute("CREATE TABLE event AS SELECT ? AS key", [found.key])
+        read = con.execute(f"SELECT {typed} FROM (SELECT {row.texts(list(keys), 'key')} AS _key FROM event)")
+        assert read.fetchone() == con.execute(f"SELECT {', '.join(keys)} FROM cdc_silver").fetchone()
