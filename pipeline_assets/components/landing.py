@@ -66,7 +66,8 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
 
     failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of a day's records that may be dead letters before the blocking check fails."""
+    """Share of a day's records that may be dead letters before the blocking check fails. A file that cannot be read
+    counts as its lines; a binary one as the records that it declares, or as one for each 100 bytes."""
 
     description: str = ""
 

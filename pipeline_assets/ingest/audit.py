@@ -18,7 +18,7 @@ from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.landing import DayCounts
 from pipeline_assets.lake import Positions, Table, audited_version, days_predicate, held_days, judge, quote_names
-from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 
 _COMMITS_LOOKED_AT = 20
 
@@ -126,13 +126,14 @@ def reconcile(
     read = [entry for entry in read if _is_in_table(log, entry)]
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     where = days_predicate("_partition_date", {date.fromisoformat(entry["day"]) for entry in read})
-    for at, table in enumerate([bronze, dead_letter_table(bronze.lake, bronze.name)]):
+    letters = dead_letter_table(bronze.lake, bronze.name)
+    for at, (table, relation, count) in enumerate(
+        [(bronze, bronze.scan(), "count(*)"), (letters, weighed(letters), f"sum({WEIGHT})::BIGINT")]
+    ):
         if read and table.exists():
-            rows = con.execute(
-                f"SELECT _source.file, _batch_id, count(*) FROM {table.scan()} WHERE {where} GROUP BY ALL"
-            )
-            for file, content_id, count in rows.fetchall():
-                found[file, content_id][at] = count
+            rows = con.execute(f"SELECT _source.file, _batch_id, {count} FROM {relation} WHERE {where} GROUP BY 1, 2")
+            for file, content_id, records in rows.fetchall():
+                found[file, content_id][at] = records
     total, wrong = DayCounts(), []
     for entry in read:
         rows_, dead = found[entry["file"], entry["content_id"]]
@@ -155,7 +156,7 @@ def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, whe
     letters = dead_letter_table(bronze.lake, bronze.name)
     parts = [f"SELECT _partition_date AS day, 1 AS row_, 0 AS letter FROM {bronze.scan(version)} WHERE {where}"]
     if letters.exists():
-        parts.append(f"SELECT _partition_date, 0, 1 FROM {letters.scan()} WHERE {where}")
+        parts.append(f"SELECT _partition_date, 0, {WEIGHT} FROM {weighed(letters)} WHERE {where}")
     rows = con.execute(
         f"SELECT day, sum(row_)::BIGINT, sum(letter)::BIGINT FROM ({' UNION ALL '.join(parts)}) "
         "GROUP BY day ORDER BY day"

@@ -16,7 +16,15 @@ from pipeline_assets.ingest.bronze_table import letters_sql, misfits, rows_sql, 
 from pipeline_assets.ingest.conform import conform_sql, match_fields
 from pipeline_assets.ingest.content import Content, read_content, with_head
 from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
-from pipeline_assets.ingest.readers import Format, Outcome, UnreadableFile, file_failure, open_records
+from pipeline_assets.ingest.readers import (
+    Format,
+    Outcome,
+    UnreadableFile,
+    file_failure,
+    open_records,
+    resolve_format,
+)
+from pipeline_assets.ingest.weight import records_of
 from pipeline_assets.lake import DataFile, Table, discard, quote_text, write_parquet
 
 LETTERS = "landing_dead_letters"
@@ -30,7 +38,7 @@ class Landed:
     Attributes:
         files: Parquet files with the rows that fit.
         rows: Rows in them.
-        dead_letters: Records that did not fit.
+        dead_letters: Records that did not fit; of a file that cannot be read, all that it stands for (`weight`).
         records_in: Records counted while reading.
         added: Columns that schema evolution adds.
     """
@@ -111,8 +119,9 @@ class FileReader:
         except (UnreadableFile, duckdb.Error) as error:
             reason = file_failure(error)  # raises what is no fault of the file
             self._discard(written)
-            self._letter(delivery, None, reason, content.excerpt)
-            return Landed([], 0, 1, 1)
+            weight = records_of(content, self._format_of(path), path)
+            self._letter(delivery, None, reason, content.excerpt, weight)
+            return Landed([], 0, weight, weight)
         if no_header:
             # An error page, or a first record without a header above it: a line of text is no record that may vanish.
             first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
@@ -135,7 +144,7 @@ class FileReader:
             )
             self.con.register("landing_rejects", rejects)
             facts = self._facts(delivery, "line")
-            self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, reason, raw FROM landing_rejects")
+            self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, reason, raw, 1 FROM landing_rejects")
             self.con.unregister("landing_rejects")
         if not written:
             return []
@@ -153,10 +162,15 @@ class FileReader:
         partition = {"_partition_date": delivery.file.date.isoformat()}
         return write_parquet(self.con, select, self.bronze.uri, partition_values=partition)
 
-    def _letter(self, delivery: Delivery, line: int | None, reason: str, raw: str) -> None:
-        self.con.execute(
-            f"INSERT INTO {LETTERS} SELECT {self._facts(delivery, '?::BIGINT')}, ?, ?", [line, reason, raw]
-        )
+    def _letter(self, delivery: Delivery, line: int | None, reason: str, raw: str, records: int = 1) -> None:
+        facts = self._facts(delivery, "?::BIGINT")
+        self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, ?, ?, ?", [line, reason, raw, records])
+
+    def _format_of(self, path: Path) -> Format | None:
+        try:
+            return resolve_format(path.name, self.format)
+        except UnreadableFile:
+            return None
 
     @staticmethod
     def _facts(delivery: Delivery, line: str) -> str:

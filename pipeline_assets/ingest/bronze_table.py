@@ -71,7 +71,8 @@ def letters_sql(source: str, day: date, line: str = "r._source.line") -> str:
     """
     return (
         f"SELECT DATE '{day}' AS _partition_date, r._batch_id, r._extracted_at, "
-        f"struct_pack(file := r._source.file, line := {line}) AS _source, r._reason AS reason, r._raw AS raw "
+        f"struct_pack(file := r._source.file, line := {line}) AS _source, r._reason AS reason, r._raw AS raw, "
+        "1 AS records "
         f"FROM {source} WHERE r._reason IS NOT NULL"
     )
 

@@ -73,7 +73,10 @@ class LandingSource:
 
 @dataclass(frozen=True)
 class DayCounts:
-    """Counts of one day, or of several: records in = rows + dead letters."""
+    """Counts of one day, or of several: records in = rows + dead letters.
+
+    A dead letter counts as the records that it stands for: a file that cannot be read is one letter, not one record.
+    """
 
     files: int = 0
     records_in: int = 0
@@ -101,7 +104,7 @@ class FileReport:
         outcome: new, corrected (replaced its former rows), copy (its content is in the table already), waiting.
         records_in: Records counted while reading.
         rows: Rows that fit.
-        dead_letters: Records that did not.
+        dead_letters: Records that did not; all of them, if the file cannot be read.
     """
 
     file: str

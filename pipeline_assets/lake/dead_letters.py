@@ -18,13 +18,24 @@ COLUMNS = {
     "_source": "STRUCT(file VARCHAR, line BIGINT)",
     "reason": "VARCHAR",
     "raw": "VARCHAR",
+    "records": "BIGINT",
 }
+"""`records`: how many records of the source a letter stands for; of a file that cannot be read it is all of them."""
+
+WEIGHT = "coalesce(records, 1)"
+"""SQL of how many records a letter of `weighed` stands for."""
+
 _SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
 
 
 def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
     """Gives the dead letter table of a bronze table: `bronze.x` -> `dead_letters.x`."""
     return Table(lake, bronze_name.replace("bronze.", "dead_letters.", 1))
+
+
+def weighed(letters: Table, version: int | None = None) -> str:
+    """Gives the relation of a table's letters with their `records`, which tables of older releases do not have."""
+    return f"(FROM {letters.scan(version)} UNION ALL BY NAME SELECT NULL::BIGINT AS records WHERE false)"
 
 
 def record(
@@ -77,9 +88,13 @@ def append(con: duckdb.DuckDBPyConnection, table: Table, letters: str, *, batch_
     Raises:
         SchemaMismatchError: It is a table of something else.
     """
-    if not table.exists():
+    if not table.exists() or _is_of_older_release(table):
         _create(con, table)
     return table.append(con, f"SELECT {_SELECT} FROM ({letters})", batch_id=batch_id)
+
+
+def _is_of_older_release(table: Table) -> bool:
+    return {column.name for column in table.open().schema().fields} == COLUMNS.keys() - {"records"}
 
 
 def _create(con: duckdb.DuckDBPyConnection, table: Table) -> None:

@@ -28,7 +28,7 @@ def letters_of(
     """
     found = {
         "_partition_date": extracted_at, "_batch_id": batch, "_extracted_at": extracted_at, "_source": source,
-        "reason": "_reason", "raw": "_raw",
+        "reason": "_reason", "raw": "_raw", "records": "1",
     }  # fmt: skip
     selected = ", ".join(f"CAST({found[name]} AS {kind}) AS {name}" for name, kind in COLUMNS.items())
     rows = con.execute(f"SELECT {selected} FROM {relation} WHERE _reason IS NOT NULL ORDER BY _line")

@@ -450,3 +450,15 @@ def test_a_whole_file_of_dead_letters_is_in_the_table_of_them_only(shop: Shop) -
         "cast: quantity: 'x' is not BIGINT",
         "cast: unit_price: 'free' is not DECIMAL(12,3)",
     ]
+
+
+def test_a_file_that_cannot_be_read_weighs_as_its_lines(shop: Shop) -> None:
+    good = HEADER + "".join(line(number) for number in range(600))
+    shop.land("2011-01-04/a.csv", good)
+    shop.land("2011-01-04/b.csv", (good + line(1)).encode("utf-16"))
+    report = shop.ingest()
+    assert report.total == landing.DayCounts(files=2, records_in=1202, rows=600, dead_letters=602)
+    assert shop.dead("_source.line, records") == [(None, 602)]
+    findings = audit(shop.con, shop.bronze, contract("shop.InvoiceLines"), failure_budget=0.4, days=(DAY, DAY))
+    assert (findings.mismatches, findings.total, findings.held) == ([], report.total, {DAY})
+    assert shop.bronze.open().history(2)[1]["dead_letters"] == "602"

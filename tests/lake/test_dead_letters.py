@@ -6,11 +6,11 @@ import duckdb
 import pytest
 
 from pipeline_assets.lake import Lake, SchemaMismatchError, Table, query_schema
-from pipeline_assets.lake.dead_letters import append, dead_letter_table, record
+from pipeline_assets.lake.dead_letters import COLUMNS, WEIGHT, append, dead_letter_table, record, weighed
 
 LETTER = """
     SELECT DATE '2011-01-04' AS _partition_date, '{0}' AS _batch_id, TIMESTAMPTZ '2011-01-05' AS _extracted_at,
-        struct_pack(file := '{1}', line := 2) AS _source, 'cast: x' AS reason, 'raw' AS raw
+        struct_pack(file := '{1}', line := 2) AS _source, 'cast: x' AS reason, 'raw' AS raw, 1 AS records
 """
 
 
@@ -54,3 +54,21 @@ def test_letters_are_not_appended_to_another_table(con: duckdb.DuckDBPyConnectio
     with pytest.raises(SchemaMismatchError, match=r"bronze\.orders: column id is missing"):
         append(con, table, LETTER.format("c", "a.csv"), batch_id="one")
     assert [field.name for field in table.open().schema().fields] == ["id"]
+
+
+@pytest.mark.parametrize("write", ["record", "append"])
+def test_letters_of_an_older_release_stand_for_one_record_each(
+    con: duckdb.DuckDBPyConnection, lake: Lake, write: str
+) -> None:
+    table = dead_letter_table(lake, "bronze.shop__lines")
+    columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items() if name != "records")
+    table.create(query_schema(con, f"SELECT {columns}"), partition_by=["_partition_date"])
+    table.append(con, f"SELECT * EXCLUDE (records) FROM ({LETTER.format('old', 'a.csv')})", batch_id="old")
+    total = f"SELECT sum({WEIGHT})::BIGINT FROM {weighed(table)} WHERE _partition_date = DATE '2011-01-04'"
+    assert con.execute(total).fetchall() == [(1,)]
+    letters = LETTER.format("new", "b.csv").replace("1 AS records", "1000 AS records")
+    if write == "record":
+        record(con, table, letters, where="FALSE")
+    else:
+        append(con, table, letters, batch_id="new")
+    assert con.execute(total).fetchall() == [(1001,)]

@@ -4,7 +4,7 @@ What is counted while reading is `change_table`'s; what a wrong account means fo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -14,7 +14,7 @@ from pipeline_assets.ingest.cdc.change_table import Counts
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Table, days_predicate
 from pipeline_assets.lake.commit_facts import TOUCHED_DATES
-from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 
 _COMMITS_LOOKED_AT = 200
 
@@ -43,9 +43,9 @@ def account(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Counts, list
         return Counts(), []
     commits = [commit for commit in bronze.open().history(_COMMITS_LOOKED_AT) if "events_in" in commit]
     batches = {commit["batch_id"]: commit for commit in commits if commit.get("run_id") == commits[0].get("run_id")}
-    rows = _count(con, bronze, batches)
+    rows = _count(con, bronze.scan(), batches, within=_touched(batches.values()))
     letters_table = dead_letter_table(bronze.lake, bronze.name)
-    letters = _count(con, letters_table, batches) if letters_table.exists() else {}
+    letters = _count(con, weighed(letters_table), batches, sum_of=WEIGHT) if letters_table.exists() else {}
     total, wrong = Counts(), []
     for batch_id, commit in batches.items():
         found = Counts(int(commit["events_in"]), rows.get(batch_id, 0), letters.get(batch_id, 0))
@@ -61,19 +61,29 @@ def dead_letters(con: duckdb.DuckDBPyConnection, bronze: Table) -> Sequence[tupl
     if not letters.exists():
         return []
     return con.execute(
-        f"SELECT reason, count(*) FROM {letters.scan()} GROUP BY reason ORDER BY count(*) DESC, reason"
+        f"SELECT reason, sum({WEIGHT})::BIGINT AS n FROM {weighed(letters)} GROUP BY reason ORDER BY n DESC, reason"
     ).fetchall()
 
 
-def _count(con: duckdb.DuckDBPyConnection, table: Table, batches: dict[str, dict[str, str]]) -> dict[str, int]:
-    """Counts the rows of some batches, looking only at the dates that their commits touched."""
-    if not batches:
-        return {}
-    days = {date.fromisoformat(day) for commit in batches.values() for day in json.loads(commit[TOUCHED_DATES])}
-    # Letters of records that are no events lie in the partition of their reading, which no bronze commit names.
-    within = days_predicate("_partition_date", days) if table.name.startswith("bronze.") else "TRUE"
+def _touched(commits: Iterable[Mapping[str, str]]) -> str:
+    """The predicate on the dates that some commits touched."""
+    return days_predicate(
+        "_partition_date", {date.fromisoformat(day) for commit in commits for day in json.loads(commit[TOUCHED_DATES])}
+    )
+
+
+def _count(
+    con: duckdb.DuckDBPyConnection, relation: str, batches: Iterable[str], *, within: str = "TRUE", sum_of: str = "1"
+) -> dict[str, int]:
+    """Counts the rows of some batches.
+
+    Letters of records that are no events lie in the partition of their reading, which no bronze commit names.
+    """
     listed = ", ".join(map(quoted, batches))
+    if not listed:
+        return {}
     found = con.execute(
-        f"SELECT _batch_id, count(*) FROM {table.scan()} WHERE {within} AND _batch_id IN ({listed}) GROUP BY ALL"
+        f"SELECT _batch_id, sum({sum_of})::BIGINT FROM {relation} WHERE {within} AND _batch_id IN ({listed}) "
+        "GROUP BY _batch_id"
     )
     return dict(found.fetchall())

@@ -205,7 +205,7 @@ class Staging:
         """Takes records that are no events."""
         now = int(self.extracted_at.timestamp() * 1_000_000)
         self._add_letters(rejects, [now] * len(rejects))
-        self.counts.events_in += len(rejects)
+        self.counts.events_in += sum(reject.records for reject in rejects)
 
     def commit(
         self,
@@ -280,7 +280,7 @@ class Staging:
 
     def _add_letters(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
         if rejects:
-            self.counts.dead_letters += len(rejects)
+            self.counts.dead_letters += sum(reject.records for reject in rejects)
             self._letters.add(rejects, ts_us)
 
 

@@ -54,6 +54,7 @@ class Reject(NamedTuple):
         origin: As of an event.
         place: As of an event.
         table: The source table, as far as it can be told.
+        records: How many records it stands for: a file that cannot be read is one reject.
     """
 
     reason: str
@@ -61,6 +62,7 @@ class Reject(NamedTuple):
     origin: str
     place: int
     table: str | None = None
+    records: int = 1
 
 
 class EventStream(Protocol):

@@ -5,7 +5,6 @@ belong to no table.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -16,7 +15,7 @@ from pipeline_assets.ingest.cdc.file_plan import FileSource
 from pipeline_assets.ingest.cdc.replay import REPLAYED_BATCH, REPLAYED_LETTERS
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Lake, Table, days_predicate
-from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 
 _COMMITS_LOOKED_AT = 200
 
@@ -65,9 +64,10 @@ def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> F
         bronze = Table(lake, f"bronze.{name}")
         letters = dead_letter_table(lake, bronze.name)
         if name != f"{source.name}__{UNROUTED}":
-            found.rows += _count(con, bronze, batch_id, days)
+            within = days_predicate("_partition_date", map(date.fromisoformat, days))
+            found.rows += _sum(con, "1", f"{bronze.scan()} WHERE {within}", batch_id)
         if letters.exists():
-            found.dead_letters += _count(con, letters, batch_id, None)
+            found.dead_letters += _sum(con, WEIGHT, f"{weighed(letters)} WHERE TRUE", batch_id)
             found.replayed += sum(
                 int(commit[REPLAYED_LETTERS])
                 for commit in letters.open().history(_COMMITS_LOOKED_AT)
@@ -76,8 +76,7 @@ def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> F
     return found
 
 
-def _count(con: duckdb.DuckDBPyConnection, table: Table, batch_id: str, days: Sequence[str] | None) -> int:
-    within = "TRUE" if days is None else days_predicate("_partition_date", map(date.fromisoformat, days))
-    rows = con.execute(f"SELECT count(*) FROM {table.scan()} WHERE {within} AND _batch_id = {quoted(batch_id)}")
-    (count,) = rows.fetchone() or (0,)
-    return int(count)
+def _sum(con: duckdb.DuckDBPyConnection, what: str, rows: str, batch_id: str) -> int:
+    found = con.execute(f"SELECT coalesce(sum({what}), 0)::BIGINT FROM {rows} AND _batch_id = {quoted(batch_id)}")
+    (total,) = found.fetchone() or (0,)
+    return int(total)

@@ -25,8 +25,10 @@ from pipeline_assets.ingest.cdc.formats import parse
 from pipeline_assets.ingest.cdc.json_lines import LONGEST_LINE_BYTES, lines
 from pipeline_assets.ingest.cdc.superseded import Superseded
 from pipeline_assets.ingest.cdc.tally import Tally
+from pipeline_assets.ingest.content import Content
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.path_pattern import LandedFile
+from pipeline_assets.ingest.weight import records_of
 from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
 
 BATCH = "files"
@@ -181,7 +183,7 @@ class _Batch:
         path, content = delivery.file.path, delivery.content
         self._report.read.append(path)
         if content.failure is not None:
-            yield from self._new(delivery, [Reject(content.failure, content.excerpt, path, 0)])
+            yield from self._new(delivery, [_unreadable(path, root / path, content, content.failure)])
             return
         try:
             for number, data, is_cut in lines(root / path, content):
@@ -199,13 +201,13 @@ class _Batch:
 
     def _new(self, delivery: Delivery, found: Sequence[ChangeEvent | Reject]) -> Iterator[ChangeEvent | Reject]:
         """Counts what a record is; yields what its table, or that of the unrouted, has not got already."""
-        self._report.records_in += max(len(found), 1)
+        self._report.records_in += sum(map(_weight, found)) or 1
         self._report.skipped += not found
         for item in found:
             if self._names.get(item.table or "", self._reference) in delivery.lacking:
                 yield item
             else:
-                self._report.present += 1
+                self._report.present += _weight(item)
 
     def commit(self, table: ChangeTable, facts: Mapping[str, str]) -> None:
         """Commits one table's batch; with the reference, which comes last, all that says that the files are done."""
@@ -245,6 +247,14 @@ class _Batch:
         """Deletes what was staged and will not be committed."""
         for staging in (*self._stagings.values(), self._unrouted):
             staging.discard()
+
+
+def _weight(item: ChangeEvent | Reject) -> int:
+    return item.records if isinstance(item, Reject) else 1
+
+
+def _unreadable(origin: str, path: Path, content: Content, reason: str) -> Reject:
+    return Reject(reason, content.excerpt, origin, 0, records=records_of(content, "jsonl", path))
 
 
 def _too_long(path: str, number: int, data: bytes) -> Reject:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline_assets.ingest.cdc.chunks import BYTES, FILE_BYTES
 from pipeline_assets.ingest.cdc.events import Reject
 from pipeline_assets.ingest.sql import quoted
+from pipeline_assets.lake.dead_letters import WEIGHT
 
 _COLUMNS = pa.schema(
     [
@@ -18,6 +19,7 @@ _COLUMNS = pa.schema(
         ("origin", pa.string()),
         ("place", pa.int64()),
         ("ts_us", pa.int64()),
+        ("records", pa.int64()),
     ]
 )
 
@@ -50,6 +52,7 @@ class Letters:
             "origin": [reject.origin for reject in rejects],
             "place": [reject.place for reject in rejects],
             "ts_us": list(ts_us),
+            "records": [reject.records for reject in rejects],
         }
         self._con.register("cdc_rejects", pa.table(columns, schema=_COLUMNS))
         size = sum(len(reject.raw) for reject in rejects)
@@ -70,14 +73,14 @@ class Letters:
             self.tables.clear()
 
 
-def read(con: duckdb.DuckDBPyConnection, letters: str) -> Iterator[tuple[str, int | None, str]]:
-    """Yields file, line and raw record of letters, in order; the halves of a key change one after the other.
+def read(con: duckdb.DuckDBPyConnection, letters: str) -> Iterator[tuple[str, int | None, str, int]]:
+    """Yields file, line, raw record and weight of letters, in order; the halves of a key change one after the other.
 
     They are sorted in parts, and read once for each: DuckDB does not spill a sort of long texts.
 
     Args:
         con: A connection that nobody else uses meanwhile.
-        letters: The relation.
+        letters: The relation, of `dead_letters.weighed`.
     """
     parts = con.execute(
         f"""SELECT min(stand), max(stand) FROM (
@@ -87,7 +90,8 @@ def read(con: duckdb.DuckDBPyConnection, letters: str) -> Iterator[tuple[str, in
     ).fetchall()
     for part in parts:
         found = con.execute(
-            f"SELECT file, line, raw FROM (SELECT _source.file, _source.line, raw, {_STAND} AS stand FROM {letters}) "
+            f"SELECT file, line, raw, records FROM (SELECT _source.file, _source.line, raw, {WEIGHT} AS records, "
+            f"{_STAND} AS stand FROM {letters}) "
             "WHERE stand BETWEEN ? AND ? ORDER BY stand",
             part,
         )

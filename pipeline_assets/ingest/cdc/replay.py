@@ -23,10 +23,10 @@ from pipeline_assets.ingest.cdc.letters import read
 from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Lake, PositionMovedError, Table
-from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.lake.dead_letters import dead_letter_table, weighed
 
 REPLAYED_BATCH, REPLAYED_LETTERS = "replayed_batch", "replayed_letters"
-"""In the metadata of the commit that removes letters: which batch they were of, and how many."""
+"""In the metadata of the commit that removes letters: which batch they were of, and how many records they stood for."""
 
 DISCARDED_LETTERS = "discarded_letters"
 """In the metadata of the commit that gives letters up: how many."""
@@ -40,11 +40,13 @@ class Report(Tally):
         letters: Dead letters that were tried.
         removed: Of these, the ones that were removed; what still does not fit is a new letter with today's reason.
         skipped: Letters that carry no data of a row, as is known now.
+        records: Records that the letters stand for.
     """
 
     letters: int = 0
     removed: int = 0
     skipped: int = 0
+    records: int = 0
 
 
 def replay(
@@ -147,7 +149,7 @@ class _Attempt:
             self.report.letters += tried.letters
             if has_it or tried.skipped or any(staging.counts.rows for staging in stagings.values()):
                 self._commit([staging for staging in stagings.values() if staging.counts.events_in], unrouted)
-                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_LETTERS: str(tried.letters)}
+                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_LETTERS: str(tried.records)}
                 letters.commit(self._con, [], where=where, metadata=facts)
                 self.report.removed += tried.letters
                 self.report.skipped += tried.skipped
@@ -167,11 +169,13 @@ class _Attempt:
     def _records(self, letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
         """Yields what some letters are now, and counts them; by a cursor of its own: staging uses the connection."""
         version = letters.open().version()  # for all parts the same
-        for origin, place, raw in read(self._con.cursor(), f"(FROM {letters.scan(version)} WHERE {where})"):
+        for origin, place, raw, weight in read(self._con.cursor(), f"(FROM {weighed(letters, version)} WHERE {where})"):
             records = self._parse(raw, origin, place or 0)
             tried.letters += 1
+            tried.records += weight
             tried.skipped += not records
-            yield from records
+            # What stands for several is the start of a file, and no record.
+            yield from (r._replace(records=weight) if isinstance(r, Reject) and weight > 1 else r for r in records)
 
     def _parse(self, raw: str, origin: str, place: int) -> Sequence[ChangeEvent | Reject]:
         """Parses a raw record: as its source writes it, or as the envelope of an event that did not fit."""

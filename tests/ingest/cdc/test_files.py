@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_read_is_a_dead_letter_until_it_can(shop: Shop) ->
     reasons = [reason for (reason,) in shop.letters()]
     assert reasons[0] == "file: empty"
     assert reasons[1].startswith("file: truncated gzip stream")
-    assert (report.records_in, shop.account().adds_up) == (2, True)
+    assert (report.records_in, shop.account().adds_up) == (1 + len(whole[:-20]) // 100, True)
     shop.land_bytes("2026-01-02/a.jsonl.gz", gzip.compress(json.dumps(product("A", 8)).encode()), age=60)
     shop.ingest()
     assert [reason for (reason,) in shop.letters()] == ["file: empty"]

@@ -53,11 +53,12 @@ def test_letters_are_read_once_and_in_order_in_however_many_parts(
     others = [("a/b c.jsonl", line, "{" * line) for line in (9, 10, 100)] + [("a/b c.jsonl", 0, "no file")]
     stored = [*pairs, *others, others[0]]
     random.Random(7).shuffle(stored)
-    con.execute("CREATE TABLE t (_source STRUCT(file VARCHAR, line BIGINT), raw VARCHAR)")
-    con.executemany("INSERT INTO t VALUES (struct_pack(file := ?, line := ?), ?)", stored)
+    con.execute("CREATE TABLE t (_source STRUCT(file VARCHAR, line BIGINT), raw VARCHAR, records BIGINT)")
+    con.executemany("INSERT INTO t VALUES (struct_pack(file := ?, line := ?), ?, NULL)", stored)
     found = list(read(con, "t"))
-    assert [letter for letter in found if letter[0] == "slot s"] == pairs
-    assert [line for file, line, _ in found if file != "slot s"] == [0, 9, 9, 10, 100]
+    assert {weight for *_, weight in found} == {1}
+    assert [tuple(letter) for *letter, _ in found if letter[0] == "slot s"] == pairs
+    assert [line for file, line, *_ in found if file != "slot s"] == [0, 9, 9, 10, 100]
 
 
 def test_no_letters_are_none(con: duckdb.DuckDBPyConnection) -> None:

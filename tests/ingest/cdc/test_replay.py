@@ -103,6 +103,16 @@ def test_letters_of_which_none_fits_are_left_as_they_are(shop: Shop) -> None:
     assert [DeltaTable(f"{shop.lake.uri}/dead_letters/{name}").version() for name in names] == versions
 
 
+def test_a_file_that_cannot_be_read_weighs_the_same_after_a_replay(shop: Shop) -> None:
+    shop.land("2026-01-02/a.jsonl", unlisted(24) | {"after": ORDER})
+    shop.land_bytes("2026-01-02/b.jsonl", b"PK\x03\x04" + b"z" * 5000)
+    assert shop.ingest().records_in == 51
+    shop = mended(shop, CUSTOMERS, PRODUCTS, ORDERS)
+    assert shop.replay().removed == 2
+    assert shop.letters(columns="_source.file, records") == [("crm/2026-01-02/b.jsonl", 50)]
+    assert shop.account().adds_up
+
+
 def test_without_dead_letters_there_is_nothing_to_do(shop: Shop) -> None:
     assert shop.replay().letters == 0
     shop.land("2026-01-02/a.jsonl", product("A", 8), HEARTBEAT)
