@@ -29,7 +29,8 @@ def records_of(content: Content, format: Format | None, path: Path) -> int:  # n
         path: The file.
     """
     lines = 0 if format == "json" else content.physical_lines - int(format == "csv")
-    if content.failure is None and format in ("csv", "jsonl"):
+    is_whole = content.failure is None or content.failure.startswith("encoding:")
+    if is_whole and format in ("csv", "jsonl"):
         return max(lines, 1)
     if content.compression is None and (declared := _declared(format, path)) is not None:
         return min(max(declared, 1), _MOST)
