@@ -461,4 +461,4 @@ def test_a_file_that_cannot_be_read_weighs_as_its_lines(shop: Shop) -> None:
     assert shop.dead("_source.line, records") == [(None, 602)]
     findings = audit(shop.con, shop.bronze, contract("shop.InvoiceLines"), failure_budget=0.4, days=(DAY, DAY))
     assert (findings.mismatches, findings.total, findings.held) == ([], report.total, {DAY})
-    assert shop.bronze.open().history(2)[1]["dead_letters"] == "602"
+    assert "602" in [commit.get("dead_letters") for commit in shop.bronze.open().history()]
