@@ -25,7 +25,7 @@ from pipeline_assets.ingest.readers import (
     resolve_format,
 )
 from pipeline_assets.ingest.weight import records_of
-from pipeline_assets.lake import DataFile, Table, discard, quote_text, write_parquet
+from pipeline_assets.lake import DataFile, Table, quote_text
 
 LETTERS = "landing_dead_letters"
 """Temporary table that collects the dead letters of a run; columns as `lake.dead_letters.COLUMNS`."""
@@ -160,7 +160,7 @@ class FileReader:
 
     def _write(self, delivery: Delivery, select: str) -> list[DataFile]:
         partition = {"_partition_date": delivery.file.date.isoformat()}
-        return write_parquet(self.con, select, self.bronze.uri, partition_values=partition)
+        return self.bronze.write(self.con, select, partition_values=partition)
 
     def _letter(self, delivery: Delivery, line: int | None, reason: str, raw: str, records: int = 1) -> None:
         facts = self._facts(delivery, "?::BIGINT")
@@ -181,8 +181,7 @@ class FileReader:
         )
 
     def _discard(self, files: list[DataFile]) -> None:
-        for file in files:
-            discard(self.bronze.uri, file.path)
+        self.bronze.discard(files)
 
     @staticmethod
     def _is_as_listed(delivery: Delivery, path: Path) -> bool:

@@ -36,7 +36,6 @@ from pipeline_assets.lake import (
     Positions,
     Table,
     days_predicate,
-    discard,
 )
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
@@ -234,9 +233,8 @@ def _carry_out(
                 reports.append(FileReport(path, delivery.file.date, delivery.content_id, outcome, *counts))
             files = compact(con, bronze, files)
         version = _commit(con, bronze, files, reports, added.values(), todo, run_id)
-    except (_FileChangedError, PositionMovedError):
-        for file in files:
-            discard(bronze.uri, file.path)
+    except BaseException:
+        bronze.discard(files)
         raise
     return Report(version, sorted(reports, key=lambda report: (report.day, report.file)), todo.unchanged)
 

@@ -21,7 +21,7 @@ from pipeline_assets.contracts.base import Model, RawColumn
 from pipeline_assets.ingest.bronze_table import letters_sql, misfits, prepare, rows_sql, schema_of, written_rows
 from pipeline_assets.ingest.conform import RecordSet, conform_sql, match_fields
 from pipeline_assets.ingest.repeats import WrittenBatch, find_repeats, without_repeats
-from pipeline_assets.lake import DataFile, Lake, PositionMovedError, Table, discard, quote_text, write_parquet
+from pipeline_assets.lake import DataFile, Lake, Table, quote_text
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 
@@ -196,7 +196,6 @@ class Pull:
         self._added: dict[str, RawColumn] = {}
         self._parts: list[_Part] = []
         self._kept: Sequence[DataFile] = ()
-        self._is_offered = False
         self._letters = dead_letter_table(lake, self.bronze.name)
         self._pulls = self._letters.position(_PULLS)
 
@@ -206,9 +205,8 @@ class Pull:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._is_offered:
-            self._discard(self._written)
-            self._discard(self._kept)
+        self.bronze.discard(self._written)
+        self.bronze.discard(self._kept)
 
     @property
     def _written(self) -> list[DataFile]:
@@ -299,22 +297,14 @@ class Pull:
         total = sum(counts.values(), start=Counts())
         described = {name: str(value) for name, value in asdict(total).items()}
         read = json.dumps([self._entry(origin, found) for origin, found in counts.items()])
-        # From here on its files may be in the table, whatever is raised: what is not is vacuumed.
-        self._is_offered = True
-        try:
-            version = self.bronze.commit(
-                self._con,
-                self._kept,
-                where=self.batch.replaces,
-                expect=self.batch.expect,
-                positions={**self.batch.positions, **(positions or {})},
-                metadata={**facts, "batch_id": self.batch.id, **described, "read": read},
-            )
-        except PositionMovedError:
-            self._is_offered = False
-            raise
-        if letters:
-            self._discard(self._written)
+        version = self.bronze.commit(
+            self._con,
+            self._kept,
+            where=self.batch.replaces,
+            expect=self.batch.expect,
+            positions={**self.batch.positions, **(positions or {})},
+            metadata={**facts, "batch_id": self.batch.id, **described, "read": read},
+        )
         return Pulled(version, self.batch, total)
 
     def _entry(self, origin: str, counts: Counts) -> dict[str, Any]:
@@ -366,8 +356,7 @@ class Pull:
 
     def _write(self, query: str, con: duckdb.DuckDBPyConnection) -> list[DataFile]:
         partition = {"_partition_date": self.batch.partition_date.isoformat()}
-        return write_parquet(con, query, self.bronze.uri, partition_values=partition)
+        return self.bronze.write(con, query, partition_values=partition)
 
     def _discard(self, files: Iterable[DataFile]) -> None:
-        for file in files:
-            discard(self.bronze.uri, file.path)
+        self.bronze.discard(files)

@@ -11,13 +11,15 @@ from pipeline_assets.lake.changes import (
 from pipeline_assets.lake.days import days_predicate, select_days
 from pipeline_assets.lake.errors import (
     CommitConflictError,
+    CommitUnknownError,
     LakeError,
     PositionMovedError,
     SchemaMismatchError,
+    StorageError,
     TableNotFoundError,
     TableUnreadableError,
 )
-from pipeline_assets.lake.files import DataFile, discard, query_schema, write_parquet
+from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
 from pipeline_assets.lake.positions import Positions
 from pipeline_assets.lake.quarantine import audited_version, held_days, judge, published
 from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_names, quote_text
@@ -28,12 +30,14 @@ __all__ = [
     "Batch",
     "Changes",
     "CommitConflictError",
+    "CommitUnknownError",
     "DataFile",
     "Lake",
     "LakeError",
     "PositionMovedError",
     "Positions",
     "SchemaMismatchError",
+    "StorageError",
     "Table",
     "TableNotFoundError",
     "TableUnreadableError",
@@ -41,7 +45,6 @@ __all__ = [
     "batches_since",
     "changes_since",
     "days_predicate",
-    "discard",
     "held_days",
     "judge",
     "position_name",

@@ -43,13 +43,11 @@ def added_dates(commit: Mapping[str, str]) -> frozenset[date] | None:
     return frozenset(map(date.fromisoformat, json.loads(listed)))
 
 
-def properties(
-    positions: Mapping[str, int] | None, metadata: Mapping[str, str] | None, *, retries: int
-) -> CommitProperties:
-    """Puts positions and facts in the form that a commit takes."""
+def properties(positions: Mapping[str, int] | None, metadata: Mapping[str, str] | None) -> CommitProperties:
+    """Puts positions and facts in the form that a commit takes. It becomes the next version, or none."""
     return CommitProperties(
         custom_metadata=dict(metadata or {}),
-        max_commit_retries=retries,
+        max_commit_retries=0,
         app_transactions=[Transaction(name, value) for name, value in (positions or {}).items()],
     )
 
@@ -83,6 +81,11 @@ def describe(
         if came != touched:
             facts[ADDED_DATES] = _listed(came)
     return facts
+
+
+def of_new_shape(files: Sequence[DataFile]) -> dict[str, str]:
+    """Gives the facts of a commit that replaces columns and rows: no dates, so that anything may have changed."""
+    return {"rows_added": str(sum(file.rows for file in files)), REPLACED_ALL: "true"}
 
 
 def _dates(con: duckdb.DuckDBPyConnection, uri: str, files: Sequence[DataFile], column: str) -> frozenset[date]:

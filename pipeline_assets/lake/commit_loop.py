@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
-from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError
+from deltalake import CommitProperties, DeltaTable, Schema
 
 from pipeline_assets.lake import commit_facts
 from pipeline_assets.lake.errors import CommitConflictError, PositionMovedError
-from pipeline_assets.lake.files import DataFile, discard
+from pipeline_assets.lake.files import DataFile
 from pipeline_assets.lake.positions import Positions
+from pipeline_assets.lake.reading import TableReader
 from pipeline_assets.lake.removal import Removal
+from pipeline_assets.lake.sending import send
 
 # 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
 ATTEMPTS = 100
@@ -32,19 +33,24 @@ class Plan:
         removal: The rows that go.
         replaces_all: Whether all rows go.
         own_files: Whether the files are of this attempt only, and of no use to the next.
+        schema: The columns from now on, if they are others; then all rows go, and `removal` is not asked.
     """
 
     files: Sequence[DataFile]
     removal: Removal = field(default_factory=Removal)
     replaces_all: bool = False
     own_files: bool = False
+    schema: Schema | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not (self.files or self.removal.survivors or self.removal.actions or self.schema)
 
 
 def commit(
     con: duckdb.DuckDBPyConnection,
-    name: str,
-    open_newest: Callable[[], DeltaTable],
-    uri: str,
+    table: TableReader,
     plan: Callable[[DeltaTable], Plan],
     *,
     expect: Mapping[str, int | None] | None,
@@ -55,9 +61,7 @@ def commit(
 
     Args:
         con: A connection of the lake.
-        name: The table's name, for errors.
-        open_newest: Opens its newest version.
-        uri: Its root.
+        table: The table.
         plan: What to commit on top of a version.
         expect: Positions that the log must hold.
         positions: Positions to set in the same commit.
@@ -69,33 +73,55 @@ def commit(
     Raises:
         PositionMovedError: The log holds other positions than expected; nothing was committed.
         CommitConflictError: Too many conflicts with other writers.
+        StorageError: Storage refused; nothing was committed.
+        CommitUnknownError: Storage failed, and does not say whether the commit is there.
     """
     expect = dict(expect or {})
     for attempt in range(ATTEMPTS):
-        table = open_newest()
-        before = Positions(table)
+        opened = table.open()
+        before = Positions(opened)
         found = {key: before.get(key) for key in expect}
         if found != expect:
-            raise PositionMovedError(name, found)
-        planned = plan(table)
-        files, removal = planned.files, planned.removal
+            raise PositionMovedError(table.name, found)
+        planned = plan(opened)
         moved = {key: value for key, value in (positions or {}).items() if before.get(key) != value}
-        if not files and not removal.survivors and not removal.actions and not moved:
-            return table.version()
-        facts = commit_facts.describe(con, table, uri, files, removal, replaces_all=planned.replaces_all)
-        schema = table.schema()
+        if planned.is_empty and not moved:
+            return opened.version()
+        own = [*(planned.files if planned.own_files else ()), *planned.removal.survivors]
         try:
-            table.create_write_transaction(
-                [*(file.add_action(schema) for file in (*files, *removal.survivors)), *removal.actions],
-                mode="append",
-                schema=schema,
-                partition_by=table.metadata().partition_columns,
-                commit_properties=commit_facts.properties(moved, {**facts, **(metadata or {})}, retries=0),
-            )
-        except CommitFailedError:
-            for file in (*(files if planned.own_files else ()), *removal.survivors):
-                discard(uri, file.path)
-            time.sleep(random.uniform(0, min(0.02 * 2 ** min(attempt, 5), 0.5)))  # noqa: S311 - jitter
-            continue
-        return table.version() + 1
-    raise CommitConflictError(name, ATTEMPTS)
+            version = _send(con, table, opened, planned, moved, metadata or {})
+        except BaseException:
+            table.discard(own)
+            raise
+        if version is not None:
+            return version
+        table.discard(own)
+        time.sleep(random.uniform(0, min(0.02 * 2 ** min(attempt, 5), 0.5)))  # noqa: S311 - jitter
+    raise CommitConflictError(table.name, ATTEMPTS)
+
+
+def _send(
+    con: duckdb.DuckDBPyConnection,
+    table: TableReader,
+    opened: DeltaTable,
+    plan: Plan,
+    positions: Mapping[str, int],
+    metadata: Mapping[str, str],
+) -> int | None:
+    """Commits a plan on the version that it was made for; None if another writer has the next one."""
+    files, removal, schema = [*plan.files, *plan.removal.survivors], plan.removal, plan.schema or opened.schema()
+    if plan.schema is None:
+        facts = commit_facts.describe(con, opened, table.uri, plan.files, removal, replaces_all=plan.replaces_all)
+    else:  # of which no dates are told: columns are others, so that anything may be
+        facts = commit_facts.of_new_shape(plan.files)
+
+    def write(properties: CommitProperties) -> None:
+        opened.create_write_transaction(
+            [*(file.add_action(schema) for file in files), *removal.actions],
+            mode="append" if plan.schema is None else "overwrite",
+            schema=schema,
+            partition_by=opened.metadata().partition_columns,
+            commit_properties=properties,
+        )
+
+    return send(table.name, opened, write, positions=positions, metadata={**facts, **metadata}, files=files)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import duckdb
 
-from pipeline_assets.lake.files import query_schema, write_parquet
+from pipeline_assets.lake.files import DataFile, query_schema
 from pipeline_assets.lake.storage import Lake
 from pipeline_assets.lake.table import Table
 
@@ -65,11 +65,13 @@ def record(
         PositionMovedError: Somebody else has replaced letters meanwhile; nothing was committed.
     """
     _create(con, table)
-    files = [
-        file
-        for query in letters
-        for file in write_parquet(con, f"SELECT {_SELECT} FROM ({query})", table.uri, partition_by=["_partition_date"])
-    ]
+    files: list[DataFile] = []
+    try:
+        for query in letters:
+            files += table.write(con, f"SELECT {_SELECT} FROM ({query})", partition_by=["_partition_date"])
+    except BaseException:
+        table.discard(files)
+        raise
     table.commit(con, files, where=where, metadata=metadata, expect=expect, positions=positions)
 
 

@@ -1,6 +1,10 @@
 """Errors of the lake. Each says which table, what happened and what to do; nothing else lives here."""
 
+import re
 from collections.abc import Mapping
+
+# delta-rs paints its chains of causes: a line each, behind an arrow in red.
+_ARROWS = re.compile(r"\s*(\x1b\[\d+m)?↳(\x1b\[0m)?\s*")
 
 
 class LakeError(Exception):
@@ -18,10 +22,30 @@ class TableUnreadableError(LakeError):
     """The table could not be opened. Never taken for "there is no table": that would overwrite it."""
 
     def __init__(self, name: str, uri: str, cause: BaseException) -> None:
-        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         super().__init__(
-            f"table {name} at {uri} exists but could not be opened: {reason}. Nothing was written; mend the storage "
-            "(or restore _delta_log) and run again"
+            f"table {name} at {uri} exists but could not be opened: {reason(cause)}. Nothing was written; mend the "
+            "storage (or restore _delta_log) and run again"
+        )
+
+
+class StorageError(LakeError):
+    """The storage of the lake refused a write: full, read-only, not allowed, or away. Nothing of it is in the table."""
+
+    def __init__(self, uri: str, cause: BaseException, name: str = "") -> None:
+        super().__init__(
+            f"{f'table {name}: ' if name else ''}the lake could not be written at {uri}: {reason(cause)}. Nothing of "
+            "this write is in the table; free space, or mend the storage (permissions, mount, network), then run again"
+        )
+
+
+class CommitUnknownError(LakeError):
+    """Storage failed during a commit, and could not be asked whether it holds the commit. Nothing was deleted."""
+
+    def __init__(self, name: str, version: int, cause: BaseException) -> None:
+        super().__init__(
+            f"table {name}: storage failed while version {version} was committed ({reason(cause)}), and does not say "
+            "whether the commit is there. No file was deleted. Mend the storage, then run again: what is in the table "
+            "is not written twice"
         )
 
 
@@ -53,3 +77,8 @@ class PositionMovedError(LakeError):
         self.found = dict(found)
         shown = ", ".join(f"{key}={value}" for key, value in list(self.found.items())[:3])
         super().__init__(f"table {name}: the log moved while the batch was read ({shown}); plan the batch again")
+
+
+def reason(cause: BaseException) -> str:
+    """Gives what an error of delta-rs, DuckDB or the system says, in one line."""
+    return _ARROWS.sub(": ", str(cause).strip()).split("\n")[0].strip() or type(cause).__name__

@@ -1,24 +1,30 @@
 """Data files of a Delta table: DuckDB writes them, this module turns what DuckDB reports into Delta's add actions.
 
-No commit happens here: a file that no commit names is invisible and is vacuumed later. DuckDB's own COPY is used
-because it streams, uses all cores and takes 0.6 times the CPU of an Arrow stream into delta-rs (benchmarks/).
+No commit happens here: a file that no commit names is invisible, and is deleted by who wrote it (`discard`). DuckDB's
+own COPY is used because it streams, uses all cores and takes 0.6 times the CPU of an Arrow stream into delta-rs
+(benchmarks/).
 """
 
 import json
+import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 from deltalake import Schema
+from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
+from pyarrow.fs import FileSelector, PyFileSystem
 
-from pipeline_assets.lake.errors import LakeError
+from pipeline_assets.lake.errors import LakeError, StorageError, reason
 from pipeline_assets.lake.storage import quote_name, quote_text
+
+_LOG = logging.getLogger(__name__)
 
 _FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, RETURN_STATS"
 # One row in 100,000 needs a longer prefix to be told apart; long texts would only bloat the log.
@@ -26,7 +32,7 @@ _LONGEST_TEXT_IN_STATS = 64
 _NUMBERS = {"byte", "short", "integer", "long"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class DataFile:
     """One Parquet file below a table's root, written but not yet committed.
 
@@ -36,6 +42,8 @@ class DataFile:
         rows: Number of rows.
         partition_values: Partition column to value as Delta writes it; None is SQL null.
         columns: Column name to DuckDB's statistics of it (`min`, `max`, `null_count`, as text).
+        may_be_named: Whether a version of the table names the file, or may do so: it was sent with a commit, and
+            nothing proves that this commit is not there. Such a file is never deleted.
     """
 
     path: str
@@ -43,6 +51,7 @@ class DataFile:
     rows: int
     partition_values: Mapping[str, str | None]
     columns: Mapping[str, Mapping[str, str]]
+    may_be_named: bool = field(default=False, compare=False)
 
     def null_count(self, column: str) -> int:
         """Number of nulls in a top-level column."""
@@ -81,8 +90,9 @@ def write_parquet(
     *,
     partition_by: Sequence[str] = (),
     partition_values: Mapping[str, str | None] | None = None,
+    storage_options: Mapping[str, str] | None = None,
 ) -> list[DataFile]:
-    """Streams a query into new Parquet files below a table's root.
+    """Streams a query into new Parquet files below a table's root. What fails leaves none behind.
 
     Args:
         con: Connection that the query's tables live in.
@@ -90,40 +100,102 @@ def write_parquet(
         table_uri: Root of the table.
         partition_by: Columns whose values decide the folder; they are not stored in the files.
         partition_values: The one partition that all rows belong to, instead of `partition_by`.
+        storage_options: How an object store is reached, to delete what a failure left there.
 
     Returns:
         The files that hold rows; none for an empty result.
+
+    Raises:
+        StorageError: The lake cannot be written. What the query reads is not to blame.
     """
-    folder, options = table_uri, ""
+    folder, options = table_uri, ", WRITE_EMPTY_FILE false"
+    name = f"part-{uuid.uuid4()}"
     if partition_values is not None:
         folder += "".join(f"/{key}={value}" for key, value in partition_values.items())
     if partition_by:
         columns = ", ".join(quote_name(column) for column in partition_by)
-        options = f", PARTITION_BY ({columns}), APPEND, FILENAME_PATTERN 'part-{{uuid}}'"
-    if "://" not in folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    target = folder if partition_by else f"{folder}/part-{uuid.uuid4()}.parquet"
+        options = f", PARTITION_BY ({columns}), APPEND, FILENAME_PATTERN '{name}-{{uuid}}'"
+    target = folder if partition_by else f"{folder}/{name}.parquet"
     try:
+        if "://" not in folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
         written = con.execute(f"COPY ({select}) TO {quote_text(target)} ({_FORMAT}{options})").fetchall()
-    except BaseException:
-        if not partition_by:  # else its name is not known, and vacuum has to find it
-            discard(table_uri, target.removeprefix(table_uri).lstrip("/"))
+    except BaseException as error:
+        _sweep(table_uri, f"{folder}/{name}", len(partition_by), storage_options)
+        if _is_of_storage(error, table_uri):
+            raise StorageError(table_uri, error) from error
         raise
     files = []
-    for name, rows, size_bytes, _footer, columns_, keys in written:
-        path = name.removeprefix(table_uri).lstrip("/")
-        if rows == 0:
-            discard(table_uri, path)
-            continue
+    for path, rows, size_bytes, _footer, columns_, keys in written:
         stats = {key[1:-1].replace('""', '"'): value for key, value in columns_.items() if '"."' not in key}
-        files.append(DataFile(path, size_bytes, rows, keys or partition_values or {}, stats))
+        relative = path.removeprefix(table_uri).lstrip("/")
+        files.append(DataFile(relative, size_bytes, rows, keys or partition_values or {}, stats))
     return files
 
 
-def discard(table_uri: str, path: str) -> None:
-    """Deletes a file that was written but will not be committed. On an object store that is left to vacuum."""
-    if "://" not in table_uri:
-        Path(table_uri, path).unlink(missing_ok=True)
+def _is_of_storage(error: BaseException, table_uri: str) -> bool:
+    """Whether an error of a COPY is that of the file written: DuckDB names the file, whatever else the query reads.
+
+    Only object stores are reached by HTTP, and what lands never is.
+    """
+    if isinstance(error, duckdb.IOException):
+        return table_uri in str(error)
+    return isinstance(error, duckdb.HTTPException | OSError)
+
+
+def discard(table_uri: str, files: Iterable[DataFile], storage_options: Mapping[str, str] | None = None) -> None:
+    """Deletes files that were written, less those that a version may name. Whoever fails calls this with all it wrote.
+
+    Args:
+        table_uri: Root of the table.
+        files: The files.
+        storage_options: How an object store is reached.
+    """
+    _delete(table_uri, [file.path for file in files if not file.may_be_named], storage_options)
+
+
+def _sweep(table_uri: str, target: str, depth: int, storage_options: Mapping[str, str] | None) -> None:
+    """Deletes what a failed COPY left.
+
+    Args:
+        table_uri: Root of the table.
+        target: Start of the names of its files; with `depth` they lie as many folders deeper, in partitions.
+        depth: Number of partition columns that the COPY made folders of.
+        storage_options: How an object store is reached.
+    """
+    folder, _, name = target.rpartition("/")
+    try:
+        if "://" not in table_uri:
+            found = Path(folder).glob(f"{'*/' * depth}*{name}*")  # DuckDB writes tmp_<name> first where it may
+            paths = [path.relative_to(table_uri).as_posix() for path in found]
+        elif not depth:
+            paths = [f"{target}.parquet".removeprefix(table_uri).lstrip("/")]
+        elif storage_options is None:
+            return
+        else:
+            store = PyFileSystem(DeltaStorageHandler(table_uri, dict(storage_options)))
+            listed = store.get_file_info(FileSelector("", recursive=True))
+            paths = [file.path for file in listed if file.base_name.startswith(name)]
+    except OSError as error:
+        _LOG.warning("%s cannot be searched for what a failed write left, vacuum will find it: %s", table_uri, error)
+    else:
+        _delete(table_uri, paths, storage_options)
+
+
+def _delete(table_uri: str, paths: Sequence[str], storage_options: Mapping[str, str] | None) -> None:
+    """Deletes files. One that cannot be deleted is no reason to fail: nobody sees it, and vacuum will find it."""
+    is_local = "://" not in table_uri
+    if not paths or (not is_local and storage_options is None):
+        return
+    try:
+        store = None if is_local else DeltaStorageHandler(table_uri, dict(storage_options or {}))
+        for path in paths:
+            if store is None:
+                Path(table_uri, path).unlink(missing_ok=True)
+            else:
+                store.delete_file(path)
+    except OSError as error:
+        _LOG.warning("%s keeps files that nothing names, vacuum will find them: %s", table_uri, reason(error))
 
 
 def query_schema(con: duckdb.DuckDBPyConnection, select: str) -> Schema:
@@ -139,8 +211,9 @@ def query_schema(con: duckdb.DuckDBPyConnection, select: str) -> Schema:
         if not isinstance(error, Exception) or "Schema error" not in str(error):
             raise
         kinds = ", ".join(f"{column.name} {column.type}" for column in arrow)
-        reason = str(error).splitlines()[0]
-        raise LakeError(f"the query has a column that Delta cannot store ({reason}); its columns: {kinds}") from error
+        raise LakeError(
+            f"the query has a column that Delta cannot store ({reason(error)}); its columns: {kinds}"
+        ) from error
 
 
 def _bounds(kind: str, low: str | None, high: str | None) -> tuple[Any, Any] | None:

@@ -11,10 +11,11 @@ from functools import cached_property
 
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileSelector, FileSystemHandler, PyFileSystem
 
-_LOG = "_delta_log"
+from pipeline_assets.lake import log
+from pipeline_assets.lake.errors import TableUnreadableError
+
 # A request to an object store takes 5 to 10 ms of waiting; a log has up to 100 commits since its last checkpoint.
 _REQUESTS_AT_ONCE = 16
 
@@ -36,34 +37,36 @@ class Positions:
 
 def _read(table: DeltaTable) -> dict[str, int] | None:
     """Gives all positions; None for a log that is not written as plain checkpoints and commits, or no longer whole."""
-    store = DeltaStorageHandler.from_table(table._table)
+    store = log.store_of(table)
     try:
         start = _checkpoint(store, table.version())
         found = {} if start is None else dict(_of_checkpoint(store, start))
         commits = range(0 if start is None else start + 1, table.version() + 1)
         with ThreadPoolExecutor(1 if table.table_uri.startswith("file:") else _REQUESTS_AT_ONCE) as pool:
-            for commit in pool.map(lambda version: _text(store, f"{version:020d}.json"), commits):
+            for commit in pool.map(lambda version: log.read(store, log.commit_file(version)), commits):
                 found.update(_of_commit(commit))
     except FileNotFoundError:  # checkpoints in parts or of version 2, which other engines may write
         return None
+    except OSError as error:
+        raise TableUnreadableError(table.metadata().name or "", table.table_uri, error) from error
     return found
 
 
 def _checkpoint(store: FileSystemHandler, version: int) -> int | None:
     """Gives the version of a checkpoint to start from: the last one, or for an older version the last one before."""
     try:
-        last = int(json.loads(_text(store, "_last_checkpoint"))["version"])
+        last = int(json.loads(log.read(store, "_last_checkpoint"))["version"])
     except FileNotFoundError:
         last = -1
     if 0 <= last <= version:
         return last
-    names = (found.base_name for found in PyFileSystem(store).get_file_info(FileSelector(_LOG)))
+    names = (found.base_name for found in PyFileSystem(store).get_file_info(FileSelector(log.FOLDER)))
     known = (int(name[:20]) for name in names if name[20:] == ".checkpoint.parquet" and name[:20].isdigit())
     return max((number for number in known if number <= version), default=None)
 
 
 def _of_checkpoint(store: FileSystemHandler, version: int) -> Iterator[tuple[str, int]]:
-    path = f"{_LOG}/{version:020d}.checkpoint.parquet"
+    path = f"{log.FOLDER}/{version:020d}.checkpoint.parquet"
     actions = pq.read_table(path, columns=["txn"], filesystem=PyFileSystem(store))
     for chunk in actions["txn"].chunks if actions.num_columns else ():
         known = chunk.drop_null()
@@ -75,7 +78,3 @@ def _of_commit(text: bytes) -> Iterator[tuple[str, int]]:
     for action in json.loads(b"[" + b",".join(lines) + b"]"):
         if "txn" in action:  # else these are the letters of some name or value
             yield action["txn"]["appId"], int(action["txn"]["version"])
-
-
-def _text(store: FileSystemHandler, name: str) -> bytes:
-    return bytes(store.open_input_file(f"{_LOG}/{name}").read())

@@ -14,7 +14,6 @@ from datetime import date
 
 import duckdb
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError
 
 from pipeline_assets.lake.commit_facts import DATE_COLUMN, TOUCHED_DATES
 from pipeline_assets.lake.errors import CommitConflictError
@@ -58,13 +57,13 @@ def judge(
         newest = opened.version()
         if after != before:
             try:
-                _hold(con, table, opened, before ^ after, after)
-            except CommitFailedError:
+                committed = _hold(con, table, opened, before ^ after, after)
+            except CommitConflictError:
                 time.sleep(0.05 * attempt)
                 continue
             if newest != version:
                 break  # the property lies behind rows that were not audited: publish nothing, audit again
-            version = newest + 1
+            version = committed
         if (table.position(_AUDITED) or -1) < version:
             table.commit(con, [], positions={_AUDITED: version})
         return
@@ -84,16 +83,15 @@ def _held(opened: DeltaTable) -> frozenset[date]:
 
 def _hold(
     con: duckdb.DuckDBPyConnection, table: Table, opened: DeltaTable, moved: Collection[date], held: Collection[date]
-) -> None:
+) -> int:
     column = opened.metadata().configuration.get(DATE_COLUMN, PARTITION)
     days = " OR ".join(f"{PARTITION} = DATE '{day}'" for day in sorted(moved))
     rows = con.execute(
         f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {table.scan(opened.version())} WHERE {PARTITION} "
         f"BETWEEN DATE '{min(moved)}' AND DATE '{max(moved)}' AND ({days})"
     ).fetchall()
-    table.set_properties(
+    return table.set_properties(
         {_HELD_DAYS: json.dumps(sorted(day.isoformat() for day in held))},
         version=opened.version(),  # what the days were reckoned from
         metadata={TOUCHED_DATES: json.dumps(sorted(row[0].isoformat() for row in rows))},
-        max_retries=0,
     )

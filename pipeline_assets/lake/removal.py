@@ -5,7 +5,7 @@ Nothing is committed here; `table` does that, together with the new rows.
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from urllib.parse import unquote
@@ -37,7 +37,13 @@ class Removal:
 
 
 def plan_removal(
-    con: duckdb.DuckDBPyConnection, table: DeltaTable, uri: str, rows: str, where: str, date_column: str | None
+    con: duckdb.DuckDBPyConnection,
+    table: DeltaTable,
+    uri: str,
+    rows: str,
+    where: str,
+    date_column: str | None,
+    storage_options: Mapping[str, str],
 ) -> Removal:
     """Finds the files that hold selected rows, and rewrites what stays of those hit in part.
 
@@ -50,6 +56,7 @@ def plan_removal(
         rows: Relation with the table's columns and `filename`: all rows of the version, or of whole files of it.
         where: Predicate on the rows to remove.
         date_column: The table's date column, if it has one.
+        storage_options: How an object store is reached.
     """
     day = f"CAST({quote_name(date_column)} AS DATE)" if date_column else "NULL::DATE"
     found = con.execute(f"SELECT filename, {day}, count(*) FROM {rows} WHERE {where} GROUP BY ALL").fetchall()
@@ -69,6 +76,7 @@ def plan_removal(
             f"SELECT {columns} FROM {rows} WHERE filename IN ({names}) AND ({where}) IS NOT TRUE",
             uri,
             partition_by=table.metadata().partition_columns,
+            storage_options=storage_options,
         )
     dates = frozenset(day for _, day, _ in found if day is not None)
     return Removal(actions, survivors, hits.total(), dates)

@@ -11,75 +11,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
-from deltalake import DeltaTable, Schema, write_deltalake
-from deltalake.exceptions import DeltaError
-from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
+from deltalake import DeltaTable, Schema
 
-from pipeline_assets.lake import commit_facts, commit_loop, merging, schemas
+from pipeline_assets.lake import commit_facts, commit_loop, merging, schemas, shape
 from pipeline_assets.lake import files as data_files
 from pipeline_assets.lake.commit_loop import Plan
-from pipeline_assets.lake.errors import (
-    PositionMovedError,
-    SchemaMismatchError,
-    TableNotFoundError,
-    TableUnreadableError,
-)
+from pipeline_assets.lake.errors import PositionMovedError, SchemaMismatchError
 from pipeline_assets.lake.files import DataFile
 from pipeline_assets.lake.pruning import rows_near_keys
-from pipeline_assets.lake.removal import plan_removal
-from pipeline_assets.lake.storage import Lake, quote_names, quote_text
+from pipeline_assets.lake.reading import TableReader
+from pipeline_assets.lake.removal import Removal, plan_removal
+from pipeline_assets.lake.storage import quote_names
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(TableReader):
     """A Delta table of a lake, by name. Holds no state: each call opens the newest version.
+
+    A write takes over the files that it is given: afterwards they are in the table, or deleted. Only a write that ends
+    without knowing whether it is in the table (`CommitUnknownError`) leaves them.
 
     Attributes:
         lake: How it is reached.
         name: `<layer>.<snake_case>`, or what errors call a table that lies elsewhere.
         root: Where it lies, if not where the lake has a table of its name: a path or URI as `Lake.uri`.
     """
-
-    lake: Lake
-    name: str
-    root: str | None = None
-
-    @property
-    def uri(self) -> str:
-        """Root of the table."""
-        return self.root or self.lake.table_uri(self.name)
-
-    def exists(self) -> bool:
-        """Whether the table has a log. Storage that cannot be asked is an error, not a "no"."""
-        try:
-            return DeltaTable.is_deltatable(self.uri, storage_options=dict(self.lake.storage_options))
-        except Exception as error:
-            raise TableUnreadableError(self.name, self.uri, error) from error
-
-    def open(self, version: int | None = None) -> DeltaTable:
-        """Opens the newest or a given version.
-
-        Raises:
-            TableNotFoundError: There is no table.
-            TableUnreadableError: There is something, but it cannot be opened.
-        """
-        try:
-            return DeltaTable(self.uri, version=version, storage_options=dict(self.lake.storage_options))
-        except DeltaTableNotFoundError as error:
-            raise TableNotFoundError(self.name, self.uri) from error
-        except Exception as error:
-            if not self.exists():
-                raise TableNotFoundError(self.name, self.uri) from error
-            raise TableUnreadableError(self.name, self.uri, error) from error
-
-    def scan(self, version: int | None = None) -> str:
-        """Gives the SQL table function that reads the table in a connection prepared by the lake."""
-        at = "" if version is None else f", version => {version}"
-        return f"delta_scan({quote_text(self.uri)}{at})"
-
-    def position(self, name: str) -> int | None:
-        """Reads a position (an application transaction) from the log; None when it, or the table, is not there."""
-        return self.open().transaction_version(name) if self.exists() else None
 
     def create(
         self,
@@ -97,55 +53,42 @@ class Table:
             date_column: The column whose dates each commit lists as touched, for what lies downstream.
             description: Shown by catalogs.
         """
-        if not self.exists():
-            configuration: dict[str, str | None] = {commit_facts.DATE_COLUMN: date_column} if date_column else {}
-            try:
-                DeltaTable.create(
-                    self.uri,
-                    schema,
-                    partition_by=list(partition_by),
-                    name=self.name,
-                    description=description,
-                    configuration=configuration,
-                    storage_options=dict(self.lake.storage_options),
-                    raise_if_key_not_exists=False,
-                )
-            except DeltaError:
-                if not self.exists():  # else it appeared between the question and the answer
-                    raise
-        table = self.open()
-        known = {column.name for column in table.schema().fields}
-        if new := [column for column in schema.fields if column.name not in known]:
-            try:
-                table.alter.add_columns(new)
-            except DeltaError:
-                known = {column.name for column in self.open().schema().fields}
-                if any(column.name not in known for column in new):
-                    raise
+        shape.create(self, schema, partition_by=partition_by, date_column=date_column, description=description)
 
     def set_properties(
-        self,
-        properties: Mapping[str, str],
-        *,
-        version: int | None = None,
-        metadata: Mapping[str, str] | None = None,
-        max_retries: int,
-    ) -> None:
+        self, properties: Mapping[str, str], *, version: int | None = None, metadata: Mapping[str, str] | None = None
+    ) -> int:
         """Sets table properties, in a commit of its own.
 
         Args:
             properties: Name to value; others stay as they are.
-            version: The version that they follow from; the newest one if not given.
+            version: The version that they follow from, and that the commit comes next to; any if not given.
             metadata: Further facts, kept in the commit.
-            max_retries: How many commits of others it may come after; with 0 it is the next one, or none.
+
+        Returns:
+            The version committed.
 
         Raises:
-            CommitFailedError: Others committed; nothing was set.
+            CommitConflictError: Another writer came next; nothing was set.
         """
-        self.open(version).alter.set_table_properties(
-            dict(properties),
-            raise_if_not_exists=False,
-            commit_properties=commit_facts.properties(None, metadata, retries=max_retries),
+        return shape.set_properties(self, properties, version=version, metadata=metadata)
+
+    def write(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        select: str,
+        *,
+        partition_by: Sequence[str] = (),
+        partition_values: Mapping[str, str | None] | None = None,
+    ) -> list[DataFile]:
+        """Writes files for a later `commit`, or `discard`; arguments and errors as of `files.write_parquet`."""
+        return data_files.write_parquet(
+            con,
+            select,
+            self.uri,
+            partition_by=partition_by,
+            partition_values=partition_values,
+            storage_options=self.lake.storage_options,
         )
 
     def append(
@@ -183,8 +126,6 @@ class Table:
                 metadata={"batch_id": batch_id, **(metadata or {})},
             )
         except PositionMovedError:
-            for file in files:
-                data_files.discard(self.uri, file.path)
             return None
 
     def replace(
@@ -224,6 +165,7 @@ class Table:
         con: duckdb.DuckDBPyConnection,
         rows: str,
         *,
+        expect: Mapping[str, int | None] | None = None,
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
@@ -231,15 +173,11 @@ class Table:
         table = self.open()
         schema = data_files.query_schema(con, rows)
         if schemas.types(schema) == schemas.types(table.schema()):
-            return self.replace(con, rows, where="TRUE", positions=positions, metadata=metadata)
-        write_deltalake(
-            table,
-            con.sql(rows).to_arrow_reader(),
-            mode="overwrite",
-            schema_mode="overwrite",
-            commit_properties=commit_facts.properties(positions, metadata, retries=commit_loop.ATTEMPTS),
+            return self.replace(con, rows, where="TRUE", expect=expect, positions=positions, metadata=metadata)
+        files = self.write(con, rows, partition_by=table.metadata().partition_columns)
+        return self._commit(
+            con, lambda _: Plan(files, schema=schema), files, expect=expect, positions=positions, metadata=metadata
         )
-        return self.open().version()
 
     def replace_keys(
         self,
@@ -279,10 +217,9 @@ class Table:
         def plan(table: DeltaTable) -> Plan:
             stored = rows_near_keys(con, table, self.scan(table.version()), keys, gone)
             where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {gone})"
-            removal = plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table))
-            return Plan(files, removal)
+            return Plan(files, self._removal(con, table, stored, where))
 
-        return self._commit(con, plan, expect=expect, positions=positions, metadata=metadata)
+        return self._commit(con, plan, files, expect=expect, positions=positions, metadata=metadata)
 
     def merge(
         self,
@@ -324,10 +261,13 @@ class Table:
             if not files:
                 return Plan([])
             where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {merging.WINNERS})"
-            removal = plan_removal(con, table, self.uri, stored, where, commit_facts.date_column(table))
-            return Plan(files, removal, own_files=True)
+            try:
+                return Plan(files, self._removal(con, table, stored, where), own_files=True)
+            except BaseException:
+                self.discard(files)
+                raise
 
-        return self._commit(con, plan, expect=expect, positions=positions, metadata=metadata)
+        return self._commit(con, plan, (), expect=expect, positions=positions, metadata=metadata)
 
     def commit(
         self,
@@ -361,23 +301,29 @@ class Table:
             if not where:
                 return Plan(files)
             rows = f"(SELECT *, filename FROM {self.scan(table.version())})"
-            removal = plan_removal(con, table, self.uri, rows, where, commit_facts.date_column(table))
-            return Plan(files, removal, replaces_all=where == "TRUE")
+            return Plan(files, self._removal(con, table, rows, where), replaces_all=where == "TRUE")
 
-        return self._commit(con, plan, expect=expect, positions=positions, metadata=metadata)
+        return self._commit(con, plan, files, expect=expect, positions=positions, metadata=metadata)
 
     def _commit(
         self,
         con: duckdb.DuckDBPyConnection,
         plan: Callable[[DeltaTable], Plan],
+        files: Sequence[DataFile],
         *,
         expect: Mapping[str, int | None] | None,
         positions: Mapping[str, int] | None,
         metadata: Mapping[str, str] | None,
     ) -> int:
-        return commit_loop.commit(
-            con, self.name, self.open, self.uri, plan, expect=expect, positions=positions, metadata=metadata
-        )
+        try:
+            return commit_loop.commit(con, self, plan, expect=expect, positions=positions, metadata=metadata)
+        except BaseException:
+            self.discard(files)
+            raise
+
+    def _removal(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, rows: str, where: str) -> Removal:
+        column = commit_facts.date_column(table)
+        return plan_removal(con, table, self.uri, rows, where, column, self.lake.storage_options)
 
     def _write(self, con: duckdb.DuckDBPyConnection, rows: str) -> list[DataFile]:
         """Writes a query's rows as files of this table, refusing what does not fit its schema."""
@@ -386,7 +332,5 @@ class Table:
         problems = schemas.misfits(wanted, given)
         if problems:
             raise SchemaMismatchError(self.name, problems)
-        partition_by = table.metadata().partition_columns
-        return data_files.write_parquet(
-            con, f"SELECT {quote_names(list(wanted))} FROM ({rows})", self.uri, partition_by=partition_by
-        )
+        select = f"SELECT {quote_names(list(wanted))} FROM ({rows})"
+        return self.write(con, select, partition_by=table.metadata().partition_columns)

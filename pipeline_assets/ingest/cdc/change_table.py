@@ -18,10 +18,9 @@ from pipeline_assets.ingest.cdc import row
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.letters import Letters
 from pipeline_assets.ingest.sql import identifier, quoted
-from pipeline_assets.lake import DataFile, Lake, PositionMovedError, Table, discard, query_schema
+from pipeline_assets.lake import DataFile, Lake, Table, query_schema
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
-from pipeline_assets.lake.files import write_parquet
 
 COLUMNS: tuple[RawColumn, ...] = (
     RawColumn("op", "VARCHAR", True, "r snapshot read, c insert, u update, d delete, t truncate."),
@@ -146,7 +145,6 @@ class Staging:
     counts: Counts = field(default_factory=Counts)
     files: list[DataFile] = field(default_factory=list)
     _lsns: list[int] = field(default_factory=list)
-    _may_be_committed: bool = False
 
     def __post_init__(self) -> None:
         self._letters = Letters(self.con)
@@ -183,12 +181,8 @@ class Staging:
         self.con.execute(_KEEP_KEY_CHANGES_WHOLE)
         create(self.con, self.bronze)
         columns = _select([column.name for column in COLUMNS], self.batch_id, self.extracted_at)
-        written = write_parquet(
-            self.con,
-            f"SELECT {columns} FROM cdc_judged WHERE _reason IS NULL",
-            self.bronze.uri,
-            partition_by=["_partition_date"],
-        )
+        select = f"SELECT {columns} FROM cdc_judged WHERE _reason IS NULL"
+        written = self.bronze.write(self.con, select, partition_by=["_partition_date"])
         self.files += written
         rows = sum(file.rows for file in written)
         self.counts += Counts(len(events), rows, 0)
@@ -256,20 +250,13 @@ class Staging:
             before = bronze.position(COMMIT_LSN) or 0
             positions = {**positions, COMMIT_LSN: max(before, *self._lsns)}
             bounds = {"commit_lsn_min": str(min(self._lsns)), "commit_lsn_max": str(max(self._lsns))}
-        # From here on the files may be part of a version, whatever goes wrong; only this error says that they are not.
-        self._may_be_committed = True
-        try:
-            return bronze.commit(
-                self.con, self.files, expect=expect, positions=positions, metadata={**facts, **counts, **bounds}
-            )
-        except PositionMovedError:
-            self._may_be_committed = False
-            raise
+        return bronze.commit(
+            self.con, self.files, expect=expect, positions=positions, metadata={**facts, **counts, **bounds}
+        )
 
     def discard(self) -> None:
         """Deletes the files of a batch that was not committed, and what the connection keeps of it."""
-        for file in [] if self._may_be_committed else self.files:
-            discard(self.bronze.uri, file.path)
+        self.bronze.discard(self.files)
         self._letters.drop()
 
     def _replaced_letters(self) -> str:

@@ -133,7 +133,7 @@ def note(bronze: Table, found: TableDescription) -> None:
     """Notes what the source's table looks like, for the next run to see what was altered."""
     facts = _facts(found)
     if facts != _noted(bronze):
-        bronze.set_properties({_SOURCE_TABLE: json.dumps(facts)}, max_retries=10)
+        bronze.set_properties({_SOURCE_TABLE: json.dumps(facts)})
 
 
 def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:

@@ -25,11 +25,9 @@ from pipeline_assets.lake import (
     LakeError,
     PositionMovedError,
     Table,
-    discard,
     position_name,
     query_schema,
 )
-from pipeline_assets.lake.files import write_parquet
 
 UNREADABLE = "unreadable"
 """Kind of a source's row that does not fit the contract: no event can mend it."""
@@ -127,11 +125,10 @@ def store(
         for chunk in chunks:
             rows = pa.table({"key": [event.key for event in chunk], "after": [event.after for event in chunk]})
             con.register("cdc_rows", rows)
-            files += write_parquet(con, "SELECT key, after FROM cdc_rows", stored.uri)
+            files += stored.write(con, "SELECT key, after FROM cdc_rows")
             con.unregister("cdc_rows")
     except BaseException:
-        for file in files:
-            discard(stored.uri, file.path)
+        stored.discard(files)
         raise
     stored.commit(con, files, where="TRUE", positions=positions)
 

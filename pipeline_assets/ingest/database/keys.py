@@ -16,7 +16,7 @@ from pipeline_assets.ingest.database.pulls import EXTRACTED, DatabaseSource
 from pipeline_assets.ingest.database.reading import Database, Selection, Snapshot
 from pipeline_assets.ingest.pull import Counts, LostRecordsError, PullError
 from pipeline_assets.ingest.watermark import at, position
-from pipeline_assets.lake import Lake, Table, quote_name, quote_names, quote_text, write_parquet
+from pipeline_assets.lake import Lake, Table, quote_name, quote_names, quote_text
 
 _KEYS, _STORED, _GONE = "pull_keys", "pull_stored", "pull_gone"
 
@@ -124,8 +124,9 @@ def _bury(
         FROM (SELECT s.*, row_number() OVER (PARTITION BY {keys} ORDER BY _extracted_at DESC) AS place
               FROM {bronze.scan()} AS s SEMI JOIN {_GONE} AS g ON {same})
         WHERE place = 1"""
-    files = write_parquet(con, rows, bronze.uri, partition_values={"_partition_date": day.isoformat()})
+    files = bronze.write(con, rows, partition_values={"_partition_date": day.isoformat()})
     if (written := sum(file.rows for file in files)) != gone:
+        bronze.discard(files)
         raise PullError(f"{bronze.name}: {written} tombstones for {gone} keys that are gone; report this")
     entry = {
         "file": origin, "day": day.isoformat(), "content_id": batch_id, "holds": {}, **asdict(Counts(gone, gone)),

@@ -1,0 +1,68 @@
+"""`TableReader`: where a table of the lake is, and what is read of it. How it is written is in `table`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
+
+from pipeline_assets.lake import files as data_files
+from pipeline_assets.lake.errors import TableNotFoundError, TableUnreadableError
+from pipeline_assets.lake.files import DataFile
+from pipeline_assets.lake.storage import Lake, quote_text
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """A Delta table of a lake, by name. Holds no state: each call opens the newest version.
+
+    Attributes:
+        lake: How it is reached.
+        name: `<layer>.<snake_case>`, or what errors call a table that lies elsewhere.
+        root: Where it lies, if not where the lake has a table of its name: a path or URI as `Lake.uri`.
+    """
+
+    lake: Lake
+    name: str
+    root: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """Root of the table."""
+        return self.root or self.lake.table_uri(self.name)
+
+    def exists(self) -> bool:
+        """Whether the table has a log. Storage that cannot be asked is an error, not a "no"."""
+        try:
+            return DeltaTable.is_deltatable(self.uri, storage_options=dict(self.lake.storage_options))
+        except Exception as error:
+            raise TableUnreadableError(self.name, self.uri, error) from error
+
+    def open(self, version: int | None = None) -> DeltaTable:
+        """Opens the newest or a given version.
+
+        Raises:
+            TableNotFoundError: There is no table.
+            TableUnreadableError: There is something, but it cannot be opened.
+        """
+        try:
+            return DeltaTable(self.uri, version=version, storage_options=dict(self.lake.storage_options))
+        except DeltaTableNotFoundError as error:
+            raise TableNotFoundError(self.name, self.uri) from error
+        except Exception as error:
+            if not self.exists():
+                raise TableNotFoundError(self.name, self.uri) from error
+            raise TableUnreadableError(self.name, self.uri, error) from error
+
+    def scan(self, version: int | None = None) -> str:
+        """Gives the SQL table function that reads the table in a connection prepared by the lake."""
+        at = "" if version is None else f", version => {version}"
+        return f"delta_scan({quote_text(self.uri)}{at})"
+
+    def position(self, name: str) -> int | None:
+        """Reads a position (an application transaction) from the log; None when it, or the table, is not there."""
+        return self.open().transaction_version(name) if self.exists() else None
+
+    def discard(self, files: Iterable[DataFile]) -> None:
+        """Deletes files that were written for the table, less those that a version may name."""
+        data_files.discard(self.uri, files, self.lake.storage_options)

@@ -1,0 +1,123 @@
+"""Sends one commit, and finds out what became of it if storage does not say.
+
+An answer can be lost: the commit is in the log, and the writer is told that it failed (a reply that a proxy drops, a
+link that NFS transmits twice, a checkpoint that fails after the commit). Who then deletes the files of the "failed"
+commit makes the table unreadable. So each commit carries an id, and after any error the log is asked who has the
+version: a commit of one's own is a success, another writer's is a lost race, and only files of a commit that can
+never come are deleted.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import DeltaError
+
+from pipeline_assets.lake import commit_facts, log
+from pipeline_assets.lake.errors import CommitUnknownError, StorageError, reason
+from pipeline_assets.lake.files import DataFile
+
+_LOG = logging.getLogger(__name__)
+
+COMMIT_ID = "commit_id"
+"""Commit metadata: by this a writer knows a commit for its own."""
+
+# delta-rs itself has tried for up to three minutes when it reports that an object store is away.
+_SENDS = 3
+_READS = 3
+
+
+class _Holder(Enum):
+    """Who has a version."""
+
+    US = 1
+    ANOTHER = 2
+    NOBODY = 3
+
+
+def send(
+    name: str,
+    table: DeltaTable,
+    write: Callable[[CommitProperties], object],
+    *,
+    positions: Mapping[str, int] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    files: Sequence[DataFile] = (),
+) -> int | None:
+    """Commits the version after the one that is opened.
+
+    Args:
+        name: The table's name, for errors.
+        table: The version that the commit follows from.
+        write: Sends it with the given properties.
+        positions: Positions to set in it.
+        metadata: Facts to keep in it.
+        files: Files that it names. They count as named from now on, unless it is certain that they are not.
+
+    Returns:
+        Its version; None if another writer has that version, and nothing of this is in the table.
+
+    Raises:
+        StorageError: Storage refused; nothing of this is in the table.
+        CommitUnknownError: Storage failed, and does not say whether the commit is in the table.
+    """
+    version, commit_id = table.version() + 1, uuid.uuid4().hex
+    properties = commit_facts.properties(positions, {**(metadata or {}), COMMIT_ID: commit_id})
+    _mark(files, True)
+    for attempt in range(_SENDS):
+        try:
+            write(properties)
+            return version
+        except BaseException as error:  # noqa: BLE001 - an interruption, too, must find out
+            failure = error
+            holder = _holder(name, table, version, commit_id, error)
+        can_come = holder is _Holder.NOBODY and not table.table_uri.startswith("file:")
+        if holder is not _Holder.US and not can_come:
+            _mark(files, False)
+        if not isinstance(failure, Exception):  # interrupted
+            raise failure
+        if holder is _Holder.ANOTHER:
+            return None
+        if holder is _Holder.US:
+            _LOG.warning(
+                "table %s: version %s is committed, although storage reported: %s. The write is done; if it was the "
+                "checkpoint that failed, a later commit makes one",
+                name,
+                version,
+                reason(failure),
+            )
+            return version
+        if not _is_of_storage(failure):  # refused before it was sent
+            raise failure
+        if not can_come:
+            raise StorageError(table.table_uri, failure, name) from failure
+        # What was sent may still arrive. It is sent again as it is: whichever comes first, it is ours.
+        time.sleep(0.2 * 4**attempt)
+    raise CommitUnknownError(name, version, failure) from failure
+
+
+def _mark(files: Sequence[DataFile], may_be_named: bool) -> None:
+    for file in files:
+        file.may_be_named = may_be_named
+
+
+def _is_of_storage(error: BaseException) -> bool:
+    return isinstance(error, OSError | DeltaError)
+
+
+def _holder(name: str, table: DeltaTable, version: int, commit_id: str, failure: BaseException) -> _Holder:
+    """Asks the log who has a version."""
+    for attempt in range(_READS):
+        try:
+            text = log.read(log.store_of(table), log.commit_file(version))
+            return _Holder.US if commit_id.encode() in text else _Holder.ANOTHER
+        except FileNotFoundError:
+            return _Holder.NOBODY
+        except Exception as error:
+            if not _is_of_storage(failure):
+                raise failure from error
+            time.sleep(0.2 * 4**attempt)
+    raise CommitUnknownError(name, version, failure) from failure

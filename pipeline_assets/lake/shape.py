@@ -1,0 +1,67 @@
+"""Making tables, and changing what they are beside their rows: columns and properties. Rows are `table`'s."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import DeltaError
+
+from pipeline_assets.lake import commit_facts
+from pipeline_assets.lake.errors import CommitConflictError, StorageError
+from pipeline_assets.lake.reading import TableReader
+from pipeline_assets.lake.sending import send
+
+_ATTEMPTS = 20
+
+
+def create(
+    table: TableReader,
+    schema: Schema,
+    *,
+    partition_by: Sequence[str],
+    date_column: str | None,
+    description: str | None,
+) -> None:
+    """Creates a table unless it is there; adds columns that it lacks. See `Table.create`."""
+    if not table.exists():
+        configuration: dict[str, str | None] = {commit_facts.DATE_COLUMN: date_column} if date_column else {}
+        try:
+            DeltaTable.create(
+                table.uri,
+                schema,
+                partition_by=list(partition_by),
+                name=table.name,
+                description=description,
+                configuration=configuration,
+                storage_options=dict(table.lake.storage_options),
+                raise_if_key_not_exists=False,
+            )
+        except (DeltaError, OSError) as error:
+            if not table.exists():  # else it appeared between question and answer, or the answer was lost
+                raise StorageError(table.uri, error, table.name) from error
+    known = {column.name for column in table.open().schema().fields}
+    if new := [column for column in schema.fields if column.name not in known]:
+        try:
+            table.open().alter.add_columns(new)
+        except (DeltaError, OSError) as error:
+            known = {column.name for column in table.open().schema().fields}
+            if any(column.name not in known for column in new):
+                raise StorageError(table.uri, error, table.name) from error
+
+
+def set_properties(
+    table: TableReader, properties: Mapping[str, str], *, version: int | None, metadata: Mapping[str, str] | None
+) -> int:
+    """Sets table properties in a commit of its own. See `Table.set_properties`."""
+
+    def write(opened: DeltaTable) -> Callable[[CommitProperties], object]:
+        return lambda facts: opened.alter.set_table_properties(
+            dict(properties), raise_if_not_exists=False, commit_properties=facts
+        )
+
+    attempts = _ATTEMPTS if version is None else 1
+    for _ in range(attempts):
+        opened = table.open(version)
+        committed = send(table.name, opened, write(opened), metadata=metadata)
+        if committed is not None:
+            return committed
+    raise CommitConflictError(table.name, attempts)
