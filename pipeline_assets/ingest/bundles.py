@@ -28,7 +28,7 @@ from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_content
 from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
 from pipeline_assets.ingest.readers import UnreadableFile, file_failure, open_records, resolve_format
 from pipeline_assets.ingest.records import Outcome
-from pipeline_assets.lake import DataFile, Table, discard, quote_text, write_parquet
+from pipeline_assets.lake import DataFile, Table, quote_text
 
 _MOST_BYTES = HEAD_BYTES // 4  # of a file: a larger one is worth its own pass
 _BUNDLE_BYTES, _BUNDLE_FILES = 16 * 1024 * 1024, 1_000
@@ -115,9 +115,8 @@ def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataF
             continue
         names = ", ".join(quote_text(f"{bronze.uri}/{file.path}") for file in small)
         rows = f"SELECT * FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
-        kept += write_parquet(con, rows, bronze.uri, partition_values={"_partition_date": day})
-        for file in small:
-            discard(bronze.uri, file.path)
+        kept += bronze.write(con, rows, partition_values={"_partition_date": day})
+        bronze.discard(small)
     return kept
 
 
@@ -222,7 +221,7 @@ def _read_as_one(
     con = reader.con
     con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, layout.day)}")
     partition = {"_partition_date": layout.day.isoformat()}
-    files = write_parquet(con, rows_sql(source), reader.bronze.uri, partition_values=partition)
+    files = reader.bronze.write(con, rows_sql(source), partition_values=partition)
     counts = {
         file: (rows, misfits)
         for file, rows, misfits in con.execute(
