@@ -115,7 +115,11 @@ def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataF
             continue
         names = ", ".join(quote_text(f"{bronze.uri}/{file.path}") for file in small)
         rows = f"SELECT * FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
-        kept += bronze.write(con, rows, partition_values={"_partition_date": day})
+        try:
+            kept += bronze.write(con, rows, partition_values={"_partition_date": day})
+        except BaseException:
+            bronze.discard(kept)
+            raise
         bronze.discard(small)
     return kept
 
