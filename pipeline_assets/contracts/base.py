@@ -6,7 +6,7 @@ nothing of Dagster: the component turns `column_schema` and `Violations` into it
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -43,12 +43,17 @@ class ContractError(ValueError):
 
 @dataclass(frozen=True)
 class RawColumn:
-    """A column as ingestion casts to it: DuckDB type, and whether a record without a value is a dead letter."""
+    """A column as ingestion casts to it: DuckDB type, and whether a record without a value is a dead letter.
+
+    `evolved` columns are none of the contract: schema evolution added them. A value that does not fit one is no reason
+    to keep the record out.
+    """
 
     name: str
     dtype: str
     required: bool = False
     description: str = ""
+    evolved: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class RawShape:
     def extended(self, columns: Iterable[RawColumn]) -> "RawShape":
         """This shape plus columns that it lacks: those which schema evolution has added to the table."""
         known = {column.name for column in self.columns}
-        return RawShape((*self.columns, *(column for column in columns if column.name not in known)))
+        added = (replace(column, evolved=True) for column in columns if column.name not in known)
+        return RawShape((*self.columns, *added))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Holds expressions by source type and target type. Does not hold which field goes
 import re
 
 from pipeline_assets.ingest import json_numbers
+from pipeline_assets.ingest.json_text import text_of_bytes, to_json
 
 _ALIASES = {
     "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE",
@@ -18,7 +19,7 @@ _SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
 _WHITESPACE = r"E' \t\r\n'"
 
-_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_DAY = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-[0-9]{2}-[0-9]{2}"  # years 0001 to 9999
 _CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6}0*)?)?"
 _ZONE = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
 _FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -127,9 +128,9 @@ def from_native(value: str, source: str, target: str) -> str:
         return f"{value}::{target}"
     if target == "VARCHAR":
         if source == "BLOB":
-            return f"TRY(decode({value}))"
+            return text_of_bytes(value)
         nested = source.startswith(("STRUCT", "MAP", "UNION")) or source.endswith("]")
-        return f"to_json({value})::VARCHAR" if nested else f"{value}::VARCHAR"
+        return to_json(value, source) if nested else f"{value}::VARCHAR"
     cast, back = f"TRY_CAST({value} AS {target})", f"TRY_CAST(TRY_CAST({value} AS {target}) AS {source})"
     if source.startswith("TIMESTAMP") and target.startswith("TIMESTAMP"):
         zoned = (source == "TIMESTAMP WITH TIME ZONE", target == "TIMESTAMP WITH TIME ZONE")
@@ -139,6 +140,28 @@ def from_native(value: str, source: str, target: str) -> str:
             cast, back = f"TRY_CAST({value} AS TIMESTAMP)", f"TRY_CAST(TRY_CAST({value} AS TIMESTAMP) AS {source})"
             return f"CASE WHEN {back} = {value} THEN {cast} AT TIME ZONE 'UTC' END"
     return f"CASE WHEN {back} = {value} THEN {cast} END"
+
+
+def out_of_range(value: str, dtype: str, depth: int = 0) -> str | None:
+    """Whether a time is one that other engines cannot read, as infinity and the years beyond 0001 to 9999 are.
+
+    Args:
+        value: SQL of a value of the type.
+        dtype: The type, as `normal` has it.
+        depth: Of a list in lists.
+
+    Returns:
+        The condition; None for types that hold no time.
+    """
+    if dtype.endswith("[]"):
+        inner = out_of_range(f"r{depth}", dtype.removesuffix("[]"), depth + 1)
+        return inner and f"len(list_filter({value}, lambda r{depth}: {inner})) > 0"
+    if dtype == "DATE":
+        return f"{value} NOT BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'"
+    if dtype.startswith("TIMESTAMP"):
+        kind = "TIMESTAMPTZ" if dtype == "TIMESTAMP WITH TIME ZONE" else "TIMESTAMP"
+        return f"{value} NOT BETWEEN {kind} '0001-01-01 00:00:00' AND {kind} '9999-12-31 23:59:59.999999'"
+    return None
 
 
 def _is_wider(source: str, target: str) -> bool:

@@ -10,12 +10,12 @@ A cast is faithful if no information is lost: DuckDB's own casts round ('1.5' to
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Protocol
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
-from pipeline_assets.ingest import casts
+from pipeline_assets.ingest import casts, json_text
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier, quoted
 
@@ -117,7 +117,7 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
     unknown: list[SourceField] = []
     for field in fields:
         name = snake_case(field.name)
-        dtype = _column_type(field.dtype)
+        dtype = _column_type(field.dtype) if field.evolves_to is None else field.evolves_to
         if schema_evolution and dtype and name and name not in known and name not in reserved:
             added.append(RawColumn(name, dtype, description=f"Added from the source's field {field.name!r}."))
             known.add(name)
@@ -158,15 +158,18 @@ def conform_sql(
         schema_evolution: As in `match_fields`, whose `added` names the new columns.
 
     Returns:
-        The SELECT. `_reason` VARCHAR is null for a row that fits; else `_raw` VARCHAR has the record: its line for
+        The SELECT. A value that does not fit a column which evolution added is null there, and in `_rescued`.
+        `_reason` VARCHAR is null for a row that fits; else `_raw` VARCHAR has the record: its line for
         JSON, a JSON object of its fields for other formats. Needs `SET TimeZone = 'UTC'`.
     """
     if extracted_at.tzinfo is None:
         raise ValueError("extracted_at has no time zone: give it as UTC")
     found = match_fields(records.fields, shape, schema_evolution=schema_evolution)
-    columns = [(column, found.matched.get(column.name, ())) for column in (*shape.columns, *found.added)]
-    selected = ", ".join(f"v{number} AS {identifier(column.name)}" for number, (column, _) in enumerate(columns))
-    rescued = _json_object(found.unknown) if found.unknown else "NULL::VARCHAR"
+    all_columns = shape.extended(found.added).columns
+    columns = [(column, found.matched.get(column.name, ())) for column in all_columns]
+    fitted = _column_casts(columns)
+    selected = ", ".join(f"{cast.fitting_value} AS {identifier(cast.column.name)}" for cast in fitted)
+    rescued = _rescued(found.unknown, fitted)
     return f"""SELECT {selected},
         DATE '{partition_date.isoformat()}' AS _partition_date,
         {quoted(batch_id)} AS _batch_id,
@@ -188,10 +191,10 @@ def fit_sql(
     Returns:
         The SELECT. `v0`, `v1`, ... are the values of the columns in order; `_reason` and `_raw` as in `conform_sql`.
     """
-    casts_ = [_column_cast(number, column, fields) for number, (column, fields) in enumerate(columns)]
+    casts_ = _column_casts(columns)
     texts = "".join(f", {cast.text} AS {cast.text_name}" for cast in casts_ if cast.text)
     values = "".join(f", {cast.value} AS {cast.value_name}" for cast in casts_)
-    raw = "_text" if records.has_problems else _json_object(records.fields, keep_null=True)
+    raw = "_text" if records.has_problems else _json_object(records.fields)
     return f"""SELECT *, CASE WHEN _reason IS NOT NULL THEN {raw} END AS _raw
         FROM (SELECT *, {_reason(casts_, missing, records)} AS _reason
         FROM (SELECT *{values} FROM (SELECT *{texts} FROM ({records.sql}))))"""
@@ -207,6 +210,41 @@ class _ColumnCast:
     text: str
     value: str
     doubled: str = ""
+    fields: tuple[SourceField, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        return casts.normal(self.column.dtype)
+
+    @property
+    def misfits(self) -> list[tuple[str, str]]:
+        """Conditions under which the value does not fit the column, each with SQL of the reason."""
+        name, found = self.column.name, []
+        conditions = [f"({self.text_name} IS NOT NULL AND {self.value_name} IS NULL)"] if self.text else []
+        if self.fields and (beyond := casts.out_of_range(self.value_name, self.dtype)):
+            conditions.append(f"coalesce({beyond}, false)")
+        if conditions:
+            shown = f"left({self.text_name if self.text else self.value_name}::VARCHAR, {_SHOWN_CHARACTERS})"
+            message = f"{quoted(f'cast: {name}: ' + chr(39))} || {shown} || {quoted(chr(39) + f' is not {self.dtype}')}"
+            found.append((" OR ".join(conditions), message))
+        if self.doubled:
+            found.append((f"({self.doubled} > 1)", quoted(f"json: {name} is given twice, in two spellings")))
+        return found
+
+    @property
+    def misfit(self) -> str:
+        """The condition under which an evolved column does not take the value; empty where there is none."""
+        return " OR ".join(condition for condition, _ in self.misfits) if self.column.evolved else ""
+
+    @property
+    def fitting_value(self) -> str:
+        return f"CASE WHEN {self.misfit} THEN NULL ELSE {self.value_name} END" if self.misfit else self.value_name
+
+
+def _column_casts(columns: Sequence[tuple[RawColumn, tuple[SourceField, ...]]]) -> "list[_ColumnCast]":
+    return [
+        replace(_column_cast(number, column, fields), fields=fields) for number, (column, fields) in enumerate(columns)
+    ]
 
 
 def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...]) -> _ColumnCast:
@@ -229,6 +267,8 @@ def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...])
         if is_list:
             return _ColumnCast(column, text_name, value_name, text, casts.from_json(text_name, target), doubled)
         source = "VARCHAR"
+    elif source == "BLOB" and target not in ("VARCHAR", "BLOB"):  # text that its writer did not call text
+        text, source = f"coalesce({json_text.text_of_bytes(field)}, {field}::VARCHAR)", "VARCHAR"
     else:
         text = field
     if source == "VARCHAR":
@@ -249,18 +289,13 @@ def _reason(columns: list[_ColumnCast], lacking: Sequence[str], records: RecordS
         return quoted(f"header: lacks {', '.join(lacking)}")
     bad: list[tuple[str, str]] = []
     for cast in columns:
-        name, dtype = cast.column.name, casts.normal(cast.column.dtype)
-        if cast.text:
-            shown = f"left({cast.text_name}::VARCHAR, {_SHOWN_CHARACTERS})"
-            message = f"{quoted(f'cast: {name}: ' + chr(39))} || {shown} || {quoted(chr(39) + f' is not {dtype}')}"
-            bad.append((f"({cast.text_name} IS NOT NULL AND {cast.value_name} IS NULL)", message))
-        if cast.doubled:
-            bad.append((f"({cast.doubled} > 1)", quoted(f"json: {name} is given twice, in two spellings")))
+        if not cast.column.evolved:
+            bad += [(f"({condition})", message) for condition, message in cast.misfits]
         if cast.column.required:
             missing = f"({cast.text_name if cast.text else cast.value_name} IS NULL)"
-            if dtype == "VARCHAR":
+            if cast.dtype == "VARCHAR":
                 missing = f"({missing} OR {cast.value_name} = '')"
-            bad.append((missing, quoted(f"required: {name} is missing")))
+            bad.append((missing, quoted(f"required: {cast.column.name} is missing")))
     misfit = "NULL::VARCHAR"
     if bad:
         messages = ", ".join(f"CASE WHEN {condition} THEN {message} END" for condition, message in bad)
@@ -268,17 +303,24 @@ def _reason(columns: list[_ColumnCast], lacking: Sequence[str], records: RecordS
     return f"CASE WHEN _problem IS NOT NULL THEN _problem ELSE {misfit} END" if records.has_problems else misfit
 
 
-def _json_object(fields: Iterable[SourceField], *, keep_null: bool = False) -> str:
-    """SQL of a JSON object of fields; without nulls, and null if it would be empty, unless they are kept."""
-    parts = []
-    for field in fields:
-        key = json.dumps(field.name, ensure_ascii=False) + ":"
-        value = field.column if field.dtype == "JSON" else f"to_json({field.column})::VARCHAR"
-        if field.dtype in ("DOUBLE", "FLOAT"):  # JSON has no NaN and no infinity, but DuckDB writes them
-            value = f"CASE WHEN isfinite({field.column}) THEN {value} ELSE '\"' || {field.column} || '\"' END"
-        if keep_null:
-            parts.append(f"{quoted(key)} || coalesce({value}, 'null')")
-        else:
-            parts.append(f"CASE WHEN {field.column} IS NOT NULL THEN {quoted(key)} || {value} END")
-    body = f"concat_ws(',', {', '.join(parts)})" if parts else "''"
-    return f"'{{' || {body} || '}}'" if keep_null else f"'{{' || nullif({body}, '') || '}}'"
+def _rescued(unknown: Iterable[SourceField], columns: Iterable[_ColumnCast]) -> str:
+    """SQL of `_rescued`: fields that no column takes, and those whose value does not fit a column of evolution."""
+    unfit = [(field, cast.misfit) for cast in columns if cast.misfit for field in cast.fields]
+    parts = [(field, f"{field.column} IS NOT NULL") for field in unknown]
+    parts += [(field, f"{field.column} IS NOT NULL AND ({condition})") for field, condition in unfit]
+    members = [f"CASE WHEN {condition} THEN {_json_member(field)} END" for field, condition in parts]
+    return f"'{{' || nullif(concat_ws(',', {', '.join(members)}), '') || '}}'" if members else "NULL::VARCHAR"
+
+
+def _json_object(fields: Iterable[SourceField]) -> str:
+    """SQL of a JSON object of all fields."""
+    members = ", ".join(f"coalesce({_json_member(field)}, {quoted(_json_key(field) + 'null')})" for field in fields)
+    return f"'{{' || concat_ws(',', {members or 'NULL'}) || '}}'"
+
+
+def _json_member(field: SourceField) -> str:
+    return f"{quoted(_json_key(field))} || {json_text.to_json(field.column, field.dtype)}"
+
+
+def _json_key(field: SourceField) -> str:
+    return json.dumps(field.name, ensure_ascii=False) + ":"

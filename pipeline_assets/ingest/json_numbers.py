@@ -1,7 +1,9 @@
-"""SQL that takes JSON apart without changing the text of a number.
+"""SQL that takes JSON apart without changing the text of a number: a JSON column is its exact text.
 
 DuckDB parses 1.50 to a double and prints 1.5, prints 1e5 as 100000.0 and 0.10000000000000000555 as 0.1. JSON that holds
 such a number has all its numbers marked as strings before it is taken apart, and unmarked after.
+
+DuckDB also takes NaN and Infinity for JSON, which Python writes and nobody else reads: they become strings for good.
 """
 
 # A private-use character before the digits of a marked number, and one that stands for both of them where the JSON has
@@ -10,6 +12,7 @@ _MARK, _ESCAPE = "\ue0f1", "\ue0f0"
 _WRITTEN_AS_ESCAPE = r"(?i)\\ue0f[01]"
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _NUMBER = "[0-9.eE+-]+"
+_NOT_A_NUMBER = "(?i:nan|inf(?:inity)?)"
 
 # 16 digits and more with a point among them: a double keeps 15.
 _LONG = "|".join(rf"[0-9]{{{whole},}}[.][0-9]{{{16 - whole},}}" for whole in range(1, 16))
@@ -17,7 +20,7 @@ _LONG = "|".join(rf"[0-9]{{{whole},}}[.][0-9]{{{16 - whole},}}" for whole in ran
 # a long one, or one so small that it is printed with an exponent. What looks like one within a string costs time only.
 _AT_RISK = (
     r"(?:^|[:,\[])\s*(?:-0(?:[^.0-9]|$)"
-    rf"|-?(?:[0-9]+(?:[.][0-9]+0(?:[^0-9]|$)|[.]000|(?:[.][0-9]+)?[eE])|{_LONG}|0[.]0*(?:[^0-9]|$)))"
+    rf"|-?(?:(?i:nan|inf)|[0-9]+(?:[.][0-9]+0(?:[^0-9]|$)|[.]000|(?:[.][0-9]+)?[eE])|{_LONG}|0[.]0*(?:[^0-9]|$)))"
 )
 
 
@@ -32,12 +35,13 @@ def is_at_risk(text: str) -> str:
 
 
 def marked(text: str) -> str:
-    """The JSON with all its numbers as marked strings."""
+    """The JSON with all its numbers as marked strings, and NaN and infinities as strings."""
     escaped = f"replace(replace({text}, '{_ESCAPE}', '{_ESCAPE}0'), '{_MARK}', '{_ESCAPE}1')"
     escaped = f"CASE WHEN {_has_marks(text)} THEN {escaped} ELSE {text} END"
     # Each string is followed by a mark, and each number follows one; then those behind strings go.
-    both = rf"regexp_replace({escaped}, '({_STRING})|(-?[0-9]{_NUMBER[:-1]}*)', '\1{_MARK}\2', 'g')"
-    return rf"""regexp_replace(replace({both}, '"{_MARK}', '"'), '{_MARK}({_NUMBER})', '"{_MARK}\1"', 'g')"""
+    both = rf"regexp_replace({escaped}, '({_STRING})|(-?(?:[0-9]{_NUMBER[:-1]}*|{_NOT_A_NUMBER}))', '\1{_MARK}\2', 'g')"
+    words = rf"""regexp_replace(replace({both}, '"{_MARK}', '"'), '{_MARK}(-?{_NOT_A_NUMBER})', '"\1"', 'g')"""
+    return rf"""regexp_replace({words}, '{_MARK}({_NUMBER})', '"{_MARK}\1"', 'g')"""
 
 
 def marked_name(name: str) -> str:

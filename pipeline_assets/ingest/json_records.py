@@ -20,10 +20,11 @@ NOT_BLANK = r"trim(_text, E' \t\r\n') <> ''"
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a file's objects, and whether any object has one of them twice."""
+    """The keys of a file's objects; whether any object has one of them twice, or one with U+0000 in it."""
 
     names: tuple[str, ...]
     any_twice: bool
+    any_nul: bool = False
 
 
 def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
@@ -40,7 +41,9 @@ def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
     names: dict[str, None] = {}
     for (found,) in rows:
         names.update(dict.fromkeys(found))
-    return Keys(tuple(names), any(len(set(found)) < len(found) for (found,) in rows))
+    usable = tuple(name for name in names if "\0" not in name)
+    any_twice = any(len(set(found)) < len(found) for (found,) in rows)
+    return Keys(usable, any_twice, any_nul=len(usable) < len(names))
 
 
 def sql(source: str, found: Keys) -> str:
@@ -64,12 +67,19 @@ def sql(source: str, found: Keys) -> str:
         if found.any_twice
         else ""
     )
+    # No SQL, and no name of a column, can hold U+0000.
+    nul = (
+        "WHEN len(list_filter(json_keys(_text), lambda key: contains(key, chr(0)))) > 0 "
+        "THEN 'json: a field has U+0000 in its name' "
+        if found.any_nul
+        else ""
+    )
     return f"""SELECT _line, _text, _problem{columns} FROM (
         SELECT *, CASE WHEN _problem IS NULL THEN {values} END AS _values FROM (
             SELECT _line, _text, {json_numbers.is_at_risk("_text")} AS _marked, CASE
                 WHEN NOT json_valid(_text) THEN 'json: malformed'
                 WHEN json_type(_text) <> 'OBJECT' THEN 'json: not an object'
-                {twice}END AS _problem
+                {twice}{nul}END AS _problem
             FROM (SELECT row_number() OVER () AS _line, _text FROM {source})
             WHERE {NOT_BLANK}))"""
 

@@ -23,6 +23,7 @@ import duckdb
 from pipeline_assets.ingest import avro, json_records
 from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_chunks, read_content
 from pipeline_assets.ingest.csv_reader import open_csv
+from pipeline_assets.ingest.parquet_reader import open_parquet
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES
 from pipeline_assets.ingest.records import (
     Format,
@@ -32,7 +33,7 @@ from pipeline_assets.ingest.records import (
     SourceField,
     UnreadableFile,
 )
-from pipeline_assets.ingest.sql import identifier, quoted
+from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.ingest.text_reader import BOM, reader_options, safe_path, uniform
 
 FORMATS: tuple[Format, ...] = ("csv", "jsonl", "json", "parquet", "avro")
@@ -160,7 +161,8 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kin
         layout = "array" if content.head.lstrip().startswith(b"[") else "unstructured"
         source = lines = (
             f"(SELECT json::VARCHAR AS _text FROM read_json_objects({quoted(str(path))}, format = '{layout}', "
-            f"compression = '{content.compression or 'uncompressed'}', maximum_object_size = {MAX_LINE_BYTES}))"
+            f"hive_partitioning = false, compression = '{content.compression or 'uncompressed'}', "
+            f"maximum_object_size = {MAX_LINE_BYTES}))"
         )
     keys = json_records.keys(con, lines)
     if len(keys.names) > json_records.MAX_FIELDS:
@@ -199,24 +201,18 @@ def _open_binary(con: duckdb.DuckDBPyConnection, path: Path, content: Content, k
         with target.open("wb") as file:
             file.writelines(read_chunks(path, content.compression))
         path = target
-    expected_rows = None
     if kind == "parquet":
-        if not content.head.startswith(b"PAR1"):
-            raise UnreadableFile("file: not a Parquet file (no magic bytes)")
-        options = "binary_as_string = true, hive_partitioning = false, file_row_number = true"
-        source, ordinal = f"read_parquet({quoted(str(path))}, {options})", "file_row_number + 1"
-    else:
-        try:
-            expected_rows = avro.count_records(path)
-        except avro.AvroError as error:
-            raise UnreadableFile(f"file: {error}") from error
-        load_avro(con)
-        source, ordinal = f"read_avro({quoted(str(path))})", "row_number() OVER ()"
+        return open_parquet(con, path, content, scratch)
+    try:
+        expected_rows = avro.count_records(path)
+    except avro.AvroError as error:
+        raise UnreadableFile(f"file: {error}") from error
+    load_avro(con)
+    source = f"read_avro({quoted(str(path))}, hive_partitioning = false)"
     described = con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-    names = [(row[0], row[1]) for row in described if not (kind == "parquet" and row[0] == "file_row_number")]
-    fields = tuple(SourceField(name, f"f{i}", dtype) for i, (name, dtype) in enumerate(names))
-    selected = "".join(f", {identifier(f.name)} AS {f.column}" for f in fields)
-    sql = f"SELECT {ordinal} AS _line{selected} FROM {source}"
+    fields = tuple(SourceField(name, f"f{i}", dtype) for i, (name, dtype, *_) in enumerate(described))
+    names = ", ".join(field.column for field in fields)
+    sql = f"SELECT row_number() OVER () AS _line, * FROM {source} AS t({names})"
     return Records(kind, sql, fields, con, path, scratch, expected_rows=expected_rows)
 
 

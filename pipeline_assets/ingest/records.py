@@ -48,11 +48,14 @@ class SourceField:
         name: Name in the source.
         column: Name of its column in `Records.sql`, a plain SQL identifier.
         dtype: DuckDB type; VARCHAR for CSV, "JSON" for JSON (a VARCHAR with the exact JSON text of the value).
+        evolves_to: Type of the column that schema evolution makes of it, where that is not told by `dtype`; "" for a
+            field that becomes no column.
     """
 
     name: str
     column: str
     dtype: str
+    evolves_to: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,16 @@ def uniform(path: Path, content: Content, separator: bytes, scratch: Path) -> tu
 
 
 def reader_options(content: Content, rejects_id: str | None) -> str:
-    """Options of every read of text. Strict mode: without it, surplus columns vanish without a reject."""
+    """Options of every read of text.
+
+    Strict mode: without it, surplus columns vanish without a reject. Without a word about Hive, DuckDB takes a folder
+    on the path that is called `region=north` for a column, and its value for that of the file's own column.
+    """
     rejects = "ignore_errors = true"
     if rejects_id:
         tables = f"rejects_table = '{errors_table(rejects_id)}', rejects_scan = '{scans_table(rejects_id)}'"
         rejects = f"store_rejects = true, {tables}"
     return (
         f"compression = '{content.compression or 'none'}', strict_mode = true, null_padding = false, parallel = false, "
-        f"max_line_size = {MAX_LINE_BYTES}, buffer_size = {_BUFFER_BYTES}, {rejects}"
+        f"hive_partitioning = false, max_line_size = {MAX_LINE_BYTES}, buffer_size = {_BUFFER_BYTES}, {rejects}"
     )

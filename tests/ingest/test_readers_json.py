@@ -181,3 +181,38 @@ def test_a_field_that_first_comes_late_is_found(land):
 def test_keys_used_as_data_make_the_file_unreadable(land):
     lines = b"".join(b'{"k%d":1}\n' % i for i in range(2001))
     assert land(lines, "a.jsonl").reasons == ["json: 2001 different fields, more than 2000"]
+
+
+@pytest.mark.parametrize("frame", ["%s\n%s\n%s\n", "[%s,%s,%s]"])
+def test_a_key_with_u0000_costs_its_own_record(land, frame):
+    data = frame % ('{"a":"1"}', '{"na\\u0000me":"2","a":"3"}', '{"a":"4\\u0000"}')
+    landed = land(data.encode(), "a.json" if frame.startswith("[") else "a.jsonl", shape=TEXTS)
+    assert [row[1] for row in landed.rows] == ["1", "4\0"]
+    assert [(d.line, d.reason, d.raw) for d in landed.dead] == [
+        (2, "json: a field has U+0000 in its name", '{"na\\u0000me":"2","a":"3"}')
+    ]
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "nan", "-inf"])
+def test_what_python_writes_instead_of_a_number_is_rescued_as_a_string(land, word):
+    landed = land(f'{{"a": "x: NaN", "b": {word}, "c": [1.50, {word}], "d": {{"e": {word}}}}}'.encode(), "a.jsonl",
+                  shape=TEXTS)  # fmt: skip
+    assert landed.rows == [(1, "x: NaN", word, f'{{"c":[1.50,"{word}"],"d":{{"e":"{word}"}}}}')]
+
+
+def test_what_python_writes_instead_of_a_number_is_one_in_a_column_of_doubles(land):
+    landed = land(b'{"a": NaN}\n{"a": -Infinity}\n', "a.jsonl", shape=RawShape((RawColumn("a", "DOUBLE"),)))
+    assert [str(row[1]) for row in landed.rows] == ["nan", "-inf"]
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "[" * 20_000 + "]" * 20_000, '{"x":1,"x":2}'])
+def test_values_beyond_measure_stay_as_they_are(land, value):
+    landed = land(f'{{"a":"1","c":{value}}}\n{{"a":"2"}}\n'.encode(), "a.jsonl", shape=TEXTS)
+    assert [row[3] for row in landed.rows] == [f'{{"c":{value}}}', None]
+
+
+@pytest.mark.parametrize("lone", ['{"a":"\\ud800"}', '{"\\udfff":1}'])
+def test_a_lone_surrogate_costs_its_own_line(land, lone):
+    landed = land(f'{{"a":"1"}}\n{lone}\n{{"a":"2"}}\n'.encode(), "a.jsonl", shape=TEXTS)
+    assert landed.lines == [1, 3]
+    assert landed.reasons == ["json: malformed"]

@@ -14,6 +14,7 @@ from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_duckdb
 from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
+from pipeline_assets.ingest.json_text import to_json
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier
 from pipeline_assets.ingest.watermark import Value
@@ -138,7 +139,7 @@ def _as_arrow_takes_it(name: str, kind: str, *, is_bytes: bool) -> tuple[str, st
     if dtype.endswith("[]") and normal(dtype.removesuffix("[]")) in _PLAIN:
         return name, dtype
     if dtype.endswith("]") or dtype.startswith(("STRUCT", "MAP", "UNION")):
-        return f"to_json({name})::VARCHAR", "JSON"
+        return to_json(name, dtype), "JSON"
     return f"{name}::VARCHAR", "VARCHAR"
 
 

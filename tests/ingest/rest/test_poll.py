@@ -91,6 +91,13 @@ def test_a_record_that_does_not_fit_is_a_dead_letter_as_it_was_sent(crm) -> None
     assert (found.mismatches, found.total.records_in) == ([], 9)
 
 
+def test_a_field_with_u0000_in_its_name_costs_its_own_record(crm) -> None:
+    with Api("single", [account(1), '{"account_id":2,"na\\u0000me":"x"}', account(3)]) as api:
+        crm.poll(api)
+    assert crm.rows("account_id") == [1, 3]
+    assert [reason for _, reason, _ in crm.dead()] == ["json: a field has U+0000 in its name"]
+
+
 @pytest.mark.parametrize(("evolves", "name", "rescued"), [(True, "region", None), (False, None, '{"region":"north"}')])
 def test_a_schema_that_grows_loses_nothing(crm, evolves, name, rescued) -> None:
     records = [*(account(n) for n in range(1, 7)), account(7, region="north")]

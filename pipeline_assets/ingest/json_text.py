@@ -1,0 +1,89 @@
+"""SQL that writes a typed value as strict JSON, exactly.
+
+DuckDB's `to_json` writes NaN and infinities bare, which is no JSON, and bytes as text with backslashes that cannot be
+told from the same text. Here NaN and infinities are strings, and bytes that are no UTF-8 are `{"base64": "..."}`.
+"""
+
+from typing import cast
+
+import duckdb
+from duckdb.sqltypes import DuckDBPyType
+
+_FLOATS = ("float", "double")
+_PARTS = ("list", "array", "struct", "map", "union")
+
+
+def to_json(value: str, dtype: str) -> str:
+    """The JSON of a value as text; null for null.
+
+    Args:
+        value: SQL of the value.
+        dtype: Its DuckDB type; "JSON" for text that is JSON already.
+    """
+    if dtype == "JSON":
+        return value
+    if not any(word in dtype for word in ("FLOAT", "DOUBLE", "BLOB")):
+        return f"to_json({value})::VARCHAR"
+    return _of_type(value, duckdb.sqltype(dtype), 0)
+
+
+def text_of_bytes(value: str) -> str:
+    """The text of bytes; null where they are no UTF-8."""
+    return f"TRY(decode({value}))"
+
+
+def _of_type(value: str, dtype: DuckDBPyType, depth: int) -> str:
+    """As `to_json`; `depth` keeps the names of nested lambdas apart."""
+    if dtype.id in _FLOATS:
+        written = f"to_json({value})::VARCHAR"
+        return f"CASE WHEN isfinite({value}) THEN {written} ELSE '\"' || {value} || '\"' END"
+    if dtype.id == "blob":
+        text = text_of_bytes(value)
+        return f"coalesce(to_json({text})::VARCHAR, '{{\"base64\":\"' || base64({value}) || '\"}}')"
+    if dtype.id not in _PARTS or not _is_at_risk(dtype):
+        return f"to_json({value})::VARCHAR"
+    children = _children(dtype)
+    if dtype.id == "struct":
+        fields = [
+            _member(f"to_json({_quoted(name)})", _of_type(f"struct_extract({value}, {_quoted(name)})", kind, depth))
+            for name, kind in children.items()
+        ]
+        return f"CASE WHEN {value} IS NOT NULL THEN '{{' || concat_ws(',', {', '.join(fields)}) || '}}' END"
+    if dtype.id == "union":
+        members = [
+            f"WHEN {_quoted(tag)} THEN "
+            + _member(
+                f"'{{' || to_json({_quoted(tag)})", _of_type(f"union_extract({value}, {_quoted(tag)})", kind, depth)
+            )
+            for tag, kind in children.items()
+        ]
+        return f"CASE union_tag({value})::VARCHAR {' '.join(members)} END || '}}'"
+    item = f"j{depth}"
+    if dtype.id == "map":
+        key = f"to_json({item}.key::VARCHAR)::VARCHAR"
+        member = _member(key, _of_type(f"{item}.value", children["value"], depth + 1))
+        return f"'{{' || array_to_string(list_transform(map_entries({value}), lambda {item}: {member}), ',') || '}}'"
+    element = children["child"]
+    part = f"coalesce({_of_type(item, element, depth + 1)}, 'null')"
+    return f"'[' || array_to_string(list_transform({value}::{element}[], lambda {item}: {part}), ',') || ']'"
+
+
+def _member(key: str, value: str) -> str:
+    return f"{key} || ':' || coalesce({value}, 'null')"
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def _is_at_risk(dtype: DuckDBPyType) -> bool:
+    if dtype.id in _FLOATS or dtype.id == "blob":
+        return True
+    return dtype.id in _PARTS and any(_is_at_risk(kind) for kind in _children(dtype).values())
+
+
+def _children(dtype: DuckDBPyType) -> dict[str, DuckDBPyType]:
+    """Of a struct its fields, of a union its members, of a list "child", of a map "key" and "value"."""
+    children = cast(list[tuple[str, DuckDBPyType]], dtype.children)
+    left_out = {"array": "size", "union": ""}.get(dtype.id)  # how long it is; the tag
+    return {name: kind for name, kind in children if name != left_out}
