@@ -5,11 +5,11 @@ How the rows get there is in `landing`, `rest_resource` and their like; what the
 Concept: https://docs.dagster.io/guides/test/asset-checks
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import dagster as dg
 
@@ -19,6 +19,7 @@ from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.landing import DayCounts
 from pipeline_assets.ingest.pull import PullError
+from pipeline_assets.ingest.unread import FilesLeftError
 from pipeline_assets.lake import SchemaMismatchError, Table
 from pipeline_assets.partitions import DAILY, range_of_tags
 
@@ -31,7 +32,13 @@ FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly
 OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 """An e-mail address or `team:<name>`."""
 
+FILE_RETRIES = dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL)
+"""Of a step that reads landed files."""
+
 _KINDS = {"deltalake", "duckdb"}
+_FILES_LEFT = "files_left"
+_ReportT = TypeVar("_ReportT")
+_TOLD = 10
 _SILENT_AFTER = 2  # times the expected frequency
 _SHOWN = 100
 
@@ -164,6 +171,60 @@ def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> 
         yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
         yield _reconciliation(bronze, findings)
         yield _failure_budget(bronze, findings, budget)
+
+    return evaluate
+
+
+def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _ReportT]) -> tuple[_ReportT, dict[str, str]]:
+    """Reads landed files; what may pass by itself is tried again by the step's retry policy.
+
+    Args:
+        context: Of the step.
+        ingest: Reads the files. Gives a report.
+
+    Returns:
+        The report; and paths that were left unread, with the reason: `files_check` ends the run for them, because the
+        other files are worth the rest of it.
+
+    Raises:
+        Failure: Some were left, and are to be tried again.
+    """
+    try:
+        return ingest(), {}
+    except FilesLeftError as error:
+        context.log.error(str(error))
+        if error.is_transient and context.retry_number < FILE_RETRIES.max_retries:
+            raise dg.Failure(str(error)) from error
+        return cast("_ReportT", error.report), {path: cause.reason for path, cause in error.left.items()}
+
+
+def left_metadata(left: Mapping[str, str]) -> dict[str, dg.TableMetadataValue]:
+    """What `files_check` looks for in the metadata of the materialization; nothing, if nothing was left."""
+    shown = [{"file": path, "reason": reason} for path, reason in list(left.items())[:_SHOWN]]
+    return {_FILES_LEFT: table_value(shown)} if left else {}
+
+
+def files_check(name: str, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
+    """The check that the run has read every file of its days; if not, its step fails, and with it the run.
+
+    Not a blocking check: what lies downstream gets the files that were read, and the run is red all the same.
+
+    Args:
+        name: Of the source.
+        asset: The table whose materialization has `left_metadata`.
+    """
+    text = "Every file of the run's days could be read, or is a dead letter."
+    spec = dg.AssetCheckSpec("files_read", asset=asset, description=text)
+
+    @dg.multi_asset_check(name=f"{name}__files", specs=[spec])
+    def evaluate(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        event = context.instance.get_latest_materialization_event(asset)
+        found = event.asset_materialization if event and event.run_id == context.run.run_id else None
+        left = found.metadata.get(_FILES_LEFT) if found else None
+        yield dg.AssetCheckResult(passed=left is None, metadata={_FILES_LEFT: left} if left else {})
+        if isinstance(left, dg.TableMetadataValue):
+            told = "; ".join(f"{record.data['file']}: {record.data['reason']}" for record in left.records[:_TOLD])
+            raise dg.Failure(f"{name}: files of the landing folder were left unread: {told}", allow_retries=False)
 
     return evaluate
 

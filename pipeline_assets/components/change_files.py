@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from pipeline_assets.components import change_assets
+from pipeline_assets.components import bronze_assets, change_assets
 from pipeline_assets.components.bronze_assets import FREQUENCIES, OWNER, bronze_key, letters_key
 from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.checks import table_value
@@ -95,7 +95,10 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         source, text = self.source, "Asks for one run per range of days with new files in"
         return dg.Definitions(
             assets=[self._assets()],
-            asset_checks=[self._checks()],
+            asset_checks=[
+                self._checks(),
+                bronze_assets.files_check(self.name, bronze_key(source.tables[0].name)),
+            ],
             sensors=[landing_sensor(source.name, source.pattern, source.reference, f"{text} {self.path}.")],
             jobs=[
                 dg.define_asset_job(f"{self.name}__{job}", to_gold, tags=tags, description=description)
@@ -110,7 +113,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__ingest",
             specs=change_assets.specs(self.name, source.tables, owner=self.owner, every=every),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            retry_policy=bronze_assets.FILE_RETRIES,
             pool=f"source_{self.name}",
             description=self.description or None,
         )
@@ -125,16 +128,20 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                     replayed = replay.replay(
                         lake.open(), con, source.name, source.tables, record_format=source.format, run_id=run_id
                     )
-                report = files.ingest(
-                    lake.open(),
-                    con,
-                    source,
-                    Path(settings.landing_uri),
-                    days[0],
-                    days[-1],
-                    settle_seconds=settings.settle_seconds,
-                    run_id=run_id,
-                )
+
+                def read() -> files.Report:
+                    return files.ingest(
+                        lake.open(),
+                        con,
+                        source,
+                        Path(settings.landing_uri),
+                        days[0],
+                        days[-1],
+                        settle_seconds=settings.settle_seconds,
+                        run_id=run_id,
+                    )
+
+                report, left = bronze_assets.file_attempts(context, read)
             report.include(replayed)
             yield from change_assets.results(
                 context,
@@ -142,7 +149,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                 source.tables,
                 report.counts,
                 report.rows_by_day,
-                _facts(report, replayed),
+                {**_facts(report, replayed), **bronze_assets.left_metadata(left)},
             )
 
         return ingest

@@ -94,7 +94,10 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         source, text = self.source, "Asks for one run per range of days with new or corrected files in"
         return dg.Definitions(
             assets=[self._assets()],
-            asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget)],
+            asset_checks=[
+                bronze_assets.checks(self.name, contract(self.contract), self.failure_budget),
+                bronze_assets.files_check(self.name, bronze),
+            ],
             jobs=[job],
             sensors=[landing_sensor(source.name, source.pattern, source.table, f"{text} {self.path}.")],
         )
@@ -134,23 +137,27 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__ingest",
             specs=self._specs(),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            retry_policy=bronze_assets.FILE_RETRIES,
             pool=f"source_{self.name}",
         )
         def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
             settings = load_settings()
             days = days_of(context.partition_keys)
-            with lake.connect() as con:
-                report = landing.ingest(
-                    lake.open(),
-                    con,
-                    source,
-                    Path(settings.landing_uri),
-                    days[0],
-                    days[-1],
-                    settle_seconds=settings.settle_seconds,
-                    run_id=context.run.run_id,
-                )
+
+            def read() -> landing.Report:
+                with lake.connect() as con:
+                    return landing.ingest(
+                        lake.open(),
+                        con,
+                        source,
+                        Path(settings.landing_uri),
+                        days[0],
+                        days[-1],
+                        settle_seconds=settings.settle_seconds,
+                        run_id=context.run.run_id,
+                    )
+
+            report, left = bronze_assets.file_attempts(context, read)
             counts = report.counts()
             for day, found in counts.items():
                 key = day.isoformat()
@@ -160,7 +167,11 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                 context.add_asset_metadata(
                     {"dead_letters": found.dead_letters}, asset_key=dead_letters, partition_key=key
                 )
-            facts: dict[str, Any] = {"delta_version": report.version, "files_unchanged": report.unchanged}
+            facts: dict[str, Any] = {
+                "delta_version": report.version,
+                "files_unchanged": report.unchanged,
+                **bronze_assets.left_metadata(left),
+            }
             if report.files:
                 facts["files_read"] = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)

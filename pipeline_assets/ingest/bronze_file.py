@@ -4,6 +4,8 @@ Nothing is committed here. A file that fits is written once and done. Only where
 numbers that the scan could not know, the written Parquet (not the source) is read again and split.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,11 +21,13 @@ from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
 from pipeline_assets.ingest.readers import (
     Format,
     Outcome,
+    Records,
     UnreadableFile,
     file_failure,
     open_records,
     resolve_format,
 )
+from pipeline_assets.ingest.unread import Cause, cause_of, is_of_memory, is_of_system
 from pipeline_assets.ingest.weight import records_of
 from pipeline_assets.lake import DataFile, Table, quote_text
 
@@ -72,7 +76,7 @@ class FileReader:
     delimiter: str
     schema_evolution: bool
 
-    def read(self, delivery: Delivery, shape: RawShape) -> Landed | None:
+    def read(self, delivery: Delivery, shape: RawShape) -> Landed | Cause | None:
         """Reads one file.
 
         Args:
@@ -80,7 +84,8 @@ class FileReader:
             shape: The contract's columns, with those that evolution has added so far.
 
         Returns:
-            What became of it; None if the file changed meanwhile and must wait for the next run.
+            What became of it; the cause, if it cannot be read now for a reason that says nothing of its bytes; None if
+            the file changed meanwhile and must wait for the next run.
         """
         path = self.root / delivery.file.path
         try:
@@ -90,47 +95,102 @@ class FileReader:
             landed = self._read(delivery, path, content, shape)
         except FileNotFoundError:
             return None
+        except Exception as error:  # noqa: BLE001  one file stops no other, whatever is wrong
+            return cause_of(error)
         if not self._is_as_listed(delivery, path):
-            self._discard(landed.files)
-            self.con.execute(f"DELETE FROM {LETTERS} WHERE _source.file = ?", [delivery.file.path])
+            self._forget(delivery, landed.files)
             return None
         return landed
 
     def _read(self, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> Landed:
+        try:
+            try:
+                return self._copy(delivery, path, content, shape)
+            except duckdb.OutOfMemoryException:
+                with self._one_thread():
+                    return self._copy(delivery, path, content, shape)
+        except (UnreadableFile, duckdb.Error) as error:
+            reason = self._fault(error, delivery, path, content, shape)
+        weight = records_of(content, self._format_of(path), path)
+        self._letter(delivery, None, reason, content.excerpt, weight)
+        return Landed([], 0, weight, weight)
+
+    def _copy(self, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> Landed:
+        """Reads the file into the table's folder. What fails leaves nothing behind."""
         written: list[DataFile] = []
         try:
-            with open_records(
-                self.con, path, content, format=self.format, delimiter=self.delimiter, temp_dir=self.temp_dir
-            ) as records:
-                select = conform_sql(
-                    records,
-                    shape,
-                    file=delivery.file.path,
-                    partition_date=delivery.file.date,
-                    batch_id=delivery.content_id,
-                    extracted_at=extracted_at(delivery.file),
-                    schema_evolution=self.schema_evolution,
-                )
+            with self._open(path, content) as records:
+                select = self._select(records, delivery, shape)
                 written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})")
                 rows = sum(file.rows for file in written)
                 outcome = records.finish(self.con, rows)
                 matching = match_fields(records.fields, shape, schema_evolution=self.schema_evolution)
                 added, no_header = matching.added, bool(matching.missing) and records.format == "csv"
-        except (UnreadableFile, duckdb.Error) as error:
-            reason = file_failure(error)  # raises what is no fault of the file
-            self._discard(written)
-            weight = records_of(content, self._format_of(path), path)
-            self._letter(delivery, None, reason, content.excerpt, weight)
-            return Landed([], 0, weight, weight)
-        if no_header:
-            # An error page, or a first record without a header above it: a line of text is no record that may vanish.
-            first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
-            self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}", first_line)
-        if misfits(written) or outcome.rejects or outcome.line_map is not None:
-            written = self._split(delivery, written, outcome)
+            if no_header:
+                # An error page, or a first record without a header: a line of text is no record that may vanish.
+                first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
+                self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}", first_line)
+            if misfits(written) or outcome.rejects or outcome.line_map is not None:
+                written = self._split(delivery, written, outcome)
+        except BaseException:
+            self._forget(delivery, written)
+            raise
         fit = sum(file.rows for file in written)
         read = rows + len(outcome.rejects) + int(no_header)
         return Landed(written, fit, read - fit, read, added)
+
+    def _fault(self, error: Exception, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> str:
+        """Proves that a failed reading is the fault of the file's bytes. Gives the reason of its dead letter.
+
+        The COPY reads the file and writes the lake, and not every error says which of the two it is about. So the
+        bytes are read again, and then the records, with nothing written: only what fails once more is the file's.
+        """
+        if isinstance(error, UnreadableFile) and content.failure is not None:
+            return error.reason  # as proved by the pass over its bytes
+        if not isinstance(error, UnreadableFile) and (is_of_memory(error) or is_of_system(error)):
+            raise error
+        if identity(delivery.file, read_content(path)) != delivery.content_id:
+            raise FileNotFoundError(path)
+        try:
+            with self._open(path, content) as records:
+                every = f"SELECT count(*), bit_xor(hash(*COLUMNS(*))) FROM ({self._select(records, delivery, shape)})"
+                (rows, _) = self.con.execute(every).fetchone() or (0, None)
+                records.finish(self.con, rows)
+        except (UnreadableFile, duckdb.Error) as again:
+            if is_of_system(again):
+                raise
+            return file_failure(again)
+        raise error
+
+    def _open(self, path: Path, content: Content) -> Records:
+        return open_records(
+            self.con, path, content, format=self.format, delimiter=self.delimiter, temp_dir=self.temp_dir
+        )
+
+    def _select(self, records: Records, delivery: Delivery, shape: RawShape) -> str:
+        return conform_sql(
+            records,
+            shape,
+            file=delivery.file.path,
+            partition_date=delivery.file.date,
+            batch_id=delivery.content_id,
+            extracted_at=extracted_at(delivery.file),
+            schema_evolution=self.schema_evolution,
+        )
+
+    @contextmanager
+    def _one_thread(self) -> Iterator[None]:
+        """Reads with one thread, which needs the memory of one."""
+        (threads,) = self.con.execute("SELECT current_setting('threads')").fetchone() or (1,)
+        self.con.execute("SET threads = 1")
+        try:
+            yield
+        finally:
+            self.con.execute(f"SET threads = {threads}")
+
+    def _forget(self, delivery: Delivery, files: list[DataFile]) -> None:
+        self._discard(files)
+        self.con.execute(f"DELETE FROM {LETTERS} WHERE _source.file = ?", [delivery.file.path])
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""

@@ -28,7 +28,8 @@ from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_content
 from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
 from pipeline_assets.ingest.readers import UnreadableFile, file_failure, open_records, resolve_format
 from pipeline_assets.ingest.records import Outcome
-from pipeline_assets.lake import DataFile, Table, quote_text
+from pipeline_assets.ingest.unread import Cause, cause_of
+from pipeline_assets.lake import DataFile, StorageError, Table, quote_text
 
 _MOST_BYTES = HEAD_BYTES // 4  # of a file: a larger one is worth its own pass
 _BUNDLE_BYTES, _BUNDLE_FILES = 16 * 1024 * 1024, 1_000
@@ -75,7 +76,7 @@ class _NotProvedError(Exception):
 
 def read_all(
     reader: FileReader, deliveries: Iterable[Delivery], shape: RawShape
-) -> Iterator[tuple[Delivery, Landed | None]]:
+) -> Iterator[tuple[Delivery, Landed | Cause | None]]:
     """Reads files, the small ones together; in an order of its own.
 
     Args:
@@ -96,7 +97,7 @@ def read_all(
         )
         for delivery, landed in found:
             yield delivery, landed
-            added |= {column.name: column for column in (landed.added if landed else ())}
+            added |= {column.name: column for column in (landed.added if isinstance(landed, Landed) else ())}
 
 
 def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataFile]) -> list[DataFile]:
@@ -117,6 +118,9 @@ def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataF
         rows = f"SELECT * FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
         try:
             kept += bronze.write(con, rows, partition_values={"_partition_date": day})
+        except duckdb.OutOfMemoryException:  # of 1,500 columns, say: they fit one by one
+            kept += small
+            continue
         except BaseException:
             bronze.discard(kept)
             raise
@@ -197,17 +201,19 @@ def _json(delivery: Delivery, content: Content, suffix: str) -> tuple[_Layout, _
 
 def _read(
     reader: FileReader, layout: _Layout, members: Sequence[_Member], shape: RawShape
-) -> list[tuple[Delivery, Landed | None]]:
+) -> list[tuple[Delivery, Landed | Cause | None]]:
     """Reads files as one, or if that proves nothing as two halves."""
     if len(members) == 1:
         delivery = members[0].delivery
         return [(delivery, reader.read(delivery, shape))]
     try:
         return _read_as_one(reader, layout, members, shape)
-    except _NotProvedError:
+    except (StorageError, OSError) as error:  # the lake's, or of the folder for copies: no file is to blame
+        return [(member.delivery, cause_of(error)) for member in members]
+    except (_NotProvedError, duckdb.OutOfMemoryException):
         half = len(members) // 2
         first = _read(reader, layout, members[:half], shape)
-        added = [column for _, landed in first if landed for column in landed.added]
+        added = [column for _, landed in first if isinstance(landed, Landed) for column in landed.added]
         return first + _read(reader, layout, members[half:], shape.extended(added))
     finally:
         for name in (_ROWS, _FILES):
@@ -216,7 +222,7 @@ def _read(
 
 def _read_as_one(
     reader: FileReader, layout: _Layout, members: Sequence[_Member], shape: RawShape
-) -> list[tuple[Delivery, Landed | None]]:
+) -> list[tuple[Delivery, Landed | Cause | None]]:
     starts = _starts(layout, members)
     outcome, added = _load(reader, layout, members, shape)
     _prove(outcome, layout, members, starts)
@@ -234,7 +240,7 @@ def _read_as_one(
     }
     if outcome.line_map is not None:
         con.unregister(_LINES)
-    found: list[tuple[Delivery, Landed | None]] = []
+    found: list[tuple[Delivery, Landed | Cause | None]] = []
     for member in members:
         rows, misfits = counts.get(member.delivery.file.path, (0, 0))
         landed = Landed([] if found else files, rows - misfits, misfits, rows, () if found else added)
@@ -286,7 +292,7 @@ def _load(
                 raise _NotProvedError
             return records.finish(reader.con, rows), matching.added
     except (UnreadableFile, duckdb.Error) as error:
-        file_failure(error)  # raises what is no fault of a file
+        file_failure(error)  # raises what ends all reading
         raise _NotProvedError from error
     finally:
         path.unlink()

@@ -92,9 +92,14 @@ class _HashingReader:
         self.sha256 = hashlib.sha256()
         self.size = 0
         self.closed = False
+        self.error: OSError | None = None
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            self.error = error  # the disk's: it must not pass for a fault of the compressed stream
+            raise
         self.sha256.update(data)
         self.size += len(data)
         return data
@@ -170,6 +175,8 @@ def read_content(path: Path) -> Content:
             for chunk in _chunks(reader, compression):
                 counts.add(chunk)
         except OSError as error:
+            if reader.error is not None:
+                raise reader.error from None
             if compression is None:
                 raise
             failure = _stream_failure(compression, error)

@@ -8,7 +8,6 @@ no longer there (archived) stay.
 """
 
 import hashlib
-import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -19,9 +18,9 @@ import duckdb
 from pipeline_assets.ingest.content import Content, read_content
 from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
+from pipeline_assets.ingest.unread import Cause, cause_of
 from pipeline_assets.lake import Positions, Table, days_predicate
 
-_log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,7 +64,8 @@ class Plan:
         stale: Dead letters (day, content id) of readings that were killed before or after their commit.
         corrected: Paths whose former content is among `gone`.
         copies: Files whose content is in the table in the name of another file.
-        waiting: Files still being written.
+        waiting: Files still being written, and those that cannot be read.
+        left: Paths of those that cannot be read, with the cause.
         unchanged: Number of files that are in the table as they are.
         expect: Positions in the log that the plan was made on.
         positions: Positions to set with the commit.
@@ -77,6 +77,7 @@ class Plan:
     corrected: set[str] = field(default_factory=set)
     copies: list[tuple[LandedFile, str]] = field(default_factory=list)
     waiting: list[LandedFile] = field(default_factory=list)
+    left: dict[str, Cause] = field(default_factory=dict)
     unchanged: int = 0
     expect: dict[str, int | None] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
@@ -102,16 +103,18 @@ def extracted_at(file: LandedFile) -> datetime:
     return _EPOCH + timedelta(microseconds=file.mtime_ns // 1000)
 
 
-def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> list[LandedFile]:
-    """Lists the files of some days, in order of day and path."""
-    found = (
-        file
-        for directory in pattern.directories(root)
-        if (day := pattern.day_of(directory)) is None or day in days
-        for file in pattern.files(root, directory)
-        if file.date in days
-    )
-    return sorted(found, key=lambda file: (file.date, file.path))
+def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> tuple[list[LandedFile], dict[str, Cause]]:
+    """Lists the files of some days, in order of day and path; and folders that cannot be listed, with the cause."""
+    found: list[LandedFile] = []
+    closed: dict[str, Cause] = {}
+    for directory in pattern.directories(root):
+        if (day := pattern.day_of(directory)) is not None and day not in days:
+            continue
+        try:
+            found += (file for file in pattern.files(root, directory) if file.date in days)
+        except OSError as error:
+            closed[directory.path] = cause_of(error)
+    return sorted(found, key=lambda file: (file.date, file.path)), closed
 
 
 def identity(file: LandedFile, content: Content) -> str:
@@ -134,10 +137,16 @@ def holders(root: Path, pattern: PathPattern, content_ids: Collection[str], days
     return {
         file.date
         for file in (pattern.walk(root) if content_ids else ())
-        if file.date not in days
-        and file.size_bytes in sizes
-        and identity(file, read_content(root / file.path)) in content_ids
+        if file.date not in days and file.size_bytes in sizes and _may_hold(root, file, content_ids)
     }
+
+
+def _may_hold(root: Path, file: LandedFile, content_ids: Collection[str]) -> bool:
+    """Whether a file holds one of some contents; yes, if it cannot be read: then the plan of its day says why."""
+    try:
+        return identity(file, read_content(root / file.path)) in content_ids
+    except OSError:
+        return True
 
 
 def in_tables(con: duckdb.DuckDBPyConnection, tables: Iterable[Table], days: Iterable[date]) -> dict[str, set[Stored]]:
@@ -188,7 +197,8 @@ def plan(
             contents[file.path] = _identify(root, file, known.get(file.path, ()))
             settled.append(file)
         except OSError as error:  # vanished, or not ours to read: it waits, the others do not
-            _log.warning("%s waits: %s", file.path, error.strerror)
+            if not isinstance(error, FileNotFoundError):
+                result.left[file.path] = cause_of(error)
             result.waiting.append(file)
     current = {path: content_id for path, (content_id, _) in contents.items()}
     stored, letters = _stored(log, known)

@@ -10,7 +10,7 @@ in `lake`.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -21,13 +21,14 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import Model, RawColumn, RawShape
-from pipeline_assets.ingest.bronze_file import LETTERS, FileReader
+from pipeline_assets.ingest.bronze_file import LETTERS, FileReader, Landed
 from pipeline_assets.ingest.bronze_table import prepare, schema_of
 from pipeline_assets.ingest.bundles import compact, read_all
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
 from pipeline_assets.ingest.deliveries import Plan, files_of, holders, in_tables, plan
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.ingest.readers import Format
+from pipeline_assets.ingest.unread import Cause, FilesLeftError
 from pipeline_assets.lake import (
     CommitConflictError,
     DataFile,
@@ -41,6 +42,7 @@ from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 
 _ATTEMPTS = 8
+_MOST_IN_A_ROW = 5
 
 Outcome = Literal["new", "corrected", "copy", "waiting"]
 
@@ -146,12 +148,48 @@ class Report:
         return _total(self.files)
 
 
-class _FileChangedError(Exception):
-    """A file changed while it was read: the plan is made again without it."""
+class _FilesHeldUpError(Exception):
+    """Files changed while they were read, or could not be read: the plan is made again without them."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
+    def __init__(self, changed: Collection[str], left: Mapping[str, Cause]) -> None:
+        super().__init__(*changed, *left)
+        self.changed, self.left = set(changed), dict(left)
+
+
+@dataclass
+class _HeldUp:
+    """Files of one plan that cannot be read now.
+
+    Attributes:
+        changed: Those that changed while they were read.
+        left: Path to cause of the others.
+        in_a_row: How many were left since one could be read.
+    """
+
+    changed: set[str] = field(default_factory=set)
+    left: dict[str, Cause] = field(default_factory=dict)
+    in_a_row: int = 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether to try no more of them: storage that is away costs a minute each time it is asked."""
+        return self.in_a_row >= _MOST_IN_A_ROW
+
+    def add(self, path: str, cause: Cause | None) -> None:
+        """Notes a file: with the cause, or None if it changed."""
+        if cause is None:
+            self.changed.add(path)
+            return
+        self.left[path] = cause
+        self.in_a_row += cause.is_transient
+
+    def check(self, untried: Iterable[str]) -> None:
+        """Raises if there are any: the plan has to be made again without them, and those not tried."""
+        if self.is_hopeless:
+            cause = Cause(f"not tried, because {self.in_a_row} files in a row could not be read")
+            self.left |= {path: cause for path in untried if path not in self.left}
+        if self.changed or self.left:
+            raise _FilesHeldUpError(self.changed, self.left)
 
 
 def ingest(
@@ -178,27 +216,35 @@ def ingest(
         run_id: Of the run, for the commit's metadata.
 
     Raises:
-        CommitConflictError: Other runs of the same source, or writers of its files, were faster each time.
+        FilesLeftError: Some files cannot be read now; all others are in the table.
+        CommitConflictError: Other runs of the same source were faster each time.
     """
     days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
     bronze = source.table(lake)
     shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS)
     held_up: set[str] = set()
-    for _ in range(_ATTEMPTS):
+    left: dict[str, Cause] = {}
+    moved = 0
+    while moved < _ATTEMPTS:
         log = Positions(bronze.open())
         known = in_tables(con, [bronze, dead_letter_table(lake, bronze.name)], days)
-        files = files_of(root, source.pattern, days)
+        files, closed = files_of(root, source.pattern, days)
         todo = plan(log, known, root, files, days=days, settle_seconds=settle_seconds, held_up=held_up)
         # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
         if more := holders(root, source.pattern, todo.orphaned, days):
             days |= more
             continue
         try:
-            return _carry_out(con, bronze, source, shape, root, todo, run_id)
-        except _FileChangedError as error:
-            held_up.add(error.path)
+            report = _carry_out(con, bronze, source, shape, root, todo, run_id)
+        except _FilesHeldUpError as error:
+            held_up |= error.changed | error.left.keys()
+            left |= error.left
         except PositionMovedError:
-            continue
+            moved += 1
+        else:
+            if found := {**closed, **todo.left, **left}:
+                raise FilesLeftError(bronze.name, found, report)
+            return report
     raise CommitConflictError(bronze.name, _ATTEMPTS)
 
 
@@ -217,6 +263,7 @@ def _carry_out(
     reports += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
     files: list[DataFile] = []
     added: dict[str, RawColumn] = {}
+    held_up = _HeldUp()
     try:
         with TemporaryDirectory() as folder:
             reader = FileReader(
@@ -224,13 +271,18 @@ def _carry_out(
             )
             for delivery, landed in read_all(reader, todo.read, shape):
                 path = delivery.file.path
-                if landed is None:
-                    raise _FileChangedError(path)
+                if not isinstance(landed, Landed):
+                    held_up.add(path, landed)
+                    if held_up.is_hopeless:
+                        break
+                    continue
+                held_up.in_a_row = 0
                 files += landed.files
                 added |= {column.name: column for column in landed.added}
                 outcome: Outcome = "corrected" if path in todo.corrected else "new"
                 counts = landed.records_in, landed.rows, landed.dead_letters
                 reports.append(FileReport(path, delivery.file.date, delivery.content_id, outcome, *counts))
+            held_up.check({delivery.file.path for delivery in todo.read} - {report.file for report in _read(reports)})
             files = compact(con, bronze, files)
         version = _commit(con, bronze, files, reports, added.values(), todo, run_id)
     except BaseException:

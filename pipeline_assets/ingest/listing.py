@@ -6,6 +6,7 @@ Holds the listing and its cache. Which days need a run, and what is done with th
 
 import hashlib
 import json
+import logging
 import time
 import zlib
 from base64 import b64decode, b64encode
@@ -17,6 +18,8 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
+
+_log = logging.getLogger(__name__)
 
 # A folder whose own mtime did not change gained and lost no file; a file rewritten in place is all that can hide in
 # it. Each listing looks again into unchanged folders for this many files (0.1 s), in turn: a small landing folder is
@@ -127,7 +130,11 @@ def look(root: Path, pattern: PathPattern, *, last: Listing, settle_seconds: flo
     folders = {path: last.folders[path] for path in unchanged if path not in swept}
     for path, directory in directories.items():
         if path not in folders:
-            days, files, waiting = fingerprints(pattern.files(root, directory), settle_seconds=settle_seconds)
+            try:
+                days, files, waiting = fingerprints(pattern.files(root, directory), settle_seconds=settle_seconds)
+            except OSError as error:  # the run of its day fails, and says why; the others' folders are looked into
+                _log.warning("%s cannot be listed: %s", directory.path, error.strerror)
+                days, files, waiting = {day: 0 for day in (pattern.day_of(directory),) if day is not None}, 0, 1
             folders[path] = Folder(directory.mtime_ns, days, files, waiting)
     return Listing(folders, swept[-1] if swept else last.swept_to)
 

@@ -138,9 +138,9 @@ def _is_of_storage(error: BaseException, table_uri: str) -> bool:
 
     Only object stores are reached by HTTP, and what lands never is.
     """
-    if isinstance(error, duckdb.IOException):
-        return table_uri in str(error)
-    return isinstance(error, duckdb.HTTPException | OSError)
+    if isinstance(error, duckdb.HTTPException):  # an IOException, too, but with the address that was asked
+        return True
+    return table_uri in str(error) if isinstance(error, duckdb.IOException) else isinstance(error, OSError)
 
 
 def discard(table_uri: str, files: Iterable[DataFile], storage_options: Mapping[str, str] | None = None) -> None:

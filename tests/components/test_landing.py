@@ -1,5 +1,7 @@
 """The component: a declaration becomes assets, checks and a sensor; each check fails on what it is there for."""
 
+import os
+import resource
 from datetime import date
 from pathlib import Path
 
@@ -9,9 +11,9 @@ from dagster.components.testing import create_defs_folder_sandbox
 from landing_source import BRONZE, LETTERS, Source
 from pydantic import ValidationError
 
-from pipeline_assets.components import LandingFiles
+from pipeline_assets.components import LandingFiles, bronze_assets
 from pipeline_assets.components.resources import lake_resource
-from pipeline_assets.lake import held_days
+from pipeline_assets.lake import audited_version, held_days
 from pipeline_assets.settings import Settings
 
 DAY = date(2011, 1, 4)
@@ -37,7 +39,7 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
     source.land("2011-01-05/a.csv", source.line(3))
     result = run(source, "2011-01-04", "2011-01-06")
     assert result.success
-    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True}
+    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True, "files_read": True}
     found = {
         event.materialization.partition: {key: value.value for key, value in event.materialization.metadata.items()}
         for event in (e.step_materialization_data for e in result.get_asset_materialization_events())
@@ -54,7 +56,7 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
 def test_a_range_is_one_run_of_one_step(source: Source) -> None:
     source.land("2011-01-04/a.csv", source.line(1))
     result = run(source, "2011-01-01", "2011-01-31")
-    assert len(result.get_step_success_events()) == 2  # ingest and checks
+    assert len(result.get_step_success_events()) == 3  # ingest and two of checks
     assert len(source.bronze.open().history()) == 3  # create, the rows, their audit
 
 
@@ -63,7 +65,7 @@ def test_too_many_dead_letters_fail_the_budget_and_withhold_the_day(source: Sour
     source.land("2011-01-05/a.csv", source.line(4))
     result = run(source, "2011-01-04", "2011-01-05")
     assert not result.success
-    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": False}
+    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": False, "files_read": True}
     cases = metadata(result, "failure_budget")["failing_cases"]
     assert [record.data for record in cases.records] == [  # type: ignore[attr-defined]
         {"day": "2011-01-04", "records_in": "3", "dead_letters": "1"}
@@ -78,7 +80,7 @@ def test_a_value_against_the_contract_fails_the_contract_check(source: Source) -
     source.land("2011-01-04/a.csv", source.line(1), source.line(2).replace("536002", "banana"))
     source.land("2011-01-05/a.csv", source.line(3))
     result = run(source, "2011-01-04", "2011-01-05")
-    assert checks(result) == {"contract": False, "reconciliation": True, "failure_budget": True}
+    assert checks(result) == {"contract": False, "reconciliation": True, "failure_budget": True, "files_read": True}
     facts = metadata(result, "contract")
     assert (facts["rows_checked"].value, facts["failing_rows"].value) == (3, 1)
     (case,) = facts["failing_cases"].records  # type: ignore[attr-defined]
@@ -92,7 +94,7 @@ def test_a_lost_row_fails_the_reconciliation(source: Source) -> None:
     with source.lake.connect() as con:
         source.bronze.replace(con, f"SELECT * FROM {source.bronze.scan()} WHERE FALSE", where="invoice_no = '536002'")
     result = run(source)
-    assert checks(result) == {"contract": True, "reconciliation": False, "failure_budget": True}
+    assert checks(result) == {"contract": True, "reconciliation": False, "failure_budget": True, "files_read": True}
     (case,) = metadata(result, "reconciliation")["failing_cases"].records  # type: ignore[attr-defined]
     assert (case.data["records_in"], case.data["rows"]) == ("2", "1")
 
@@ -157,3 +159,28 @@ def test_a_yaml_declaration_is_all_it_takes(settings: Settings) -> None:
             keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
             assert keys == {"bronze/crm__accounts", "dead_letters/crm__accounts"}
     assert Path(settings.landing_uri).is_dir()
+
+
+def test_a_file_that_cannot_be_read_makes_the_run_red_and_the_others_are_published(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bronze_assets, "FILE_RETRIES", dg.RetryPolicy(max_retries=0))
+    source.land("2011-01-04/a.csv", source.line(1))
+    source.land("2011-01-05/big.csv", *(source.line(n, stock_code=os.urandom(40).hex()) for n in range(5_000)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))  # what a disk that is full does
+    try:
+        result = run(source, "2011-01-04", "2011-01-05")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not result.success
+    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True, "files_read": False}
+    (row,) = metadata(result, "files_read")["files_left"].records  # type: ignore[attr-defined]
+    assert row.data["file"] == "lines/2011-01-05/big.csv"
+    assert "free space" in row.data["reason"]
+    assert audited_version(source.bronze) is not None  # what lies downstream may read the other day
+    assert source.rows() == 1
+    result = run(source, "2011-01-04", "2011-01-05")
+    assert result.success
+    assert checks(result)["files_read"]
+    assert source.rows() == 5_001

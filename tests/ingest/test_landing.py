@@ -378,22 +378,6 @@ def test_a_file_whose_name_is_not_utf8_costs_only_itself(shop: Shop, caplog: pyt
     assert "rename it" in caplog.text
 
 
-def test_a_file_that_cannot_be_opened_waits_alone(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline_assets.ingest import deliveries
-
-    real = deliveries.read_content
-
-    def refused(path: Path) -> object:
-        if path.name == "b.csv":
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(deliveries, "read_content", refused)
-    shop.land("2011-01-04/a.csv", HEADER + line(1))
-    shop.land("2011-01-04/b.csv", HEADER + line(2))
-    assert outcomes(shop.ingest()) == {"2011-01-04/a.csv": "new", "2011-01-04/b.csv": "waiting"}
-
-
 @pytest.mark.parametrize(
     ("sql", "shown"),
     [

@@ -6,7 +6,6 @@ have. The reference is the first of the source's tables.
 """
 
 import hashlib
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -20,9 +19,8 @@ from pipeline_assets.ingest.content import Content, read_content
 from pipeline_assets.ingest.deliveries import files_of, identity, owner_of, position_of
 from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
+from pipeline_assets.ingest.unread import Cause, cause_of
 from pipeline_assets.lake import Lake, Table
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,8 @@ class Plan:
         read: Files whose content some table lacks.
         copies: Number of files whose content is in all tables, or in another file to be read.
         unchanged: Number of files that are known by name, size and time.
-        waiting: Number of files that are still being written.
+        waiting: Number of files that are still being written, or cannot be read.
+        left: Paths of those that cannot be read, and of folders that cannot be listed, with the cause.
         expect: Positions of the reference that the plan was made on.
         positions: Positions to set there.
     """
@@ -85,6 +84,7 @@ class Plan:
     copies: int = 0
     unchanged: int = 0
     waiting: int = 0
+    left: dict[str, Cause] = field(default_factory=dict)
     expect: dict[str, int | None] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
 
@@ -112,7 +112,8 @@ def plan(
     done: list[LandedFile] = []
     contents: set[str] = set()
     now = datetime.now(UTC).timestamp()
-    for file in files_of(root, source.pattern, days):
+    files, todo.left = files_of(root, source.pattern, days)
+    for file in files:
         known = _known_by(file)
         if file.path in held_up or not is_settled(file, now=now, settle_seconds=settle_seconds):
             todo.waiting += 1
@@ -137,7 +138,8 @@ def _look_into(todo: Plan, logs: Mapping[str, DeltaTable], root: Path, file: Lan
     try:
         content = replace(read_content(root / file.path), head=b"")  # a megabyte each otherwise
     except OSError as error:  # vanished, or not ours to read: it waits, the others do not
-        _log.warning("%s waits: %s", file.path, error.strerror)
+        if not isinstance(error, FileNotFoundError):
+            todo.left[file.path] = cause_of(error)
         return False
     content_id = identity(file, content)
     lacking = frozenset(name for name, log in logs.items() if log.transaction_version(owner_of(content_id)) is None)

@@ -28,6 +28,7 @@ from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.ingest.content import Content
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.path_pattern import LandedFile
+from pipeline_assets.ingest.unread import Cause, FilesLeftError, cause_of
 from pipeline_assets.ingest.weight import records_of
 from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
 
@@ -62,12 +63,12 @@ class Report(Tally):
     present: int = 0
 
 
-class _FileChangedError(Exception):
-    """A file changed while it was read: the plan is made again without it."""
+class _FileHeldUpError(Exception):
+    """A file changed while it was read, or could not be read: the plan is made again without it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cause: Cause | None = None) -> None:
         super().__init__(path)
-        self.path = path
+        self.path, self.cause = path, cause
 
 
 def ingest(
@@ -94,19 +95,27 @@ def ingest(
         run_id: Of the run, for the commits' metadata.
 
     Raises:
+        FilesLeftError: Some files cannot be read now; all others are in the tables.
         CommitConflictError: Other runs of the source were faster each time.
     """
     days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
     held_up: set[str] = set()
-    for _ in range(_ATTEMPTS):
+    left: dict[str, Cause] = {}
+    moved = 0
+    while moved < _ATTEMPTS:
         logs = {table.name: create(con, table.bronze(lake)).open() for table in source.tables}
         todo = plan(logs, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
         try:
-            return _carry_out(lake, con, source, root, logs, todo, run_id)
-        except _FileChangedError as error:
+            report = _carry_out(lake, con, source, root, logs, todo, run_id)
+        except _FileHeldUpError as error:
             held_up.add(error.path)
+            left |= {error.path: error.cause} if error.cause else {}
         except PositionMovedError:
-            continue
+            moved += 1
+        else:
+            if found := {**todo.left, **left}:
+                raise FilesLeftError(source.name, found, report)
+            return report
     raise CommitConflictError(source.reference(lake).name, _ATTEMPTS)
 
 
@@ -169,7 +178,7 @@ class _Batch:
         """Stages all records of the files that the plan says.
 
         Raises:
-            _FileChangedError: One changed meanwhile.
+            _FileHeldUpError: One changed meanwhile, or cannot be read.
         """
         records = (item for delivery in self._todo.read for item in self._read(root, delivery))
         for chunk in in_chunks(records):
@@ -190,10 +199,12 @@ class _Batch:
                 self._superseded.compare(path, number, data)
                 found = [_too_long(path, number, data)] if is_cut else self._parse(path, number, data)
                 yield from self._new(delivery, found)
+        except FileNotFoundError as error:
+            raise _FileHeldUpError(path) from error
         except OSError as error:
-            raise _FileChangedError(path) from error
+            raise _FileHeldUpError(path, cause_of(error)) from error
         if not _is_as_listed(root / path, delivery.file):
-            raise _FileChangedError(path)
+            raise _FileHeldUpError(path)
         self._superseded.was_read(path)
 
     def _parse(self, path: str, number: int, data: bytes) -> Sequence[ChangeEvent | Reject]:

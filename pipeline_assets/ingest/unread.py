@@ -1,0 +1,88 @@
+"""Files that stay unread though nothing is wrong with them, and whose fault it is when reading one fails.
+
+A dead letter says: these bytes are no good. It may only be written if that is proved, because a file with a dead letter
+counts as read. A full disk, a mount that is away, a missing permission and too little memory prove nothing; such a file
+is left where it lies, the others of the run are read, and the run ends with the list. Reading is in `bronze_file`.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import duckdb
+
+_SHOWN = 10
+_BROKEN = (duckdb.InterruptException, duckdb.InternalException, duckdb.FatalException)
+# What the operating system says, and no reader says of bytes that it has got.
+_SYSTEM = tuple(os.strerror(number) for number in errno.errorcode)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a file was left.
+
+    Attributes:
+        reason: In words, with the remedy.
+        is_transient: Whether the same again may work without anybody's help.
+    """
+
+    reason: str
+    is_transient: bool = True
+
+
+class FilesLeftError(Exception):
+    """Files were left unread. All others of the run are in the table.
+
+    Attributes:
+        left: Path below the landing folder (of a file, or of a folder) to why it was left.
+        report: What the run did otherwise.
+    """
+
+    def __init__(self, name: str, left: Mapping[str, Cause], report: object) -> None:
+        self.left, self.report = dict(left), report
+        shown = "; ".join(f"{path}: {cause.reason}" for path, cause in list(self.left.items())[:_SHOWN])
+        more = f"; and {len(self.left) - _SHOWN} more" if len(self.left) > _SHOWN else ""
+        super().__init__(
+            f"{name}: {len(self.left)} files of the landing folder were left unread, all others are in the table. They "
+            f"are read by the next run that can: {shown}{more}"
+        )
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same again may work without anybody's help."""
+        return any(cause.is_transient for cause in self.left.values())
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Why a file is left during whose reading `error` was raised; no fault of the file.
+
+    Raises:
+        BaseException: `error` itself, after which nothing can be read any more: interrupted, or the engine is broken.
+    """
+    if isinstance(error, _BROKEN) or not isinstance(error, Exception):
+        raise error
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_of_memory(error):
+        return Cause(
+            f"limit: its reading needs more than the memory limit ({text}): raise PIPELINE_DUCKDB_MEMORY_LIMIT or have "
+            "it delivered in parts",
+            is_transient=False,
+        )
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        return Cause(f"it could not be read: {error.strerror or text}{place}; mend permissions, mount or disk")
+    return Cause(text)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether memory, or the room to spill to, was too small."""
+    return isinstance(error, duckdb.OutOfMemoryException | MemoryError)
+
+
+def is_of_system(error: BaseException) -> bool:
+    """Whether an error is the operating system's or the network's, not one of bytes that were read."""
+    if isinstance(error, duckdb.Error):
+        is_of_files = isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.PermissionException)
+        return is_of_memory(error) or (is_of_files and any(text in str(error) for text in _SYSTEM))
+    return isinstance(error, OSError | MemoryError)
