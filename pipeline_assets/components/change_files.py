@@ -39,6 +39,12 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
 
     A run reads the files of the days that it is asked for. In the tables a partition is a commit date: a file of today
     may bring a change of yesterday. Silver and gold follow in the same run, as with a database's slot.
+
+    Records do not tell what a database rewrites without an event: `ADD COLUMN ... DEFAULT`, `ALTER COLUMN ... TYPE
+    ... USING`, labels of enums, generated columns, partitions attached with rows, a column renamed and renamed back.
+    Nor can files ask the source. After such a change have the connector send the table again: Debezium's ad hoc
+    snapshot (a signal of type `execute-snapshot`), Maxwell's `maxwell-bootstrap`. Rows that are sent again win over
+    the ones there.
     """
 
     name: Annotated[str, Field(pattern=NAME)]

@@ -44,6 +44,14 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
 
     Silver and gold follow in the same run: the keys that changed are known right there, and a second run would cost
     another start. A suspect table (a gap between slot and lake) stops them by a blocking check.
+
+    A table is known by its OID: one that was renamed or moved and is back has lost nothing. What PostgreSQL does
+    without an event has the table read whole again by the next run, whose log says why: a column that was dropped,
+    renamed, retyped or added with a default or an expression, `ALTER COLUMN ... TYPE`, a label of an enum, an
+    attribute of a composite type, a partition that was attached with rows, truncated, rewritten or detached, a time
+    out of the publication, other options of it. VACUUM FULL, CLUSTER and TRUNCATE do so only for tables that are
+    published as FOR ALL TABLES or FOR TABLES IN SCHEMA (these may have been UNLOGGED meanwhile) and for partitions:
+    list the tables in the publication to avoid it.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -184,6 +192,8 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 )
             for reason in report.suspects.values():
                 context.log.error(reason)
+            for table, reason in report.altered.items():
+                context.log.info("%s was read whole again: %s", table, reason)
             facts = {"wal_position": report.target or 0, "snapshots": ", ".join(sorted(report.snapshots)) or "none"}
             yield from change_assets.results(context, self.name, tables, report.counts, report.rows_by_day, facts)
 

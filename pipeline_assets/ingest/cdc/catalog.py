@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 
 from pipeline_assets.ingest.cdc.pg_text import PgType
+from pipeline_assets.ingest.sql import quoted
 
 Session = psycopg.Connection[tuple[Any, ...]]
 
@@ -45,6 +46,7 @@ class TableDescription:
     """A table that the source has.
 
     Attributes:
+        oid: pg_class.oid: stays when the table is renamed or moved to another schema.
         name: Schema and name.
         sql_name: The same as SQL takes it.
         columns: All that it has now, in order.
@@ -60,8 +62,10 @@ class TableDescription:
             another table takes its name.
         files: Relation (itself or its partitions) to the number of the file with its rows: a new one after TRUNCATE, or
             ALTER TABLE that rewrote it.
+        marks: What is touched when rows read differently without an event; see `_MARKS`.
     """
 
+    oid: int
     name: str
     sql_name: str
     columns: tuple[ColumnDescription, ...]
@@ -75,6 +79,7 @@ class TableDescription:
     row_filter: str | None
     publishing: str | None
     files: Mapping[str, int]
+    marks: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,44 @@ _INDEX_COLUMNS = """
 
 _ROOTS = "SELECT relid::oid FROM pg_partition_ancestors(c.oid) UNION SELECT c.oid"
 
+# Types within types: below a domain, of an array's elements, a range's bounds, a composite type's attributes.
+_TYPES = """
+    WITH RECURSIVE used (oid) AS (
+        SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION
+        SELECT part.oid
+        FROM used JOIN pg_type y ON y.oid = used.oid CROSS JOIN LATERAL (
+            SELECT y.typbasetype UNION ALL SELECT y.typelem
+            UNION ALL SELECT rngsubtype FROM pg_range WHERE y.oid IN (rngtypid, rngmultitypid)
+            UNION ALL SELECT atttypid FROM pg_attribute
+                WHERE attrelid = y.typrelid AND y.typrelid <> 0 AND attnum > 0 AND NOT attisdropped
+        ) part (oid)
+        WHERE part.oid <> 0
+    )
+"""
+
+# file: as in `files`, null for partitions' root. schema: who moved the table to its schema; null in a pinned one.
+# columns, labels, attributes, partitions: who wrote the definition of each column, of each label of its enums, of the
+# attributes of its composite types, and who attached each partition. is_listed: whether the publication names it.
+_MARKS = f"""json_build_object(
+    'file', pg_relation_filenode(c.oid)::bigint,
+    'schema', (SELECT d.xmin::text FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+               AND d.objsubid = 0 AND d.refclassid = 'pg_namespace'::regclass),
+    'columns', (SELECT coalesce(json_object_agg(a.attnum, a.xmin::text), '{{}}') FROM pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+    'labels', ({_TYPES} SELECT coalesce(json_object_agg(e.oid::bigint, e.xmin::text), '{{}}')
+               FROM used JOIN pg_enum e ON e.enumtypid = used.oid),
+    'attributes', ({_TYPES} SELECT coalesce(json_object_agg(f.relation, f.attributes), '{{}}') FROM (
+        SELECT a.attrelid::bigint, string_agg(a.attnum || ':' || a.xmin::text, ' ' ORDER BY a.attnum)
+        FROM used JOIN pg_type y ON y.oid = used.oid JOIN pg_attribute a ON a.attrelid = y.typrelid
+        WHERE y.typrelid <> 0 AND a.attnum > 0 GROUP BY a.attrelid) f (relation, attributes)),
+    'partitions', (SELECT coalesce(json_object_agg(i.inhrelid::bigint, i.xmin::text), '{{}}') FROM pg_inherits i
+                   WHERE c.relkind = 'p' AND i.inhrelid IN (SELECT relid FROM pg_partition_tree(c.oid))),
+    'is_listed', EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication u ON u.oid = r.prpubid
+                         WHERE u.pubname = %(publication)s AND r.prrelid IN ({_ROOTS})))"""
+
 _TABLES = f"""
-    SELECT n.nspname || '.' || c.relname, format('%%I.%%I', n.nspname, c.relname),
+    SELECT c.oid::bigint, n.nspname || '.' || c.relname, format('%%I.%%I', n.nspname, c.relname),
         c.relreplident::text, c.relkind = 'p',
         ({_INDEX_COLUMNS} i.indisprimary),
         ({_INDEX_COLUMNS} CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate
@@ -122,6 +163,7 @@ _TABLES = f"""
          WHERE u.pubname = %(publication)s GROUP BY u.oid, u.xmin),
         (SELECT json_object_agg(f.relid::bigint, coalesce(pg_relation_filenode(f.relid)::bigint, 0))
          FROM (SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) f (relid)),
+        {_MARKS},
         (SELECT array_agg(ARRAY[
                 a.attnum::text, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid::text, a.attnotnull::text,
                 (a.atthasmissing OR a.attidentity <> '' OR (a.atthasdef AND a.attgenerated = ''))::text,
@@ -140,13 +182,13 @@ def tables(session: Session, names: Collection[str], publication: str) -> dict[s
     parameters = {
         "tables": list(names), "publication": publication, "sends_generated": session.info.server_version >= _V18,
     }  # fmt: skip
-    return {row[0]: _described(*row) for row in session.execute(_TABLES.encode(), parameters).fetchall()}
+    return {row[1]: _described(*row) for row in session.execute(_TABLES.encode(), parameters).fetchall()}
 
 
 def _described(
-    name: str, sql_name: str, replica_identity: str, is_partitioned: bool, primary_key: list[str] | None,
+    oid: int, name: str, sql_name: str, replica_identity: str, is_partitioned: bool, primary_key: list[str] | None,
     index: list[str] | None, partition_of: str | None, published: list[str] | None, row_filter: str | None,
-    publishing: str | None, files: dict[str, int], columns: list[list[str]] | None,
+    publishing: str | None, files: dict[str, int], marks: dict[str, Any], columns: list[list[str]] | None,
 ) -> TableDescription:  # fmt: skip
     described = tuple(
         ColumnDescription(int(number), column, dtype, int(oid), *(flag == "true" for flag in flags))
@@ -154,9 +196,36 @@ def _described(
     )
     identity = [column.name for column in described] if replica_identity == "f" else index
     return TableDescription(
-        name, sql_name, described, tuple(primary_key or ()), replica_identity, tuple(identity or ()), is_partitioned,
-        partition_of, published is not None, tuple(published or ()), row_filter, publishing, files,
+        oid, name, sql_name, described, tuple(primary_key or ()), replica_identity, tuple(identity or ()),
+        is_partitioned, partition_of, published is not None, tuple(published or ()), row_filter, publishing, files,
+        marks,
     )  # fmt: skip
+
+
+def came_with_rows(session: Session, partitions: Collection[int]) -> bool:
+    """Whether one of some partitions had rows when it was attached; one that was created as a partition had none.
+
+    The row type is as old as the table. If it is as old as the partition, rows of that very transaction were there
+    before it, or are events: so these may be read once too often, never too seldom.
+    """
+    found = session.execute(
+        """WITH fresh AS (
+               SELECT c.oid, c.relnamespace, c.relname, c.relkind, i.xmin::text AS xid, y.xmin <> i.xmin AS was_attached
+               FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_type y ON y.oid = c.reltype
+               WHERE c.oid = ANY(%s::oid[]))
+           SELECT format('%%I.%%I', n.nspname, f.relname), f.xid, has_table_privilege(f.oid, 'SELECT'),
+               EXISTS (SELECT FROM pg_partition_ancestors(f.oid) JOIN fresh ON oid = relid WHERE was_attached)
+           FROM fresh f JOIN pg_namespace n ON n.oid = f.relnamespace
+           WHERE f.relkind = 'r' AND pg_relation_size(f.oid) > 0""",
+        [list(partitions)],
+    ).fetchall()
+    for name, xid, is_readable, was_attached in found:
+        if was_attached:
+            return True
+        query = f"SELECT EXISTS (SELECT FROM ONLY {name} WHERE xmin = {quoted(xid)}::xid)"
+        if is_readable and (session.execute(query.encode()).fetchone() or (False,))[0]:
+            return True
+    return False
 
 
 def publication(session: Session, name: str) -> Publication | None:

@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 
 import duckdb
 
+from pipeline_assets.ingest.cdc import altered
+from pipeline_assets.ingest.cdc.altered import KnownTable
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Staging, create
 from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.errors import CdcError, PublicationGapError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
-from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect, note
+from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect
 from pipeline_assets.ingest.cdc.postgres import Postgres, Snapshot
 from pipeline_assets.ingest.cdc.reconcile import store
 from pipeline_assets.ingest.cdc.tally import Tally
@@ -36,11 +38,13 @@ class Report(Tally):
         target: WAL position that the run drained to; None if it could not read.
         suspects: Tables that were left alone, with the reason and the remedy.
         snapshots: Tables that were read whole.
+        altered: Of these the ones that were read again unasked, with what was done to them at the source.
     """
 
     target: int | None = None
     suspects: Mapping[str, str] = field(default_factory=dict)
     snapshots: frozenset[str] = frozenset()
+    altered: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,7 +85,8 @@ class Drain:
         report = Report()
         for _ in range(_ATTEMPTS):
             try:
-                self._run(report, set(resnapshot) - report.snapshots, reconcile)
+                if self._run(report, set(resnapshot) - report.snapshots, reconcile):
+                    continue
             except PositionMovedError:
                 continue
             except PublicationGapError:
@@ -91,12 +96,14 @@ class Drain:
             return report
         raise CommitConflictError(f"bronze.{self.source.name}__...", _ATTEMPTS)
 
-    def _run(self, report: Report, resnapshot: Collection[str], reconcile: Collection[str]) -> None:
+    def _run(self, report: Report, resnapshot: Collection[str], reconcile: Collection[str]) -> bool:
+        """Returns whether to run again, as the stream told of tables that were altered and altered back."""
         state = inspect(self.lake, self.source, self.postgres, resnapshot=resnapshot)
         report.suspects = state.suspects
+        report.altered |= state.altered
         slot = state.slot
         if state.blocked or ((slot is None or slot.is_lost) and not state.to_snapshot):
-            return
+            return False
         if slot is not None and slot.is_lost:
             self.postgres.drop_slot()
             slot = None
@@ -104,7 +111,7 @@ class Drain:
             self.postgres.create_slot()
         healthy = [table for table in self.source.tables if table.name not in state.left_alone]
         if not healthy:
-            return
+            return False
         for table in self.source.tables:
             # The slot forgets the changes of a table that cannot be read now: note that it lacks them.
             if table.name in state.left_alone - state.suspects.keys():
@@ -113,24 +120,44 @@ class Drain:
             # Draining closes the gap between slot and lake, but brings nothing of what is missing: note that first.
             if table.name in state.to_snapshot:
                 self._is_to_be_read_again(table, state)
-            note(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
+            altered.note(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
+        before = dict(report.altered)
         point = self._snapshots(report, healthy, state, reconcile)
-        self._drain(report, healthy, state.position, self.postgres.flush_lsn() if point is None else point)
+        self._drain(report, healthy, state, self.postgres.flush_lsn() if point is None else point)
+        return report.altered != before
 
     def _is_to_be_read_again(self, table: ChangeTable, state: State) -> None:
         if state.positions[table.name] is not None:
             table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
 
-    def _drain(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> None:
+    def _drain(
+        self,
+        report: Report,
+        tables: Sequence[ChangeTable],
+        state: State,
+        target: int,
+        superseded: Collection[str] = (),
+    ) -> None:
+        """Drains the slot up to `target`. Tables of `superseded` are read whole right after."""
+        known = self._known(state) if tables else {}
         reached = 0
         while tables and reached < target:
-            before, reached = reached, self._batch(report, tables, position, target)
+            before, reached = reached, self._batch(report, tables, state.position, target, known, superseded)
             report.target = reached
             if reached <= before:
                 raise CdcError(
                     f"the WAL of {self.postgres!r} ends at {lsn_text(reached)}, but ended at {lsn_text(target)} when "
                     "the run started: is this another server now?"
                 )
+
+    def _known(self, state: State) -> Mapping[int, KnownTable]:
+        """The declared tables by OID, as the catalog has them after all that is drained: see `altered.known`."""
+        found: dict[int, KnownTable] = {}
+        described = self.postgres.describe([table.source_table for table in self.source.tables])
+        for table in self.source.tables:
+            if table.source_table in described:
+                found |= altered.known(table.source_table, state.noted[table.name], described[table.source_table])
+        return found
 
     def _snapshots(
         self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: Collection[str]
@@ -144,9 +171,10 @@ class Drain:
         streamed = [table for table in tables if state.positions[table.name] is not None]
         # The changes up to the snapshot come first: a table that is read again loses none of them. Most of them now,
         # because a snapshot holds locks and keeps the source from vacuuming.
-        self._drain(report, streamed, state.position, self.postgres.flush_lsn())
+        superseded = [table.name for table in to_read]
+        self._drain(report, streamed, state, self.postgres.flush_lsn(), superseded)
         with self.postgres.snapshot([table.source_table for table in wanted]) as snapshot:
-            self._drain(report, streamed, state.position, snapshot.point)
+            self._drain(report, streamed, state, snapshot.point, superseded)
             for table in to_read:
                 expected = snapshot.point if table in streamed else None
                 self._snapshot(report, table, snapshot, state.position, expected)
@@ -182,7 +210,15 @@ class Drain:
         rows = in_chunks(snapshot.rows(table.source_table, table.keys))
         store(self.con, self.lake, table, (chunk.events for chunk in rows), {position: snapshot.point})
 
-    def _batch(self, report: Report, tables: Sequence[ChangeTable], position: str, target: int) -> int:
+    def _batch(
+        self,
+        report: Report,
+        tables: Sequence[ChangeTable],
+        position: str,
+        target: int,
+        known: Mapping[int, KnownTable],
+        superseded: Collection[str],
+    ) -> int:
         """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
         before = {table.name: table.bronze(self.lake).position(position) or 0 for table in tables}
         start = min(before.values())
@@ -197,16 +233,21 @@ class Drain:
             """Not of a suspect, nor in the table since a run that was killed before it could advance the slot."""
             return event.table not in left_alone and event.commit_lsn >= starts.get(event.table, start)
 
-        changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, {t.source_table: t.keys for t in self.source.tables})
+        keys = {table.source_table: table.keys for table in self.source.tables}
+        changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, keys, known)
         try:
             for chunk in in_chunks(event for event in changes if is_new(event)):
                 stagings.get(chunk.table or "", unrouted).add(chunk.events)
             reached = changes.reached or target
             self._commit(report, unrouted, {}, {})
-            for staging in stagings.values():
+            for source_table, staging in stagings.items():
                 # Also without events: the slot must not stand further than any table says that it has read.
-                end = max(reached, before[staging.name])
-                self._commit(report, staging, {position: before[staging.name]}, {position: end})
+                positions = {position: max(reached, before[staging.name])}
+                last, problem = changes.unlike.get(source_table, (-1, ""))
+                if last >= before[staging.name] and staging.name not in superseded:
+                    report.altered[staging.name] = problem
+                    positions[RESNAPSHOT] = 1  # together with the position: what was passed over does not come again
+                self._commit(report, staging, {position: before[staging.name]}, positions)
         finally:
             for staging in (*stagings.values(), unrouted):
                 staging.discard()

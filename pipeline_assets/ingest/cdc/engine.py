@@ -27,6 +27,7 @@ from typing import Any
 import orjson
 
 from pipeline_assets.ingest.cdc import debezium, slot
+from pipeline_assets.ingest.cdc.altered import KnownTable
 from pipeline_assets.ingest.cdc.connection import redact
 from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
@@ -96,8 +97,14 @@ class DebeziumPostgres(Postgres):
             (lsn,) = session.execute(query).fetchone() or (0,)
         return int(lsn)
 
-    def peek(self, upto: int, max_changes: int, keys: Mapping[str, Sequence[str]]) -> "EngineChanges":
-        """The changes in the slot, which stay in it; see `Postgres.peek`."""
+    def peek(
+        self,
+        upto: int,
+        max_changes: int,
+        keys: Mapping[str, Sequence[str]],
+        known: Mapping[int, KnownTable] | None = None,
+    ) -> "EngineChanges":
+        """The changes in the slot, which stay in it; see `Postgres.peek`. Tables go by their names at the time."""
         return EngineChanges(self, upto, max_changes, keys)
 
     def settings(self, tables: Collection[str]) -> dict[str, str]:
@@ -131,7 +138,10 @@ class EngineChanges:
 
     Attributes:
         reached: After a loop that ran to its end the position up to which (exclusively) all was yielded; None before.
+        unlike: Empty.
     """
+
+    unlike: Mapping[str, tuple[int, str]] = {}
 
     def __init__(
         self, postgres: DebeziumPostgres, upto: int, max_changes: int, keys: Mapping[str, Sequence[str]]

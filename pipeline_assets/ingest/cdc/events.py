@@ -3,7 +3,7 @@
 Holds the types only. Who makes events is in `pgoutput`, `debezium` and `maxwell`; who writes them in `change_table`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 OPS = ("r", "c", "u", "d", "t")
@@ -70,9 +70,15 @@ class EventStream(Protocol):
 
     Attributes:
         reached: After a loop that ran to its end the position up to which (exclusively) all was yielded; None before.
+        unlike: Tables whose changes were passed over, as their columns were others at the time: to the commit position
+            of the last one, and what was different.
     """
 
     reached: int | None
+
+    @property
+    def unlike(self) -> Mapping[str, tuple[int, str]]:
+        """As above."""
 
     def __iter__(self) -> Iterator[ChangeEvent]: ...
 

@@ -4,20 +4,18 @@ A gap makes a table suspect: nothing is written to it until it is read whole aga
 a suspect means for downstream is the component's.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline_assets.ingest.cdc import altered
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
 from pipeline_assets.ingest.cdc.events import lsn_text
 from pipeline_assets.ingest.cdc.postgres import Postgres, SlotStatus, TableDescription
-from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake import Lake
 
 RESNAPSHOT = "resnapshot"
 """Position in a change table's log: 1 from the decision to read the table again until that is done."""
-
-_SOURCE_TABLE = "pipeline_assets.source_table"
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ class State:
         positions: Table name to its position in the lake; None for a table that was never read.
         suspects: Table name to what is wrong and what to run.
         to_snapshot: Names of tables to be read whole.
+        altered: Of these the ones that were altered without a change event, with what was done to them.
+        noted: Table name to what its log says of the source's table as it was; None if nothing.
         blocked: Why the slot cannot be read at all; empty if it can.
         slot_problems: Further problems of the slot.
         unreadable: Table name to problems that keep it from being read: it does not exist, or is not published.
@@ -63,6 +63,8 @@ class State:
     positions: Mapping[str, int | None]
     suspects: dict[str, str] = field(default_factory=dict)
     to_snapshot: set[str] = field(default_factory=set)
+    altered: dict[str, str] = field(default_factory=dict)
+    noted: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
     slot_problems: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -98,12 +100,16 @@ def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot:
     _check_slot(state, source)
     _check_publication(state, postgres)
     for table in source.tables:
+        state.noted[table.name] = altered.noted(table.bronze(lake))
         _check_table(state, table, postgres.publication_name)
         if table.name in resnapshot or table.bronze(lake).position(RESNAPSHOT) == 1:
             state.to_snapshot.add(table.name)
         elif reason := _suspicion(state, lake, table):
             state.suspects[table.name] = f"{reason}. {remedy(source.name, table.name)}"
-        elif positions[table.name] is None or _was_altered(table.bronze(lake), described.get(table.source_table)):
+        elif positions[table.name] is None:
+            state.to_snapshot.add(table.name)
+        elif reason := _alteration(state, postgres, table):
+            state.altered[table.name] = reason
             state.to_snapshot.add(table.name)
     return state
 
@@ -129,13 +135,6 @@ def toasted(state: State, table: ChangeTable) -> list[str]:
     return [column.name for column in found.columns if column.is_toastable]
 
 
-def note(bronze: Table, found: TableDescription) -> None:
-    """Notes what the source's table looks like, for the next run to see what was altered."""
-    facts = _facts(found)
-    if facts != _noted(bronze):
-        bronze.set_properties({_SOURCE_TABLE: json.dumps(facts)})
-
-
 def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
     """Why changes of a table may be missing; None if they cannot be."""
     position, slot = state.positions[table.name], state.slot
@@ -158,6 +157,17 @@ def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
             "another reader advanced the slot, or the table was restored to an older version"
         )
     return None
+
+
+def _alteration(state: State, postgres: Postgres, table: ChangeTable) -> str | None:
+    """What was done to a table's rows without a change event; None if nothing was."""
+    found, before = state.described.get(table.source_table), state.noted[table.name]
+    if found is None:
+        return None
+    if reason := altered.reason(before, found):
+        return reason
+    fresh = altered.new_partitions(before, found)
+    return "a partition was attached with rows" if fresh and postgres.came_with_rows(fresh) else None
 
 
 def _check_slot(state: State, source: ChangeSource) -> None:
@@ -225,49 +235,3 @@ def _identity_problem(table: ChangeTable, found: TableDescription) -> str | None
             f"make the keys its primary key (not DEFERRABLE), or ALTER TABLE {found.sql_name} REPLICA IDENTITY FULL"
         )
     return None
-
-
-def _was_altered(bronze: Table, found: TableDescription | None) -> bool:
-    """Whether the table was altered in a way that changed rows without a change event.
-
-    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed, retyped or dropped
-    column; for what is written while a table is out of the publication, or an operation or some rows or columns are;
-    and for a partition that is truncated or detached (VACUUM FULL of one looks the same). A partition that is attached
-    may bring rows without events, too, but most are made empty: those are not looked for. A table that was read, and of
-    which nothing was noted, may have been altered since.
-    """
-    if found is None:
-        return False
-    before = _noted(bronze)
-    if before is None:
-        return True
-    if before["publishing"] != found.publishing:
-        return True
-    if found.is_partitioned and any(found.files.get(name) != file for name, file in before["files"].items()):
-        return True
-    if before["columns"].keys() - {str(column.number) for column in found.columns}:
-        return True  # its values are gone from all rows
-    names = {name for name, _ in before["columns"].values()}
-    for column in found.columns:
-        known = before["columns"].get(str(column.number))
-        if known is None and (column.has_default or column.name in names):
-            return True
-        if known is not None and known != [column.name, column.type]:
-            return True
-    return False
-
-
-def _facts(found: TableDescription) -> dict[str, Any]:
-    return {
-        "columns": {str(column.number): [column.name, column.type] for column in found.columns},
-        "publishing": found.publishing,
-        # Of a table without partitions TRUNCATE is an event, and ALTER TABLE shows in the columns.
-        "files": dict(found.files) if found.is_partitioned else {},
-    }
-
-
-def _noted(bronze: Table) -> dict[str, Any] | None:
-    if not bronze.exists():
-        return None
-    stored = bronze.open().metadata().configuration.get(_SOURCE_TABLE)
-    return dict(json.loads(stored)) if stored else None

@@ -9,9 +9,11 @@ Protocol: https://www.postgresql.org/docs/current/protocol-logicalrep-message-fo
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from struct import Struct
+from typing import NamedTuple
 
 import orjson
 
+from pipeline_assets.ingest.cdc.altered import KnownTable
 from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.pg_text import Encoders
@@ -42,9 +44,17 @@ class Decoder:
 
     Attributes:
         commit_lsn: Of the transaction that was begun last; 0 before the first.
+        unlike: Tables whose changes were passed over, as their columns were others at the time: to the commit position
+            of the last one, and what was different.
     """
 
-    def __init__(self, keys: Mapping[str, Sequence[str]], encoders: Encoders, origin: str) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, Sequence[str]],
+        encoders: Encoders,
+        origin: str,
+        known: Mapping[int, KnownTable] | None = None,
+    ) -> None:
         """Starts before the first message.
 
         Args:
@@ -52,12 +62,18 @@ class Decoder:
                 the key is what the message flags as such, which is every column under REPLICA IDENTITY FULL.
             encoders: By type OID.
             origin: Of the events.
+            known: Tables by their OIDs. Such a table's events come under its name here, whatever it was called at the
+                time, and those of another table that was called so come under a name of their own.
         """
         self._keys = keys
+        self._known = known or {}
+        self._known_names = {table.name for table in self._known.values()}
         self._encoders = encoders
         self._origin = origin
         self._relations: dict[int, Relation] = {}
+        self._unlike: dict[int, str] = {}
         self.commit_lsn = 0
+        self.unlike: dict[str, tuple[int, str]] = {}
 
     def events(self, messages: Iterable[tuple[int, bytes]], upto: int) -> Iterator[ChangeEvent]:
         """Yields the events of whole transactions, in commit order.
@@ -73,7 +89,8 @@ class Decoder:
         for lsn, data in messages:
             kind = data[0]
             if kind in _ROW_CHANGES:
-                changes = self._relations[_SIZE(data, 1)[0]].changes(data)
+                oid = _SIZE(data, 1)[0]
+                changes = self._passed_over(oid) if oid in self._unlike else self._relations[oid].changes(data)
             elif kind == _TRUNCATE:
                 changes = self._truncated(data)
             else:
@@ -94,15 +111,36 @@ class Decoder:
             raise CdcError(f"{self._origin}: the stream ended within transaction {txid}; run again")
 
     def _truncated(self, data: bytes) -> Sequence[_Change]:
-        tables = [self._relations[oid].table for (oid,) in _OIDS(data[6:])]
+        tables = [
+            self._relations[oid].table
+            for (oid,) in _OIDS(data[6:])
+            if oid not in self._unlike or self._passed_over(oid)
+        ]
         return [(table, "t", None, None, None, ()) for table in tables]
+
+    def _passed_over(self, oid: int) -> Sequence[_Change]:
+        self.unlike[self._known[oid].name] = self.commit_lsn, self._unlike[oid]
+        return ()
 
     def _take_note(self, kind: int, data: bytes) -> None:
         if kind == _RELATION:
-            oid, relation = _relation(data, self._keys, self._encoders)
-            self._relations[oid] = relation
+            announced = _announced(data)
+            self._relations[announced.oid] = self._relation(announced)
         elif kind not in _OF_NO_TABLE:
             raise CdcError(f"{self._origin}: message {chr(kind)!r} is not of pgoutput's protocol version 1")
+
+    def _relation(self, announced: "_Announced") -> "Relation":
+        """How to read the rows of a table that was announced, and whether they are those that the table has now."""
+        oid, table, columns, types, identity = announced
+        self._unlike.pop(oid, None)
+        known = self._known.get(oid)
+        if known is not None:
+            table = known.name
+            if problem := _difference(known, columns, identity, self._keys.get(table, ())):
+                self._unlike[oid] = problem
+        elif table in self._known_names:
+            table = f"{table} (another table of this name, OID {oid})"
+        return Relation(table, columns, types, identity, self._keys.get(table, identity), self._encoders)
 
 
 class Relation:
@@ -215,12 +253,21 @@ def _template(columns: Sequence[str]) -> bytes:
     return b"{" + b",".join(names) + b"}"
 
 
-def _relation(data: bytes, keys: Mapping[str, Sequence[str]], encoders: Encoders) -> tuple[int, Relation]:
-    """Reads an announcement: which comes before a table's first change in a stream, and again when it was altered."""
+class _Announced(NamedTuple):
+    """A table as a message announces it: before its first change in a stream, and again when it was altered."""
+
+    oid: int
+    table: str
+    columns: list[str]
+    types: list[int]
+    identity: list[str]
+
+
+def _announced(data: bytes) -> _Announced:
     oid = _SIZE(data, 1)[0]
     schema, at = _name(data, 5)
     name, at = _name(data, at)
-    table, at = f"{schema}.{name}", at + 3  # replica identity and the number of columns
+    at += 3  # replica identity and the number of columns
     columns, types, identity = [], [], []
     while at < len(data):
         column, end = _name(data, at + 1)
@@ -230,7 +277,21 @@ def _relation(data: bytes, keys: Mapping[str, Sequence[str]], encoders: Encoders
         if data[at]:
             identity.append(column)
         at = end + 8
-    return oid, Relation(table, columns, types, identity, keys.get(table, identity), encoders)
+    return _Announced(oid, f"{schema}.{name}", columns, types, identity)
+
+
+def _difference(known: KnownTable, columns: Sequence[str], identity: Sequence[str], keys: Sequence[str]) -> str | None:
+    """Why rows with these columns are not those of the table; None if they are, as far as the names tell.
+
+    Fewer columns are no difference: the others were added since. Their order tells two that changed names.
+    """
+    expected = iter(known.columns)
+    for column in columns:
+        if column not in expected:  # takes what comes before it
+            return f"its column {column} was called otherwise, or stood elsewhere"
+    if missing := [key for key in keys if key not in identity]:
+        return f"its updates and deletes did not tell {', '.join(missing)} of the old row"
+    return None
 
 
 def _name(data: bytes, at: int) -> tuple[str, int]:

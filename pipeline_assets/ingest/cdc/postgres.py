@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from pipeline_assets.ingest.cdc import catalog, slot, snapshot
+from pipeline_assets.ingest.cdc.altered import KnownTable
 from pipeline_assets.ingest.cdc.catalog import ColumnDescription, Publication, TableDescription
 from pipeline_assets.ingest.cdc.connection import Database, redact
 from pipeline_assets.ingest.cdc.errors import CdcError
@@ -84,6 +85,11 @@ class Postgres:
         with self._database.connect() as session:
             return catalog.tables(session, tables, self.publication_name)
 
+    def came_with_rows(self, partitions: Collection[int]) -> bool:
+        """Whether one of some partitions (OIDs) had rows when it was attached, of which there are no events."""
+        with self._database.connect() as session:
+            return catalog.came_with_rows(session, partitions)
+
     def create_slot(self) -> SlotStatus:
         """Creates the slot, after all transactions that are open now have ended; they may take a minute.
 
@@ -108,7 +114,13 @@ class Postgres:
         with self._database.connect() as session:
             slot.advance(session, self.slot_name, lsn)
 
-    def peek(self, upto: int, max_changes: int, keys: Mapping[str, Sequence[str]]) -> EventStream:
+    def peek(
+        self,
+        upto: int,
+        max_changes: int,
+        keys: Mapping[str, Sequence[str]],
+        known: Mapping[int, KnownTable] | None = None,
+    ) -> EventStream:
         """The changes in the slot, which stay in it. Loop over them; then `reached` says how far that was.
 
         Args:
@@ -116,8 +128,9 @@ class Postgres:
             max_changes: Ends with the first transaction that brings the number of messages to this; so one larger
                 transaction comes whole.
             keys: Table to its key columns, in the order that `key` is to have them. Events of other tables come too.
+            known: Tables by their OIDs; their events come under their names, whatever they were called at the time.
         """
-        decoder = Decoder(keys, self._encoders, f"slot {self.slot_name}")
+        decoder = Decoder(keys, self._encoders, f"slot {self.slot_name}", known or {})
         return Changes(self._database, self.slot_name, self.publication_name, upto, max_changes, decoder)
 
     def pending(self, limit: int) -> Pending:

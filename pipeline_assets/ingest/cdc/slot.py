@@ -6,7 +6,7 @@ events is in `pgoutput`; what a run does with them, and when the slot may move o
 Functions: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -155,6 +155,11 @@ class Changes:
         self._decoder = decoder
         self._messages = 0
         self._is_cut = False
+
+    @property
+    def unlike(self) -> Mapping[str, tuple[int, str]]:
+        """Tables whose changes were passed over; see `EventStream`."""
+        return self._decoder.unlike
 
     def __iter__(self) -> Iterator[ChangeEvent]:
         self.reached, self._messages, self._is_cut = None, 0, False
