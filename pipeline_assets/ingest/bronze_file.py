@@ -111,15 +111,24 @@ class FileReader:
                     return self._copy(delivery, path, content, shape)
         except (UnreadableFile, duckdb.Error) as error:
             reason = self._fault(error, delivery, path, content, shape)
+        if content.failure is None and self._format_of(path) in ("parquet", "avro"):
+            try:  # perhaps it is one value only that DuckDB fails at
+                return self._copy(delivery, path, content, shape, careful=True)
+            except (UnreadableFile, duckdb.Error) as error:
+                if not isinstance(error, UnreadableFile) and (is_of_memory(error) or is_of_system(error)):
+                    raise
+                reason = file_failure(error)
         weight = records_of(content, self._format_of(path), path)
         self._letter(delivery, None, reason, content.excerpt, weight)
         return Landed([], 0, weight, weight)
 
-    def _copy(self, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> Landed:
+    def _copy(
+        self, delivery: Delivery, path: Path, content: Content, shape: RawShape, *, careful: bool = False
+    ) -> Landed:
         """Reads the file into the table's folder. What fails leaves nothing behind."""
         written: list[DataFile] = []
         try:
-            with self._open(path, content) as records:
+            with self._open(path, content, careful=careful) as records:
                 select = self._select(records, delivery, shape)
                 written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})")
                 rows = sum(file.rows for file in written)
@@ -162,9 +171,15 @@ class FileReader:
             return file_failure(again)
         raise error
 
-    def _open(self, path: Path, content: Content) -> Records:
+    def _open(self, path: Path, content: Content, *, careful: bool = False) -> Records:
         return open_records(
-            self.con, path, content, format=self.format, delimiter=self.delimiter, temp_dir=self.temp_dir
+            self.con,
+            path,
+            content,
+            format=self.format,
+            delimiter=self.delimiter,
+            temp_dir=self.temp_dir,
+            careful=careful,
         )
 
     def _select(self, records: Records, delivery: Delivery, shape: RawShape) -> str:

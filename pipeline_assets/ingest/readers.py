@@ -11,7 +11,6 @@ The flow of one file::
         outcome = records.finish(con, n_rows)                              # rejects, line map; UnreadableFile
 """
 
-import importlib.resources
 import re
 import shutil
 import uuid
@@ -20,7 +19,8 @@ from typing import Literal
 
 import duckdb
 
-from pipeline_assets.ingest import avro, json_records
+from pipeline_assets.ingest import json_records
+from pipeline_assets.ingest.avro_reader import load_avro, open_avro
 from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_chunks, read_content
 from pipeline_assets.ingest.csv_reader import open_csv
 from pipeline_assets.ingest.parquet_reader import open_parquet
@@ -91,6 +91,7 @@ def open_records(
     format: Format | Literal["auto"] = "auto",  # noqa: A002  the word of the field, and of the source's defs.yaml
     delimiter: str = ",",
     temp_dir: Path,
+    careful: bool = False,
 ) -> Records:
     """Open a landed file as records.
 
@@ -101,6 +102,7 @@ def open_records(
         format: csv, jsonl, json, parquet, avro, or "auto" to go by the name.
         delimiter: One character between the fields of a CSV file.
         temp_dir: An existing directory for copies, where a format cannot be read from a stream.
+        careful: Decode Parquet and Avro without DuckDB, which has failed at a value of this file. Slower.
 
     Raises:
         UnreadableFile: The file can be told to be unreadable before any record is read.
@@ -115,7 +117,7 @@ def open_records(
             return open_csv(con, path, content, delimiter, scratch)
         if resolved in ("jsonl", "json"):
             return _open_json(con, path, content, resolved, scratch)
-        return _open_binary(con, path, content, resolved, scratch)
+        return _open_binary(con, path, content, resolved, scratch, careful)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(error, duckdb.Error):
@@ -193,7 +195,9 @@ def _json_document(path: Path, content: Content, scratch: Path) -> tuple[Path, C
     return target, read_content(target)
 
 
-def _open_binary(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kind: Format, scratch: Path) -> Records:
+def _open_binary(
+    con: duckdb.DuckDBPyConnection, path: Path, content: Content, kind: Format, scratch: Path, careful: bool
+) -> Records:
     if content.compression is None:
         path = safe_path(path, scratch)
     else:
@@ -203,21 +207,4 @@ def _open_binary(con: duckdb.DuckDBPyConnection, path: Path, content: Content, k
         path = target
     if kind == "parquet":
         return open_parquet(con, path, content, scratch)
-    try:
-        expected_rows = avro.count_records(path)
-    except avro.AvroError as error:
-        raise UnreadableFile(f"file: {error}") from error
-    load_avro(con)
-    source = f"read_avro({quoted(str(path))}, hive_partitioning = false)"
-    described = con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-    fields = tuple(SourceField(name, f"f{i}", dtype) for i, (name, dtype, *_) in enumerate(described))
-    names = ", ".join(field.column for field in fields)
-    sql = f"SELECT row_number() OVER () AS _line, * FROM {source} AS t({names})"
-    return Records(kind, sql, fields, con, path, scratch, expected_rows=expected_rows)
-
-
-def load_avro(con: duckdb.DuckDBPyConnection) -> None:
-    """Load the extension from its wheel: nothing is downloaded at run time."""
-    wheel = importlib.resources.files("duckdb_extension_avro")
-    extension = wheel.joinpath(f"extensions/v{duckdb.__version__}/avro.duckdb_extension")
-    con.execute(f"LOAD {quoted(str(extension))}")
+    return open_avro(con, path, scratch, careful=careful)

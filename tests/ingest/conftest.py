@@ -77,12 +77,18 @@ def land(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> Land:
 
 
 def _land(
-    con: duckdb.DuckDBPyConnection, path: Path, shape: RawShape, temp_dir: Path, evolve: bool, options: dict[str, Any]
+    con: duckdb.DuckDBPyConnection,
+    path: Path,
+    shape: RawShape,
+    temp_dir: Path,
+    evolve: bool,
+    options: dict[str, Any],
+    careful: bool = False,
 ) -> Landed:
     content = read_content(path)
     out = temp_dir / "out.parquet"
     try:
-        with open_records(con, path, content, temp_dir=temp_dir, **options) as records:
+        with open_records(con, path, content, temp_dir=temp_dir, careful=careful, **options) as records:
             sql = conform_sql(
                 records,
                 shape,
@@ -99,6 +105,8 @@ def _land(
             (n_rows,) = con.execute(f"SELECT count(*) FROM '{out}'").fetchone() or (0,)
             outcome = records.finish(con, n_rows)
     except UnreadableFile as error:
+        if not careful and path.name.endswith((".parquet", ".avro")):
+            return _land(con, path, shape, temp_dir, evolve, options, careful=True)
         return Landed([], [Dead(None, error.reason, content.excerpt)], ())
     line = "_source.line"
     join = ""

@@ -1,0 +1,58 @@
+"""JSON text of values that DuckDB has no type for, or reads wrongly: exact, and in the form that `casts` reads.
+
+A time is a string of ISO 8601 in the years 0001 to 9999. Beyond them it is the number that the file holds, which no
+column of times takes.
+"""
+
+import base64
+import json
+import math
+from datetime import date
+
+_EPOCH = date(1970, 1, 1).toordinal()
+_LAST = date.max.toordinal()
+
+
+def of_date(days: int) -> str:
+    """The day that is `days` after 1970-01-01."""
+    ordinal = days + _EPOCH
+    return f'"{date.fromordinal(ordinal).isoformat()}"' if 1 <= ordinal <= _LAST else str(days)
+
+
+def of_time(value: int, per_second: int) -> str:
+    """The time of a day that is `value` / `per_second` seconds after midnight."""
+    return f'"{_clock(value, per_second)}"' if 0 <= value < 86_400 * per_second else str(value)
+
+
+def of_timestamp(value: int, per_second: int, zone: str = "") -> str:
+    """The moment `value` / `per_second` seconds after 1970-01-01 00:00:00."""
+    days, rest = divmod(value, 86_400 * per_second)
+    ordinal = days + _EPOCH
+    if not 1 <= ordinal <= _LAST:
+        return str(value)
+    return f'"{date.fromordinal(ordinal).isoformat()} {_clock(rest, per_second)}{zone}"'
+
+
+def _clock(value: int, per_second: int) -> str:
+    seconds, fraction = divmod(value, per_second)
+    digits = f".{fraction:0{len(str(per_second)) - 1}}" if fraction else ""
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{digits}"
+
+
+def of_decimal(unscaled: int, scale: int) -> str:
+    """The number `unscaled` / 10 ** `scale`, with all its digits."""
+    sign, digits = ("-" if unscaled < 0 else ""), str(abs(unscaled)).rjust(scale + 1, "0")
+    return f"{sign}{digits[: len(digits) - scale]}.{digits[len(digits) - scale :]}" if scale else f"{sign}{digits}"
+
+
+def of_float(value: float) -> str:
+    """The number, or a string where JSON has none."""
+    return json.dumps(value) if math.isfinite(value) else f'"{value}"'
+
+
+def of_bytes(data: bytes) -> str:
+    """The text, or an object with base64 where it is no UTF-8; as `json_text` writes bytes."""
+    try:
+        return json.dumps(data.decode(), ensure_ascii=False)
+    except UnicodeDecodeError:
+        return f'{{"base64":"{base64.b64encode(data).decode()}"}}'
