@@ -69,7 +69,9 @@ def land(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> Land:
         temp_dir = tmp_path / "temp"
         temp_dir.mkdir(exist_ok=True)
         landed = _land(con, path, shape, temp_dir, evolve, options)
-        assert {path.name for path in temp_dir.iterdir()} <= {"out.parquet", "tmp_out.parquet"}, "temporary files are left behind"
+        assert {path.name for path in temp_dir.iterdir()} <= {"out.parquet", "tmp_out.parquet"}, (
+            "temporary files are left behind"
+        )
         assert not con.execute("SELECT table_name FROM duckdb_tables()").fetchall(), "temporary tables are left behind"
         return landed
 
