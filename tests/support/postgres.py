@@ -12,7 +12,7 @@ from pipeline_assets.demo.postgres_server import PostgresServer
 
 # Nothing of it is kept, so nothing needs to reach the disk. But synchronous_commit stays on: what is not flushed is not
 # yet in a slot, so a test would have to wait for its own changes.
-FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB"}
+FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_prepared_transactions": "5"}
 
 
 @pytest.fixture(scope="session")

@@ -228,6 +228,29 @@ def came_with_rows(session: Session, partitions: Collection[int]) -> bool:
     return False
 
 
+def open_transactions(session: Session, *, prepared_before_seconds: int | None = None) -> list[str]:
+    """Names transactions of any database that have written and not ended, the oldest first, and how to end them.
+
+    Args:
+        session: A session with the server.
+        prepared_before_seconds: Only those that were prepared (two-phase commit) longer ago: no session will end them.
+    """
+    found = session.execute(
+        """SELECT format('prepared transaction %%L of %%s since %%s (in the database %%s: COMMIT PREPARED %%1$L, or '
+                   'ROLLBACK PREPARED %%1$L)', gid, owner, date_trunc('second', prepared), database), prepared AS since
+           FROM pg_prepared_xacts
+           WHERE prepared <= now() - make_interval(secs => coalesce(%(seconds)s::float, 0))
+           UNION ALL
+           SELECT format('transaction of %%s, PID %%s %%s, since %%s (SELECT pg_terminate_backend(%%2$s))', usename,
+                   pid, application_name, coalesce(date_trunc('second', xact_start)::text, 'then')), xact_start
+           FROM pg_stat_activity
+           WHERE %(seconds)s::float IS NULL AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+           ORDER BY since""",
+        {"seconds": prepared_before_seconds},
+    ).fetchall()
+    return [text for text, _ in found]
+
+
 def publication(session: Session, name: str) -> Publication | None:
     """Describes a publication; None if it does not exist."""
     row = session.execute(

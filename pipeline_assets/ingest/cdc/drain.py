@@ -19,7 +19,7 @@ from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, SNAPSHOT, Change
 from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.errors import CdcError, PublicationGapError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
-from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect
+from pipeline_assets.ingest.cdc.health import RESNAPSHOT, ChangeSource, State, inspect, stream_position
 from pipeline_assets.ingest.cdc.postgres import Postgres, Snapshot
 from pipeline_assets.ingest.cdc.reconcile import store
 from pipeline_assets.ingest.cdc.tally import Tally
@@ -90,7 +90,8 @@ class Drain:
             except PositionMovedError:
                 continue
             except PublicationGapError:
-                # What is left of the slot helps nobody. A publication that was made anew has its tables read whole.
+                # What is left of the slot helps nobody; and what it would have brought, is in the tables as they are.
+                self._all_are_to_be_read_again()
                 self.postgres.drop_slot()
                 continue
             return report
@@ -112,6 +113,9 @@ class Drain:
         healthy = [table for table in self.source.tables if table.name not in state.left_alone]
         if not healthy:
             return False
+        if not state.suspects and not any(position is not None for position in state.positions.values()):
+            # A slot that was there before the lake: what is in it comes with the tables, which are read whole after.
+            self.postgres.advance(self.postgres.flush_lsn())
         for table in self.source.tables:
             # The slot forgets the changes of a table that cannot be read now: note that it lacks them.
             if table.name in state.left_alone - state.suspects.keys():
@@ -129,6 +133,12 @@ class Drain:
     def _is_to_be_read_again(self, table: ChangeTable, state: State) -> None:
         if state.positions[table.name] is not None:
             table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
+
+    def _all_are_to_be_read_again(self) -> None:
+        position = stream_position(self.postgres)
+        for table in self.source.tables:
+            if table.bronze(self.lake).position(position) is not None:
+                table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
 
     def _drain(
         self,

@@ -12,7 +12,10 @@ from pipeline_assets.ingest.cdc import altered
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
 from pipeline_assets.ingest.cdc.events import lsn_text
 from pipeline_assets.ingest.cdc.postgres import Postgres, SlotStatus, TableDescription
+from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Lake
+
+_SHOWN = 5  # transactions
 
 RESNAPSHOT = "resnapshot"
 """Position in a change table's log: 1 from the decision to read the table again until that is done."""
@@ -97,7 +100,7 @@ def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot:
     end = postgres.flush_lsn()
     described = postgres.describe([table.source_table for table in source.tables])
     state = State(postgres.slot_name, position, slot, end, described, positions)
-    _check_slot(state, source)
+    _check_slot(state, source, postgres)
     _check_publication(state, postgres)
     for table in source.tables:
         state.noted[table.name] = altered.noted(table.bronze(lake))
@@ -170,16 +173,17 @@ def _alteration(state: State, postgres: Postgres, table: ChangeTable) -> str | N
     return "a partition was attached with rows" if fresh and postgres.came_with_rows(fresh) else None
 
 
-def _check_slot(state: State, source: ChangeSource) -> None:
+def _check_slot(state: State, source: ChangeSource, postgres: Postgres) -> None:
     slot, name = state.slot, state.slot_name
     if slot is None:
         return  # to be created; a table that has been read through it is suspect
     if slot.plugin != "pgoutput":
-        state.blocked.append(f"the slot {name} uses {slot.plugin}, not pgoutput: give the source another slot name")
+        what = f"uses {slot.plugin}, not pgoutput" if slot.plugin else "is one of physical replication"
+        state.blocked.append(f"the slot {name} {what}: {_another_slot(name)}")
     elif not slot.is_in_database:
-        state.blocked.append(
-            f"the slot {name} belongs to the database {slot.database}: give the source another slot name"
-        )
+        state.blocked.append(f"the slot {name} belongs to the database {slot.database}: {_another_slot(name)}")
+    elif slot.other_reader:
+        state.blocked.append(f"the slot {name} is being read by {slot.other_reader}: end it, or {_another_slot(name)}")
     elif slot.is_lost:
         state.slot_problems.append(f"the slot {name} is lost ({slot.invalidation_reason or slot.wal_status})")
     elif slot.wal_status == "unreserved":
@@ -193,10 +197,18 @@ def _check_slot(state: State, source: ChangeSource) -> None:
             "runs, or raise max_lag_mb"
         )
     elif slot.retained_bytes > source.max_lag_bytes:
+        transactions = "; ".join(postgres.open_transactions()[:_SHOWN]) or "it has just ended"
         state.slot_problems.append(
-            f"the slot {name} holds back {slot.retained_bytes:,} bytes of WAL, more than max_lag_mb allows: look for a "
-            "transaction at the source that has been open for long"
+            f"the slot {name} holds back {slot.retained_bytes:,} bytes of WAL, more than max_lag_mb allows, as long as "
+            f"a transaction is open: {transactions}"
         )
+
+
+def _another_slot(name: str) -> str:
+    return (
+        "give the source another slot name; if nobody needs this one, SELECT "
+        f"pg_drop_replication_slot({quoted(name)}) lets the next run create its own"
+    )
 
 
 def _check_publication(state: State, postgres: Postgres) -> None:

@@ -80,6 +80,11 @@ class Postgres:
         with self._database.connect() as session:
             return catalog.publication(session, self.publication_name)
 
+    def open_transactions(self) -> list[str]:
+        """Transactions that have written and not ended, the oldest first, each with how to end it."""
+        with self._database.connect() as session:
+            return catalog.open_transactions(session)
+
     def describe(self, tables: Collection[str]) -> dict[str, TableDescription]:
         """Describes tables (`public.customers`); those that the database has not got are missing."""
         with self._database.connect() as session:
@@ -94,11 +99,13 @@ class Postgres:
         """Creates the slot, after all transactions that are open now have ended; they may take a minute.
 
         Raises:
-            CdcError: There is no publication (the slot would not find one that comes later), or as everywhere.
+            CdcError: There is no publication (the slot would not find one that comes later), a transaction does not
+                end, or as everywhere.
         """
         with self._database.connect() as session:
             slot.require_publication(session, self._database, self.publication_name)
-            slot.create(session, self.slot_name)
+            with slot.no_endless_wait(self._database):
+                slot.create(session, self.slot_name)
             created = slot.status(session, self.slot_name)
         if created is None:
             raise CdcError(f"PostgreSQL {self._database.place}: somebody dropped the slot {self.slot_name} again")

@@ -6,7 +6,8 @@ events is in `pgoutput`; what a run does with them, and when the slot may move o
 Functions: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +15,7 @@ import psycopg
 
 from pipeline_assets.ingest.cdc import catalog
 from pipeline_assets.ingest.cdc.catalog import Session
-from pipeline_assets.ingest.cdc.connection import Database
+from pipeline_assets.ingest.cdc.connection import LOCK_TIMEOUT_SECONDS, Database
 from pipeline_assets.ingest.cdc.errors import CdcError, PublicationGapError
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.pgoutput import POSTGRES_EPOCH_US, Decoder
@@ -37,6 +38,7 @@ class SlotStatus:
         database: Its database.
         is_in_database: Whether that is the one we are connected to: only there it can be read.
         is_active: Whether somebody reads it now.
+        other_reader: Who reads it now, if it is not this program.
         wal_status: reserved, extended, unreserved or lost; None before it reserved any.
         confirmed_flush_lsn: Transactions whose commit starts before it are not sent again.
         restart_lsn: First WAL that it keeps; None if none.
@@ -51,6 +53,7 @@ class SlotStatus:
     database: str | None
     is_in_database: bool
     is_active: bool
+    other_reader: str | None
     wal_status: str | None
     confirmed_flush_lsn: int
     restart_lsn: int | None
@@ -83,12 +86,15 @@ class Pending:
 def status(session: Session, name: str) -> SlotStatus | None:
     """Looks at a slot; None if it does not exist."""
     row = session.execute(
-        """SELECT s.plugin, s.database, coalesce(s.database = current_database(), false), s.active, s.wal_status,
+        """SELECT s.plugin, s.database, coalesce(s.database = current_database(), false), s.active,
+               CASE WHEN s.active AND a.application_name IS DISTINCT FROM current_setting('application_name')
+                   THEN concat('PID ', s.active_pid, ' ', a.application_name) END, s.wal_status,
                coalesce(s.confirmed_flush_lsn - '0/0', 0)::bigint, (s.restart_lsn - '0/0')::bigint,
                greatest(coalesce(f.lsn - s.confirmed_flush_lsn, 0), 0)::bigint,
                greatest(coalesce(f.lsn - s.restart_lsn, 0), 0)::bigint,
                s.safe_wal_size, to_jsonb(s) ->> 'invalidation_reason'
-           FROM pg_replication_slots s, pg_current_wal_flush_lsn() AS f (lsn) WHERE s.slot_name = %s""",
+           FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid,
+               pg_current_wal_flush_lsn() AS f (lsn) WHERE s.slot_name = %s""",
         [name],
     ).fetchone()
     return None if row is None else SlotStatus(*row)
@@ -97,6 +103,31 @@ def status(session: Session, name: str) -> SlotStatus | None:
 def create(session: Session, name: str) -> None:
     """Creates a slot; returns when all transactions that were open have ended."""
     session.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [name, PLUGIN])
+
+
+@contextmanager
+def no_endless_wait(database: Database) -> Iterator[None]:
+    """Around what creates a slot, which waits for every open transaction that has written, of any database.
+
+    Raises:
+        CdcError: One does not end: it was prepared long ago, or outlasts the time that a session waits for a lock.
+    """
+    with database.connect() as session:
+        if stuck := catalog.open_transactions(session, prepared_before_seconds=LOCK_TIMEOUT_SECONDS):
+            raise _waits(database, stuck)
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable:
+        with database.connect() as session:
+            found = catalog.open_transactions(session)
+        raise _waits(database, found) from None
+
+
+def _waits(database: Database, transactions: Sequence[str]) -> CdcError:
+    return CdcError(
+        f"PostgreSQL {database.place}: a slot is created when all transactions that write have ended, and these have "
+        f"not: {'; '.join(transactions) or 'they have just ended'}. End them, and run again"
+    )
 
 
 def drop(session: Session, name: str) -> None:

@@ -17,7 +17,7 @@ from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.pg_text import Encoders
 from pipeline_assets.ingest.cdc.pgoutput import Relation
-from pipeline_assets.ingest.cdc.slot import PLUGIN
+from pipeline_assets.ingest.cdc.slot import PLUGIN, no_endless_wait
 from pipeline_assets.ingest.sql import identifier, quoted
 
 
@@ -89,7 +89,8 @@ def take(
     with database.connect() as session, database.connect() as reader:
         before = _described(database, session, tables, publication)
         with database.connect(replication=True) as exporter:
-            point, name = _export(exporter, slot)
+            with no_endless_wait(database):
+                point, name = _export(exporter, slot)
             reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             reader.execute(f"SET TRANSACTION SNAPSHOT {quoted(name)}".encode())
         listed = ", ".join(described.sql_name for described in before.values())

@@ -1,7 +1,9 @@
 """Runs of a change stream against a real PostgreSQL: snapshot, stream, kills, gaps, altered tables."""
 
 import json
+from contextlib import closing
 
+import psycopg
 import pytest
 from postgres import execute
 
@@ -340,6 +342,72 @@ def test_what_does_not_fit_and_what_is_not_declared_are_dead_letters(shop):
     with shop.lake.connect() as con:
         rows = con.execute(f"FROM {Table(shop.lake, 'dead_letters.shop_db__products').scan()} SELECT reason").fetchall()
     assert rows == [("cast: unit_price: 'NaN' is not DECIMAL(12,3)",)]
+
+
+def test_a_slot_that_is_older_than_the_publication_and_the_lake_is_taken_over(shop):
+    shop.sql("DROP PUBLICATION shop", "CREATE PUBLICATION shop")
+    shop.postgres.create_slot()
+    shop.sql(insert("A"), "DROP PUBLICATION shop", insert("B"), "CREATE PUBLICATION shop FOR TABLE products, orders")
+    report = shop.drain()
+    assert report.suspects == {}
+    assert report.snapshots == {"shop_db__products", "shop_db__orders"}
+    assert shop.ops() == ["r", "r"]
+    shop.sql(insert("C"))
+    assert shop.drain().snapshots == frozenset()
+    assert shop.ops() == ["r", "r", "c"]
+
+
+def test_tables_are_read_again_when_the_publication_was_missing_for_a_part_of_the_slot(shop, monkeypatch):
+    shop.sql("DROP PUBLICATION shop", "CREATE PUBLICATION shop")
+    shop.postgres.create_slot()
+    shop.sql("DROP PUBLICATION shop", insert("A"), "CREATE PUBLICATION shop FOR TABLE products, orders")
+    monkeypatch.setattr(Drain, "_snapshots", killed_after(Drain._snapshots))
+    monkeypatch.setattr(Postgres, "advance", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):  # the tables are read, and the slot still holds the gap
+        shop.drain()
+    monkeypatch.undo()
+    assert shop.drain().suspects == {}
+    shop.sql(insert("B"))
+    assert shop.drain().suspects == {}
+    assert [json.loads(key)["stock_code"] for (key,) in shop.stored("key")[-2:]] == ["A", "B"]
+
+
+def killed_after(method):
+    def dying(*arguments):
+        method(*arguments)
+        raise KeyboardInterrupt
+
+    return dying
+
+
+def test_what_stands_in_the_way_of_a_slot_is_told_before_anything_is_read(shop):
+    name = shop.postgres.slot_name
+    drop = f"SELECT pg_drop_replication_slot('{name}')"
+    shop.sql(insert("A"), f"SELECT pg_create_logical_replication_slot('{name}', 'test_decoding')")
+    for make, told in (
+        (
+            "SELECT 1",
+            f"the slot {name} uses test_decoding, not pgoutput: give the source another slot name; if nobody ",
+        ),
+        (f"{drop}; SELECT pg_create_physical_replication_slot('{name}')", "is one of physical replication: give the "),
+    ):
+        shop.sql(make)
+        state = inspect(shop.lake, SOURCE, shop.postgres)
+        assert told in state.blocked[0]
+        assert drop in state.blocked[0]
+        assert shop.drain().target is None
+        assert not PRODUCTS.bronze(shop.lake).exists()
+    shop.sql(drop)
+    shop.postgres.create_slot()
+    shop.sql(insert("B"))
+    parameters = {"replication": "database", "application_name": "debezium", "autocommit": True}
+    with closing(psycopg.connect(shop.url, **parameters)) as other:
+        options = "(proto_version '1', publication_names 'shop')"
+        other.pgconn.exec_(f"START_REPLICATION SLOT {name} LOGICAL 0/0 {options}".encode())
+        told = f"the slot {name} is being read by PID {other.info.backend_pid} debezium: end it, or give the source "
+        assert told in inspect(shop.lake, SOURCE, shop.postgres).blocked[0]
+        assert shop.drain().target is None
+        assert not PRODUCTS.bronze(shop.lake).exists()
 
 
 def test_problems_of_the_source_are_named_with_the_remedy(shop):

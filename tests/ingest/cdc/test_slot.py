@@ -13,6 +13,7 @@ from pipeline_assets.demo.postgres_server import PostgresServer
 from pipeline_assets.ingest.cdc import connection
 from pipeline_assets.ingest.cdc import slot as slot_module
 from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres, SlotStatus
+from pipeline_assets.ingest.sql import quoted
 
 KEYS = {"public.t": ["id"]}
 FAR, MANY = 1 << 60, 1_000_000
@@ -272,9 +273,35 @@ def test_a_slot_waits_for_open_transactions_and_says_so(
     with psycopg.connect(database) as session:
         session.execute("INSERT INTO t VALUES (1)")
         late = Postgres(database, slot=source.slot_name + "_late", publication="shop")
-        with pytest.raises(CdcError, match="lock timeout; end the transaction that has been open longest"):
+        pid = session.info.backend_pid
+        told = rf"have not: transaction of postgres, PID {pid} .*SELECT pg_terminate_backend\({pid}\)"
+        with pytest.raises(CdcError, match=told):
             late.create_slot()
         assert late.slot() is None
+        with pytest.raises(CdcError, match=told), late.snapshot(["public.t"]):
+            pass
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_prepared_transaction_that_nobody_ends_is_named_and_not_waited_for(
+    database: str, source: Postgres, monkeypatch: pytest.MonkeyPatch, is_old: bool
+):
+    monkeypatch.setitem(connection._SETTINGS, "lock_timeout", "1h" if is_old else "200ms")
+    monkeypatch.setattr(slot_module, "LOCK_TIMEOUT_SECONDS", 0 if is_old else 60)
+    gid = f"order {database[-12:]} 'x'"
+    literal = quoted(gid)
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute(f"BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION {literal}".encode())
+    late = Postgres(database, slot=source.slot_name + "_late", publication="shop")
+    remedy = rf"prepared transaction {literal} of postgres since .*{database[-12:]}: COMMIT PREPARED {literal}, or "
+    try:
+        with pytest.raises(CdcError, match=remedy):
+            late.create_slot()
+        with pytest.raises(CdcError, match=remedy), late.snapshot(["public.t"]):
+            pass
+    finally:
+        execute(database, f"ROLLBACK PREPARED {literal}")
+    late.create_slot()
 
 
 def test_the_cluster_has_a_number(database: str, source: Postgres, postgres_server: PostgresServer):
