@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from pipeline_assets import serving
-from pipeline_assets.lake import Lake, LakeError
+from pipeline_assets.lake import Lake, LakeError, Table
 from pipeline_assets.settings import SettingsError, ensure_home, load_settings, project_root
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The medallion lakehouse on the command line.")
+tables_app = typer.Typer(invoke_without_command=True, help="Lists the lake's tables, or gives one other types.")
+app.add_typer(tables_app, name="tables")
 # In a pipe nobody's window wraps the lines.
 _out = Console(width=None if sys.stdout.isatty() else 240)
 _err = Console(stderr=True)
@@ -100,9 +102,11 @@ def dev(
     os.execv(sys.executable, [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"])  # noqa: S606
 
 
-@app.command()
-def tables(as_json: Json = False) -> None:
+@tables_app.callback()
+def tables(context: typer.Context, as_json: Json = False) -> None:
     """Lists the lake's tables: rows, files, bytes, version, time of the last commit."""
+    if context.invoked_subcommand is not None:
+        return
     try:
         found = serving.describe(_lake())
     except LakeError as error:
@@ -124,6 +128,40 @@ def tables(as_json: Json = False) -> None:
             for t in found
         ]
         _print_table(["table", "rows", "files", "MB", "version", "last commit (UTC)"], rows, right={1, 2, 3, 4})
+
+
+@tables_app.command()
+def retype(
+    table: Annotated[str, typer.Argument(help="e.g. bronze.shop__orders")],
+    columns: Annotated[list[str], typer.Argument(help='COLUMN=TYPE, e.g. quantity=BIGINT "price=DECIMAL(18,2)"')],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else it is only said what would be done.")] = False,
+) -> None:
+    """Gives columns of a table other types. Says first how many values fit, and which do not."""
+    from pipeline_assets.ingest import retype as retyping
+
+    wanted = dict(column.rpartition("=")[::2] for column in columns)
+    if not all(name and kind for name, kind in wanted.items()):
+        _fail("give each column as COLUMN=TYPE, e.g. quantity=BIGINT")
+    settings, lake = load_settings(), _lake()
+    try:
+        with lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads) as con:
+            found = retyping.plan(con, Table(lake, table), wanted)
+            rows = [
+                (c.name, c.stored, c.wanted, f"{c.fits:,}", f"{c.misfits:,}", ", ".join(map(repr, c.samples)))
+                for c in found
+            ]
+            _print_table(["column", "is", "becomes", "values that fit", "that do not", "e.g."], rows, right={3, 4})
+            if not yes:
+                _err.print(
+                    "nothing was done: --yes rewrites the table in one commit. What does not fit is kept as text in "
+                    "_rescued; former versions stay as they are; what lies downstream is made anew by its next run",
+                    soft_wrap=True,
+                )
+                return
+            version = retyping.carry_out(con, Table(lake, table), found)
+    except (duckdb.Error, LakeError) as error:
+        _fail(str(error))
+    _err.print(f"{table} has these types since version {version}")
 
 
 @app.command()

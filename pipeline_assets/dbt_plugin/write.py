@@ -26,6 +26,7 @@ from pipeline_assets.lake import (
     query_schema,
     quote_name,
     quote_names,
+    schemas,
 )
 
 GONE = "_gone"
@@ -64,12 +65,14 @@ class Writer:
                 )
             check_partitioning(table, options)
             try:
+                if not self._makes_anew(table, plan, options):
+                    _fit(con, table, sql)
                 version = self._commit(con, table, sql, plan, options)
             except SchemaMismatchError as error:
-                remedy = (
-                    f"Rows of other days would keep the old shape: dbt build --full-refresh --select {node['name']}+"
-                )
-                raise LakeError(f"{str(error).split('. Cast')[0]}. If that is meant: {remedy}") from error
+                raise LakeError(
+                    f"rows do not fit table {table.name}: {'; '.join(error.problems)}. If that is meant: rows that are "
+                    f"not touched would keep the old shape: dbt build --full-refresh --select {node['name']}+"
+                ) from error
         before = run.pins[model].version if model in run.pins else None
         run.written[model] = changes_since(table, before).added
         self._views.set_pin(table, version)
@@ -78,6 +81,14 @@ class Writer:
         facts = table.open(version).history(1)[0]
         added, removed = int(facts.get("rows_added", 0)), int(facts.get("rows_removed", 0))
         return {"message": f"version {version}: {added:,} rows in, {removed:,} out", "rows": added}
+
+    def _makes_anew(self, table: Table, plan: Plan, options: Mapping[str, Any]) -> bool:
+        """Whether all rows are written, whatever columns the table had."""
+        strategy = options.get("strategy")
+        by_merge = strategy in ("merge", "append") and not plan.reads_changes
+        return (
+            strategy == "overwrite" or self._following.is_full_refresh(table.name) or (plan.everything and not by_merge)
+        )
 
     def _commit(
         self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, options: Mapping[str, Any]
@@ -95,7 +106,7 @@ class Writer:
         if strategy == "overwrite" or full_refresh:
             return table.overwrite(con, sql, positions={**plan.seen, **batch})
         if plan.reads_changes and plan.everything:  # what the events no longer tell goes, too
-            return table.replace(con, sql, where="TRUE", expect=plan.applied, positions=plan.seen)
+            return table.overwrite(con, sql, expect=plan.applied, positions=plan.seen)
         if plan.by_keys and not (plan.everything or plan.has_keys):  # nothing owed: only the position moves
             return table.commit(con, [], expect=plan.applied, positions=plan.seen)
         if strategy == "merge":
@@ -111,7 +122,7 @@ class Writer:
         """Replaces all rows, or those of the touched days, or those of the touched keys."""
         replace = partial(table.replace, con, expect=plan.applied, positions=plan.seen)
         if plan.everything:
-            return replace(sql, where="TRUE")
+            return table.overwrite(con, sql, expect=plan.applied, positions=plan.seen)
         if not plan.by_keys:
             if not plan.dates:  # nothing owed: only the position moves, and no row is read
                 return table.commit(con, [], expect=plan.applied, positions=plan.seen)
@@ -130,6 +141,21 @@ class Writer:
             )
         finally:
             con.execute(f"DROP TABLE {rows}")
+
+
+def _fit(con: duckdb.DuckDBPyConnection, table: Table, sql: str) -> None:
+    """Widens the table's columns to what a model gives now, also if no row of it comes.
+
+    Raises:
+        SchemaMismatchError: The model has other columns, or types that could lose a value of theirs.
+    """
+    schema = query_schema(con, f"SELECT * EXCLUDE ({GONE}) FROM ({sql})" if _has_gone(con, sql) else sql)
+    stored, given = schemas.types(table.open().schema()), schemas.types(schema)
+    wider = {name: given[name] for name in schemas.widenings(stored, given)}
+    if problems := schemas.misfits({**stored, **wider}, given):
+        raise SchemaMismatchError(table.name, problems)
+    if wider:
+        table.widen(con, schema)
 
 
 def _has_gone(con: duckdb.DuckDBPyConnection, sql: str) -> bool:

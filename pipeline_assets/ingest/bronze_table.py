@@ -3,7 +3,8 @@
 What is the same for landed files and for pulls. Reading a source, and the commit, are theirs (`landing`, `pull`).
 """
 
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 
 import duckdb
@@ -23,7 +24,7 @@ def prepare(con: duckdb.DuckDBPyConnection, bronze: Table, model: Model, technic
         technical: Columns that every row has beside those of the contract.
 
     Raises:
-        SchemaMismatchError: A column has another type in the table than in the contract.
+        SchemaMismatchError: A column has another type in the table than in the contract, which could lose a value.
     """
     shape = raw_shape(model)
     bronze.create(
@@ -33,16 +34,33 @@ def prepare(con: duckdb.DuckDBPyConnection, bronze: Table, model: Model, technic
         description=(model.__doc__ or "").strip(),
     )
     reserved = {column.name for column in technical}
-    stored = con.execute(f"DESCRIBE SELECT * FROM {bronze.scan()}").fetchall()
-    kinds = {name: kind for name, kind, *_ in stored}
-    wrong = [
-        f"column {column.name} is {column.dtype} in the contract, {kinds[column.name]} in the table"
+    stored = _stored(con, bronze)
+    if _otherwise(shape, stored) and bronze.widen(con, schema_of(con, shape.columns)):
+        stored = _stored(con, bronze)
+    if wrong := _otherwise(shape, stored):
+        problems = [f"column {name} is {wrong[name]} in the contract, {stored[name]} in the table" for name in wrong]
+        raise SchemaMismatchError(bronze.name, problems, remedy=retype_command(bronze.name, wrong))
+    return shape.extended(RawColumn(name, kind) for name, kind in stored.items() if name not in reserved)
+
+
+def _stored(con: duckdb.DuckDBPyConnection, bronze: Table) -> dict[str, str]:
+    """Column to type, as DuckDB calls it."""
+    return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {bronze.scan()}").fetchall()}
+
+
+def _otherwise(shape: RawShape, stored: Mapping[str, str]) -> dict[str, str]:
+    """The contract's columns that have another type in the table, with the contract's."""
+    return {
+        column.name: column.dtype
         for column in shape.columns
-        if duckdb.sqltype(kinds[column.name]) != duckdb.sqltype(column.dtype)
-    ]
-    if wrong:
-        raise SchemaMismatchError(bronze.name, wrong)
-    return shape.extended(RawColumn(name, kind) for name, kind, *_ in stored if name not in reserved)
+        if duckdb.sqltype(stored[column.name]) != duckdb.sqltype(column.dtype)
+    }
+
+
+def retype_command(name: str, columns: Mapping[str, str]) -> str:
+    """Gives the sentence that names the command by which a table's columns get other types."""
+    listed = " ".join(shlex.quote(f"{column}={kind}") for column, kind in columns.items())
+    return f"To give the table these types: pipeline tables retype {name} {listed} (it says first what it would do)"
 
 
 def schema_of(con: duckdb.DuckDBPyConnection, columns: Iterable[RawColumn]) -> Schema:

@@ -52,11 +52,13 @@ class CommitUnknownError(LakeError):
 class SchemaMismatchError(LakeError):
     """The rows to write do not have the table's columns and types."""
 
-    def __init__(self, name: str, problems: list[str]) -> None:
-        super().__init__(
-            f"rows do not fit table {name}: {'; '.join(problems)}. Cast in the query, or let the table evolve "
-            "(schema_evolution) if the column is new"
+    def __init__(self, name: str, problems: list[str], remedy: str = "") -> None:
+        remedy = remedy or (
+            "Cast in the query, let the table evolve (schema_evolution) if the column is new, or change a type of the "
+            f"table: pipeline tables retype {name} COLUMN=TYPE"
         )
+        super().__init__(f"rows do not fit table {name}: {'; '.join(problems)}. {remedy}")
+        self.problems = problems
 
 
 class CommitConflictError(LakeError):

@@ -1,8 +1,27 @@
 """Comparing schemas: what a table has and what rows bring. Nothing is read or written here."""
 
+import re
 from collections.abc import Mapping
 
 from deltalake import Schema
+
+_DIGITS = {"byte": 3, "short": 5, "integer": 10, "long": 19}
+_IN_DUCKDB = {
+    "byte": "TINYINT",
+    "short": "SMALLINT",
+    "integer": "INTEGER",
+    "long": "BIGINT",
+    "timestamp": "TIMESTAMPTZ",
+    "timestamp_ntz": "TIMESTAMP",
+}
+# Whole numbers up to 2^24 are floats, up to 2^53 doubles.
+_WIDER = {
+    "byte": {"float", "double"},
+    "short": {"float", "double"},
+    "integer": {"double"},
+    "float": {"double"},
+    "date": {"timestamp", "timestamp_ntz"},
+}
 
 
 def types(schema: Schema) -> dict[str, str]:
@@ -25,3 +44,30 @@ def misfits(wanted: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
         if name in given and given[name] != kind
     ]
     return problems
+
+
+def is_widening(stored: str, wanted: str) -> bool:
+    """Whether each value of a Delta type is the same value in another one."""
+    if wanted in _WIDER.get(stored, ()):
+        return True
+    if stored in _DIGITS and wanted in _DIGITS:
+        return _DIGITS[stored] < _DIGITS[wanted]
+    if (digits := _digits(stored)) is None or (room := _digits(wanted)) is None or not wanted.startswith("decimal"):
+        return False
+    return stored != wanted and digits[0] <= room[0] and digits[1] <= room[1]
+
+
+def widenings(stored: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """Gives the columns whose type becomes wider, with the new type as DuckDB calls it."""
+    return {
+        name: _IN_DUCKDB.get(kind, kind)
+        for name, kind in wanted.items()
+        if name in stored and is_widening(stored[name], kind)
+    }
+
+
+def _digits(kind: str) -> tuple[int, int] | None:
+    """Digits before and behind the point."""
+    if found := re.fullmatch(r"decimal\((\d+), ?(\d+)\)", kind):
+        return int(found[1]) - int(found[2]), int(found[2])
+    return (_DIGITS[kind], 0) if kind in _DIGITS else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures
 from deltalake.exceptions import DeltaError
 
 from pipeline_assets.lake import commit_facts
@@ -11,6 +11,7 @@ from pipeline_assets.lake.reading import TableReader
 from pipeline_assets.lake.sending import send
 
 _ATTEMPTS = 20
+_NO_ZONE = "timestamp_ntz"
 
 
 def create(
@@ -46,6 +47,24 @@ def create(
             known = {column.name for column in table.open().schema().fields}
             if any(column.name not in known for column in new):
                 raise StorageError(table.uri, error, table.name) from error
+
+
+def allow(table: TableReader, schema: Schema) -> None:
+    """Lets a table have the types of a schema: times without a zone need a feature of Delta that old tables lack.
+
+    A commit that brings such a column without the feature makes the table unreadable.
+    """
+    if _NO_ZONE not in schema.to_json() or _has_times_without_zone(table.open()):
+        return
+    try:
+        table.open().alter.add_feature(TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True)
+    except (DeltaError, OSError) as error:
+        if not _has_times_without_zone(table.open()):
+            raise StorageError(table.uri, error, table.name) from error
+
+
+def _has_times_without_zone(opened: DeltaTable) -> bool:
+    return "timestampNtz" in (opened.protocol().writer_features or ())
 
 
 def set_properties(

@@ -21,7 +21,7 @@ from pipeline_assets.lake.files import DataFile
 from pipeline_assets.lake.pruning import rows_near_keys
 from pipeline_assets.lake.reading import TableReader
 from pipeline_assets.lake.removal import Removal, plan_removal
-from pipeline_assets.lake.storage import quote_names
+from pipeline_assets.lake.storage import quote_name, quote_names
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,45 @@ class Table(TableReader):
         schema = data_files.query_schema(con, rows)
         if schemas.types(schema) == schemas.types(table.schema()):
             return self.replace(con, rows, where="TRUE", expect=expect, positions=positions, metadata=metadata)
+        shape.allow(self, schema)
         files = self.write(con, rows, partition_by=table.metadata().partition_columns)
         return self._commit(
             con, lambda _: Plan(files, schema=schema), files, expect=expect, positions=positions, metadata=metadata
         )
+
+    def retype(self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str]) -> int:
+        """Gives columns other types: rewrites all rows in one commit. History and positions stay.
+
+        What lies downstream is not told which dates changed, so that it is made anew, with the new types.
+
+        Args:
+            con: A connection of the lake.
+            columns: Column name to SQL of its new value, over the stored columns.
+
+        Returns:
+            The version committed.
+        """
+        listed = ", ".join(f"{value} AS {quote_name(name)}" for name, value in columns.items())
+
+        shape.allow(self, data_files.query_schema(con, f"SELECT * REPLACE ({listed}) FROM {self.scan()}"))
+
+        def plan(table: DeltaTable) -> Plan:
+            rows = f"SELECT * REPLACE ({listed}) FROM {self.scan(table.version())}"
+            files = self.write(con, rows, partition_by=table.metadata().partition_columns)
+            return Plan(files, own_files=True, schema=data_files.query_schema(con, rows))
+
+        return self._commit(con, plan, (), expect=None, positions=None, metadata=None)
+
+    def widen(self, con: duckdb.DuckDBPyConnection, schema: Schema) -> bool:
+        """Gives columns the types of a schema, where each value that there can be stays what it is.
+
+        Returns:
+            Whether a type was changed.
+        """
+        wider = schemas.widenings(schemas.types(self.open().schema()), schemas.types(schema))
+        if wider:
+            self.retype(con, {name: f"CAST({quote_name(name)} AS {kind})" for name, kind in wider.items()})
+        return bool(wider)
 
     def replace_keys(
         self,

@@ -147,6 +147,40 @@ def test_a_model_whose_columns_changed_asks_for_a_full_refresh(events: Events, f
     assert "is partitioned by ['day'], the model says []" in failures(events.run())
 
 
+@pytest.mark.parametrize("name", ["by_day", "by_key", "merged"])
+def test_a_new_column_asks_for_a_full_refresh_though_no_row_is_new(
+    events: Events, failures: Callable[..., str], name: str
+) -> None:
+    options, sql = _MODELS[name]
+    events.model(name, options, sql)
+    events.land((1, 1, 10, 1))
+    assert events.run().success
+    assert events.run().success, "nothing is new, and nothing has changed"
+    events.model(name, options, sql.replace("select id,", "select 'x' as extra, id,", 1))
+    message = failures(events.run())
+    assert "column extra is new (" in message
+    assert f"dbt build --full-refresh --select {name}+" in message
+
+
+def test_types_that_widen_upstream_widen_in_all_models(events: Events) -> None:
+    for name, (options, sql) in _MODELS.items():
+        events.model(name, options, sql.replace("sum(value)::bigint", "sum(value)::decimal(30, 0)"))
+    downstream = "select day, value from {{ touched_rows(ref('by_day'), 'day') }}"
+    events.model("further", "{'strategy': 'replace', 'date_column': 'day'}", downstream)
+    events.table.retype(events.con, {"value": "value::integer"})
+    rows = "select 1::bigint as id, date '2011-01-01' as day, 7::integer as value, 1::bigint as seq"
+    events.table.append(events.con, rows, batch_id="narrow")
+    assert events.run().success
+    events.table.widen(events.con, query_schema(events.con, rows.replace("integer", "bigint")))
+    events.land((2, 2, 5_000_000_000, 1))
+    assert events.run().success
+    for name in ("by_day", "merged", "appended", "overwritten"):
+        assert events.rows(name) == [(1, 1, 7, 1), (2, 2, 5_000_000_000, 1)], name
+    assert events.con.execute(f"select max(value) from {Table(events.lake, 'silver.further').scan()}").fetchone() == (
+        5_000_000_000,
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "sql", "problem"),
     [
