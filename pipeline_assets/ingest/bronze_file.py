@@ -4,8 +4,6 @@ Nothing is committed here. A file that fits is written once and done. Only where
 numbers that the scan could not know, the written Parquet (not the source) is read again and split.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +27,7 @@ from pipeline_assets.ingest.readers import (
 )
 from pipeline_assets.ingest.unread import Cause, cause_of, is_of_memory, is_of_system
 from pipeline_assets.ingest.weight import records_of
-from pipeline_assets.lake import DataFile, Table, quote_text
+from pipeline_assets.lake import MANY_COLUMNS, DataFile, Table, quote_text
 
 LETTERS = "landing_dead_letters"
 """Temporary table that collects the dead letters of a run; columns as `lake.dead_letters.COLUMNS`."""
@@ -107,8 +105,7 @@ class FileReader:
             try:
                 return self._copy(delivery, path, content, shape)
             except duckdb.OutOfMemoryException:
-                with self._one_thread():
-                    return self._copy(delivery, path, content, shape)
+                return self._copy(delivery, path, content, shape, is_wide=True)
         except (UnreadableFile, duckdb.Error) as error:
             reason = self._fault(error, delivery, path, content, shape)
         if content.failure is None and self._format_of(path) in ("parquet", "avro"):
@@ -123,14 +120,22 @@ class FileReader:
         return Landed([], 0, weight, weight)
 
     def _copy(
-        self, delivery: Delivery, path: Path, content: Content, shape: RawShape, *, careful: bool = False
+        self,
+        delivery: Delivery,
+        path: Path,
+        content: Content,
+        shape: RawShape,
+        *,
+        careful: bool = False,
+        is_wide: bool = False,
     ) -> Landed:
         """Reads the file into the table's folder. What fails leaves nothing behind."""
         written: list[DataFile] = []
         try:
             with self._open(path, content, careful=careful) as records:
                 select = self._select(records, delivery, shape)
-                written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})")
+                is_wide |= len(records.fields) > MANY_COLUMNS
+                written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})", is_wide)
                 rows = sum(file.rows for file in written)
                 outcome = records.finish(self.con, rows)
                 matching = match_fields(records.fields, shape, schema_evolution=self.schema_evolution)
@@ -140,7 +145,7 @@ class FileReader:
                 first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
                 self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}", first_line)
             if misfits(written) or outcome.rejects or outcome.line_map is not None:
-                written = self._split(delivery, written, outcome)
+                written = self._split(delivery, written, outcome, is_wide)
         except BaseException:
             self._forget(delivery, written)
             raise
@@ -193,21 +198,11 @@ class FileReader:
             schema_evolution=self.schema_evolution,
         )
 
-    @contextmanager
-    def _one_thread(self) -> Iterator[None]:
-        """Reads with one thread, which needs the memory of one."""
-        (threads,) = self.con.execute("SELECT current_setting('threads')").fetchone() or (1,)
-        self.con.execute("SET threads = 1")
-        try:
-            yield
-        finally:
-            self.con.execute(f"SET threads = {threads}")
-
     def _forget(self, delivery: Delivery, files: list[DataFile]) -> None:
         self._discard(files)
         self.con.execute(f"DELETE FROM {LETTERS} WHERE _source.file = ?", [delivery.file.path])
 
-    def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome) -> list[DataFile]:
+    def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome, is_wide: bool) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
         if outcome.rejects:
             rejects = pa.table(
@@ -228,14 +223,14 @@ class FileReader:
             self.con.register("landing_lines", outcome.line_map)
             source, line = f"{source} LEFT JOIN landing_lines AS l ON l.ordinal = r._source.line", "l.line"
         self.con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, delivery.file.date, line)}")
-        kept = self._write(delivery, rows_sql(source, line))
+        kept = self._write(delivery, rows_sql(source, line), is_wide)
         self.con.unregister("landing_lines")
         self._discard(written)
         return kept
 
-    def _write(self, delivery: Delivery, select: str) -> list[DataFile]:
+    def _write(self, delivery: Delivery, select: str, is_wide: bool) -> list[DataFile]:
         partition = {"_partition_date": delivery.file.date.isoformat()}
-        return self.bronze.write(self.con, select, partition_values=partition)
+        return self.bronze.write(self.con, select, partition_values=partition, is_wide=is_wide)
 
     def _letter(self, delivery: Delivery, line: int | None, reason: str, raw: str, records: int = 1) -> None:
         facts = self._facts(delivery, "?::BIGINT")

@@ -21,7 +21,7 @@ from pipeline_assets.contracts.base import Model, RawColumn
 from pipeline_assets.ingest.bronze_table import letters_sql, misfits, prepare, rows_sql, schema_of, written_rows
 from pipeline_assets.ingest.conform import RecordSet, conform_sql, match_fields
 from pipeline_assets.ingest.repeats import WrittenBatch, find_repeats, without_repeats
-from pipeline_assets.lake import DataFile, Lake, Table, quote_text
+from pipeline_assets.lake import MANY_COLUMNS, DataFile, Lake, Table, quote_text
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 
@@ -196,6 +196,7 @@ class Pull:
         self._added: dict[str, RawColumn] = {}
         self._parts: list[_Part] = []
         self._kept: Sequence[DataFile] = ()
+        self._is_wide = False
         self._letters = dead_letter_table(lake, self.bronze.name)
         self._pulls = self._letters.position(_PULLS)
 
@@ -253,6 +254,7 @@ class Pull:
             schema_evolution=self._source.schema_evolution,
         )
         query = f"SELECT * EXCLUDE (_partition_date), false AS _deleted FROM ({select})"
+        self._is_wide |= len(records.fields) > MANY_COLUMNS
         part = _Part(origin, self._write(query, con or self._con), removed)
         self._parts.append(part)
         if part.records != (expected := counted()):
@@ -356,7 +358,7 @@ class Pull:
 
     def _write(self, query: str, con: duckdb.DuckDBPyConnection) -> list[DataFile]:
         partition = {"_partition_date": self.batch.partition_date.isoformat()}
-        return self.bronze.write(con, query, partition_values=partition)
+        return self.bronze.write(con, query, partition_values=partition, is_wide=self._is_wide)
 
     def _discard(self, files: Iterable[DataFile]) -> None:
         self.bronze.discard(files)

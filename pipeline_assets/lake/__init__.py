@@ -24,9 +24,11 @@ from pipeline_assets.lake.positions import Positions
 from pipeline_assets.lake.quarantine import audited_version, held_days, judge, published
 from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_names, quote_text
 from pipeline_assets.lake.table import Table
+from pipeline_assets.lake.wide_files import MANY_COLUMNS
 
 __all__ = [
     "LAYERS",
+    "MANY_COLUMNS",
     "Batch",
     "Changes",
     "CommitConflictError",

@@ -23,6 +23,7 @@ from pyarrow.fs import FileSelector, PyFileSystem
 
 from pipeline_assets.lake.errors import LakeError, StorageError, reason
 from pipeline_assets.lake.storage import quote_name, quote_text
+from pipeline_assets.lake.wide_files import copy_by_batches
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def write_parquet(
     partition_by: Sequence[str] = (),
     partition_values: Mapping[str, str | None] | None = None,
     storage_options: Mapping[str, str] | None = None,
+    is_wide: bool = False,
 ) -> list[DataFile]:
     """Streams a query into new Parquet files below a table's root. What fails leaves none behind.
 
@@ -101,6 +103,7 @@ def write_parquet(
         partition_by: Columns whose values decide the folder; they are not stored in the files.
         partition_values: The one partition that all rows belong to, instead of `partition_by`.
         storage_options: How an object store is reached, to delete what a failure left there.
+        is_wide: Of many columns or long rows, see `wide_files`; not with `partition_by`.
 
     Returns:
         The files that hold rows; none for an empty result.
@@ -119,6 +122,13 @@ def write_parquet(
     try:
         if "://" not in folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
+        if is_wide:
+            path = target.removeprefix(table_uri).lstrip("/")
+            count, size_bytes, nulls = copy_by_batches(con, select, table_uri, path, storage_options)
+            file = DataFile(path, size_bytes, count, partition_values or {}, nulls)
+            if not count:
+                discard(table_uri, [file], storage_options)
+            return [file] if count else []
         written = con.execute(f"COPY ({select}) TO {quote_text(target)} ({_FORMAT}{options})").fetchall()
     except BaseException as error:
         _sweep(table_uri, f"{folder}/{name}", len(partition_by), storage_options)

@@ -80,6 +80,7 @@ class Table(TableReader):
         *,
         partition_by: Sequence[str] = (),
         partition_values: Mapping[str, str | None] | None = None,
+        is_wide: bool = False,
     ) -> list[DataFile]:
         """Writes files for a later `commit`, or `discard`; arguments and errors as of `files.write_parquet`."""
         return data_files.write_parquet(
@@ -89,6 +90,7 @@ class Table(TableReader):
             partition_by=partition_by,
             partition_values=partition_values,
             storage_options=self.lake.storage_options,
+            is_wide=is_wide,
         )
 
     def append(

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import BinaryIO
@@ -239,3 +240,17 @@ def test_writing_names_the_table_whose_storage_refuses(tmp_path: Path) -> None:
     with lake.connect() as con, files_no_larger_than(1_000), pytest.raises(StorageError, match=r"lake/silver/t.*large"):
         write_parquet(con, "SELECT hash(range) AS v FROM range(10_000)", lake.table_uri("silver.t"))
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_wide_file_lands_in_the_memory_that_its_rows_need(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.source = replace(shop.source, schema_evolution=True)
+    names = [f"extra_{number}" for number in range(1_500)]
+    values = [f"a value of column {number}" for number in range(1_500)]
+    lines = [",".join((line, *values)) for line in (HEADER.strip(), *[LINE.format("HEART").strip()] * 300)]
+    lines[0] = ",".join((HEADER.strip(), *names))
+    shop.land("2011-01-02/wide.csv", "\n".join(lines).encode())
+    assert shop.ingest().total.rows == 306
+    count = f"SELECT count(extra_1499), count(*) FROM {shop.bronze.scan()} WHERE invoice_no = '536000'"
+    assert shop.con.execute(count).fetchone() == (300, 306)
+    assert shop.ingest().unchanged == 4

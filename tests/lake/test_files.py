@@ -97,3 +97,18 @@ def test_a_type_that_delta_cannot_hold_is_named(con: duckdb.DuckDBPyConnection) 
     with pytest.raises(LakeError, match="cannot store"):
         query_schema(con, "SELECT INTERVAL 1 DAY AS gap")
     assert isinstance(con.sql("SELECT 1").to_arrow_table(), pa.Table)
+
+
+def test_a_wide_file_is_written_by_batches_and_read_as_any_other(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    table = Table(lake, "silver.wide")
+    select = (
+        "SELECT range AS id, nullif(range % 2, 0) AS odd, struct_pack(a := range) AS s, [range] AS l FROM range(5000)"
+    )
+    table.create(query_schema(con, select))
+    files = write_parquet(con, select, table.uri, is_wide=True)
+    assert [(file.rows, file.null_count("odd")) for file in files] == [(5_000, 2_500)]
+    table.commit(con, files)
+    assert con.execute(f"SELECT count(*), sum(s.a), sum(l[1]) FROM {table.scan()}").fetchone() == (
+        5_000, 12_497_500, 12_497_500,
+    )  # fmt: skip
+    assert write_parquet(con, f"{select} WHERE false", table.uri, is_wide=True) == []

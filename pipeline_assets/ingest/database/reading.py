@@ -20,6 +20,8 @@ from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.watermark import Value
 
+_VALUES = 250_000  # in a batch: all of one of 100 columns
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -203,7 +205,7 @@ class Stream:
 
     def _numbered(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         try:
-            for batch in self.batches:
+            for batch in _narrow(self.batches):
                 first = self.rows + 1
                 self.rows += batch.num_rows
                 lines = pa.array(range(first, self.rows + 1), pa.int64())
@@ -211,6 +213,14 @@ class Stream:
         except BaseException as error:
             self.error = error  # DuckDB would tell its text only
             raise
+
+
+def _narrow(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cuts batches of many columns: DuckDB holds several copies of each value that it casts, of 2,048 rows a time."""
+    for batch in batches:
+        rows = max(_VALUES // max(batch.num_columns, 1), 1)
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
 
 
 @contextmanager
