@@ -160,6 +160,16 @@ class Settings(BaseSettings):
     """Dagster's own database (runs, events, schedules); None is SQLite below `state_dir`."""
 
     @model_validator(mode="after")
+    def _lake_can_be_read(self) -> "Settings":
+        from pipeline_assets.lake import LakeError, check_place
+
+        try:
+            check_place(self.lake_uri)
+        except LakeError as error:
+            raise ValueError(f"{ENV_PREFIX}LAKE_URI: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _storage_fits_the_uris(self) -> "Settings":
         for name in ("lake_uri", "landing_uri"):
             scheme, separator, _ = getattr(self, name).partition("://")

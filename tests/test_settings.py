@@ -194,3 +194,13 @@ def test_a_home_that_exists_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     ensure_home()
     assert os.environ["HOME"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("variable", ["PIPELINE_LAKE_URI", "PIPELINE_STATE_DIR"])
+def test_a_lake_that_not_all_readers_would_find_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / "lake%20x"))
+    load_settings.cache_clear()
+    with pytest.raises(SettingsError, match=r"PIPELINE_LAKE_URI: a lake cannot lie at .*'%' in its path"):
+        load_settings()

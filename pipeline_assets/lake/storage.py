@@ -27,6 +27,26 @@ _S3_SECRET_FIELDS = {
 }
 
 
+# What one of those that have to find the same file (DuckDB, delta-rs, our log entries) takes for something else:
+# a code of a character, a folder, a part of a query. Tried with all of them, on disk and on S3.
+_MISREAD = re.compile(r"[%\\\x00-\x1f]")
+_MISREAD_IN_URI = re.compile(r"[%\\#?\x00-\x1f]|(?<!:)//")
+
+
+def check_place(uri: str) -> None:
+    """Refuses a place whose tables could not be found again.
+
+    Raises:
+        LakeError: It has a character that not all readers of tables take as it is.
+    """
+    wrong = (_MISREAD_IN_URI if "://" in uri else _MISREAD).search(uri)
+    if wrong:
+        raise LakeError(
+            f"a lake cannot lie at {uri!r}: {wrong[0]!r} in its path is not taken as it is by all that read Delta "
+            "tables. Rename the folder, or choose another"
+        )
+
+
 @dataclass(frozen=True)
 class Lake:
     """A lake: a root folder or bucket prefix, and the options to reach it.
@@ -38,6 +58,9 @@ class Lake:
 
     uri: str
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        check_place(self.uri)
 
     @property
     def is_local(self) -> bool:

@@ -1,11 +1,12 @@
 """Names, places and connections of a lake."""
 
+import re
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from pipeline_assets.lake import Lake, LakeError, Table, query_schema
+from pipeline_assets.lake import Lake, LakeError, Positions, Table, query_schema
 
 
 def test_a_table_name_is_a_place(lake: Lake) -> None:
@@ -56,3 +57,34 @@ def test_a_connection_loads_nothing_unsigned_once_it_is_open(lake: Lake) -> None
         assert setting is False
         with pytest.raises(duckdb.InvalidInputException, match="while database is running"):
             con.execute("SET allow_unsigned_extensions = true")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b", " lead", "trail ", "a#b", "a?b", "a+b", "a[b]", "a'b", 'a"b', "a{b}", "a*b", "a&b", "a;b", "a,b", "a:b",
+     "a=b", "a~b", "ünï", "u\u0308", "日本"],
+)  # fmt: skip
+def test_a_lake_in_a_folder_of_any_such_name_is_written_and_read(tmp_path: Path, name: str) -> None:
+    lake = Lake(str(tmp_path / name / "lake"))
+    rows = "SELECT i AS id, ['a/b', 'c %', 'é'][1 + i % 3] AS place FROM range(6) AS t(i)"
+    with lake.connect() as con:
+        table = Table(lake, "bronze.x")
+        table.create(query_schema(con, rows), partition_by=["place"])
+        table.append(con, rows, batch_id="b")
+        table.replace(con, f"{rows} WHERE i = 1", where="id = 1")
+        table.open().create_checkpoint()
+        assert Positions(table.open()).get("b") == 1
+        assert con.execute(f"SELECT count(*), sum(id) FROM {table.scan()}").fetchone() == (6, 15)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("uri", "what"),
+    [
+        ("/lake%20x", "%"), ("/100%", "%"), ("/a\\b", "\\"), ("/a\tb", "\t"), ("/a\nb", "\n"), ("s3://lake/a%20b", "%"),
+        ("s3://lake/a#b", "#"), ("s3://lake/a?b", "?"), ("s3://lake/a//b", "//"), ("s3://lake/a\nb", "\n"),
+    ],
+)  # fmt: skip
+def test_a_place_that_some_reader_takes_for_another_is_refused(uri: str, what: str) -> None:
+    with pytest.raises(LakeError, match=re.escape(f"a lake cannot lie at {uri!r}: {what!r}")):
+        Lake(uri)
