@@ -9,7 +9,9 @@ PostgreSQL: `source.sequence` is [end of the last commit before this transaction
 come in the order of their commits, so all changes of one lie before the end of its commit, and that is at or before the
 first number of the next. Hence max(both) grows from transaction to transaction, and within one with the LSN; where it
 stands still, `transaction.total_order` decides, or the LSN. The first number alone is null in the first transaction
-after a snapshot, whose rows carry the snapshot's LSN. The LSN alone is not in the order of commits.
+after a snapshot, whose rows carry the snapshot's LSN. The LSN alone is not in the order of commits. Rows of an
+incremental snapshot have no LSN: their sequence holds that of the mark which closed their chunk, and rows that changed
+between its two marks are not among them.
 
 MySQL: file and position of the row event, then the row's number in it. All events of a compressed transaction
 (binlog_transaction_compression) have one position: only `transaction.total_order` tells them apart.
@@ -297,10 +299,13 @@ def _position(op: str, record: _Record) -> tuple[int, int, int]:
     """
     source, insert = record.source, int(op == "c")
     if source["connector"] == "postgresql":
+        last_commit, read_at = _sequence(source.get("sequence"))
         lsn = integer(source.get("lsn"))
+        if lsn is None and op == "r":
+            lsn = read_at
         if lsn is None:
             raise RefusedError("position: the record has no source.lsn; of a flattened one, set add.fields=lsn,..")
-        commit_lsn, in_commit = max(_last_commit(source.get("sequence")), lsn), lsn + insert
+        commit_lsn, in_commit = max(last_commit, lsn), lsn + insert
     else:
         lsn = commit_lsn = binlog.position(source.get("file"), source.get("pos"))
         row = integer(source.get("row"))
@@ -314,19 +319,19 @@ def _position(op: str, record: _Record) -> tuple[int, int, int]:
     return commit_lsn, 0 if op == "r" else in_commit, lsn
 
 
-def _last_commit(sequence: object) -> int:
-    """The end of the last commit before the record's transaction; 0 before the first."""
+def _sequence(sequence: object) -> tuple[int, int | None]:
+    """The end of the last commit before the record's transaction, 0 before the first; and the LSN beside it."""
     if sequence is None:
-        return 0
+        return 0, None
     try:
         pair = decode(sequence) if isinstance(sequence, str) else sequence
     except RefusedError:
         pair = None
-    last = pair[0] if isinstance(pair, list) and pair else sequence
+    last, *rest = pair if isinstance(pair, list) and pair else [sequence]
     found = 0 if last is None else integer(last)
     if found is None:
         raise RefusedError(f"position: source.sequence is {shown(sequence)}, not a pair of LSNs")
-    return found
+    return found, integer(rest[0]) if rest else None
 
 
 def _committed_at(record: _Record) -> int:

@@ -18,6 +18,7 @@ UNDECLARED = "table: {} is not declared by the source; list it under tables, or 
 
 _INT64_DIGITS = 19
 _MAX_INT64 = 2**63 - 1
+_BEYOND_DOUBLES = "infinity when parsed as double"
 
 
 class RefusedError(Exception):
@@ -49,13 +50,18 @@ def decode(text: bytes | str) -> Any:  # noqa: ANN401 - any JSON value
         if orjson.dumps(found) == data:
             return found
     except orjson.JSONDecodeError as error:
-        raise RefusedError(_what_is_wrong(data, error)) from None
+        if _BEYOND_DOUBLES not in str(error):  # 1e400 is JSON all the same
+            raise RefusedError(_what_is_wrong(data, error)) from None
     except orjson.JSONEncodeError:
         raise RefusedError("json: nested too deep, 250 levels are read") from None
     try:
-        return json.loads(data, object_pairs_hook=_object, parse_float=orjson.Fragment, parse_int=_integer)
+        return json.loads(
+            data, object_pairs_hook=_object, parse_float=orjson.Fragment, parse_int=_integer, parse_constant=_no_number
+        )
     except RecursionError:
         raise RefusedError("json: nested too deep, 250 levels are read") from None
+    except ValueError as error:
+        raise RefusedError(f"json: {error}") from None
 
 
 def encode(value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -111,8 +117,10 @@ def key_of(names: Sequence[str], *documents: Mapping[str, Any] | None) -> Docume
 
 
 def shown(value: object) -> str:
-    """Gives a value as a reason quotes it: short, whatever it is."""
+    """Gives a value as a reason quotes it: short, whatever it is, and the same each time."""
     text = repr(value)
+    if "orjson.Fragment" in text:  # a number that is kept as its text; Python would show where it lies in memory
+        text = encode(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
@@ -138,6 +146,10 @@ def _object(pairs: list[tuple[str, Any]]) -> Document:
         names = [name for name, _ in pairs]
         raise RefusedError(f"json: field {shown(next(n for n in names if names.count(n) > 1))} is given twice")
     return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _integer(digits: str) -> Any:  # noqa: ANN401 - an int, or the digits

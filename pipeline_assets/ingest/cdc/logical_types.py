@@ -7,11 +7,15 @@ alike; such values stay as they are, and are refused when they are cast. A conne
 
 import base64
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
+
+from pipeline_assets.ingest.cdc.documents import encode, shown
 
 _DAY_SECONDS = 86_400
 # PostgreSQL's numeric has 131,072 digits before the point and 16,383 after it, at most. More is an attack on memory.
 _LARGEST_SCALE = 20_000
+_MOST_DIGITS = 150_000
 _MOST_BYTES = 65_536
 
 # What Debezium 3.6 makes of PostgreSQL's infinity and -infinity, by unit.
@@ -39,8 +43,8 @@ def plain(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any J
             return convert(value, schema)
         if schema.get("type") == "array":
             return [plain(item, schema["items"]) for item in value]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{str(value)[:60]!r} is no {schema.get('name') or schema.get('type')}") from error
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{shown(value)} is no {schema.get('name') or schema.get('type')}") from error
     return value
 
 
@@ -75,8 +79,16 @@ def _duration(unit: int) -> Callable[[Any, object], str]:
     return convert
 
 
-def _decimal(value: str, schema: Mapping[str, Any]) -> str:
-    return _scaled(value, int(schema["parameters"]["scale"]))
+def _decimal(value: Any, schema: Mapping[str, Any]) -> str:  # noqa: ANN401 - any JSON value
+    """Base64 of a two's complement number, or the number itself: what `decimal.format` of the converter says."""
+    if isinstance(value, str):
+        return _scaled(value, int(schema["parameters"]["scale"]))
+    if isinstance(value, bool | dict | list):
+        raise TypeError(value)
+    number = Decimal(encode(value))
+    if abs(number.adjusted()) > _MOST_DIGITS or len(number.as_tuple().digits) > _MOST_DIGITS:
+        raise ValueError(value)
+    return f"{number:f}"
 
 
 def _variable_decimal(value: Mapping[str, Any], _: object) -> str:

@@ -184,6 +184,26 @@ def test_postgres_positions(source: dict[str, Any], order: tuple[int, int, int])
     assert (found.commit_lsn, found.tx_seq, found.lsn) == (order[0], 7, order[2])
 
 
+INCREMENTAL = {"lsn": None, "txId": None, "snapshot": "incremental", "sequence": '["100","160"]'}
+
+
+def test_rows_of_an_incremental_snapshot_stand_where_their_chunk_was_closed() -> None:
+    read = parse(with_source(**INCREMENTAL) | {"op": "r"})
+    before = parse(with_source(lsn=96, sequence='["80","96"]') | {"op": "u"})
+    after = parse(with_source(lsn=200, sequence='["168","200"]') | {"op": "u"})
+    assert (read.op, read.commit_lsn, read.tx_seq, read.lsn) == ("r", 160, 0, 160)
+    assert before.commit_lsn < read.commit_lsn < after.commit_lsn
+    assert parse(with_source(**INCREMENTAL | {"sequence": '[null,"160"]'}) | {"op": "r"}).commit_lsn == 160
+    assert parse(with_source(**INCREMENTAL | {"sequence": '["170","160"]'}) | {"op": "r"}).commit_lsn == 170
+
+
+@pytest.mark.parametrize(("op", "sequence"), [("u", '["100","160"]'), ("r", None), ("r", '["100",null]')])
+def test_what_has_no_position_is_refused(op: str, sequence: str | None) -> None:
+    found = parse(with_source(**INCREMENTAL | {"sequence": sequence}) | {"op": op})
+    assert isinstance(found, Reject)
+    assert found.reason.startswith("position: the record has no source.lsn")
+
+
 def test_an_insert_wins_over_the_delete_of_the_same_change() -> None:
     delete, insert = parse(record(op="d")), parse(record(op="c"))
     assert (delete.commit_lsn, delete.tx_seq) < (insert.commit_lsn, insert.tx_seq)

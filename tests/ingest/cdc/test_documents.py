@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_assets.ingest.cdc.documents import RefusedError, decode, encode, integer, key_of, raw_text
+from pipeline_assets.ingest.cdc.documents import RefusedError, decode, encode, integer, key_of, raw_text, shown
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,8 @@ from pipeline_assets.ingest.cdc.documents import RefusedError, decode, encode, i
         '{"s":"é\\u0000\\"\\\\\\n"}',
         '{"a":[1,[2.0,{"b":null}]],"t":true}',
         '{"n":' + "9" * 300 + "}",
+        '{"n":' + "9" * 5000 + "}",
+        '{"n":1E400,"m":-1e400,"x":[1.50,-0]}',
     ],
 )
 def test_a_document_is_written_as_it_was_read(text: str) -> None:
@@ -42,8 +44,7 @@ def test_spaces_do_not_change_a_value() -> None:
         ("", "json: "),
         ("{'a':1}", "json: "),
         ('{"a":NaN}', "json: "),
-        ('{"a":1E400}', "json: number is infinity"),
-        ('{"a":' + "9" * 5000 + "}", "json: number is infinity"),
+        ('{"a":1E400,"b":NaN}', "json: "),
         ('{"a":1}{"b":2}', "json: "),
         ('{"a":"\\ud800"}', "json: "),
         ('{"a":"' + "\x00" + '"}', "json: "),
@@ -109,3 +110,9 @@ def test_keys_come_in_their_declared_order_from_the_first_that_has_them() -> Non
     assert list(key_of(["b", "a"], None, {"a": 1, "b": None}, {"a": 3, "b": 2}).items()) == [("b", 2), ("a", 1)]
     with pytest.raises(RefusedError, match="key: c, d is missing"):
         key_of(["a", "c", "d"], {"a": 1}, {"d": None})
+
+
+def test_a_reason_shows_a_number_by_its_text_and_not_by_where_it_lies_in_memory() -> None:
+    assert shown(decode('{"a":[1.50,1e400]}')) == '{"a":[1.50,1e400]}'
+    assert shown(decode("1.50")) == "1.50"
+    assert shown("x" * 70) == f"'{'x' * 59}..."

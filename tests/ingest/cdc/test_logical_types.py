@@ -1,12 +1,14 @@
 """Connect's logical types as text, over their whole range."""
 
 import base64
+import re
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline_assets.ingest.cdc.documents import decode
 from pipeline_assets.ingest.cdc.logical_types import plain
 
 D, K = "io.debezium.time.", "org.apache.kafka.connect.data."
@@ -47,6 +49,26 @@ D, K = "io.debezium.time.", "org.apache.kafka.connect.data."
 )  # fmt: skip
 def test_a_logical_type_becomes_text(name: str, value: object, text: object) -> None:
     assert plain(value, {"name": name}) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("7", "7"), ("18446744073709551615", "18446744073709551615"), ("1.50", "1.50"), ("-0.00", "-0.00"),
+        ("1E-10", "0.0000000001"), ("0E-3", "0.000"), ("1.5", "1.5"), ("9" * 60, "9" * 60),
+    ],
+)  # fmt: skip
+def test_decimals_in_numeric_format_keep_their_digits(number: str, text: str) -> None:
+    assert plain(decode(number), {"name": K + "Decimal", "parameters": {"scale": "2"}}) == text
+    items = {"name": K + "Decimal", "parameters": {"scale": "2"}}
+    assert plain(decode(f"[{number},null]"), {"type": "array", "items": items}) == [text, None]
+
+
+@pytest.mark.parametrize("number", ["1e999999999", "true", "{}", '"x"', "[1.50]"])
+def test_what_is_no_decimal_is_named_by_its_text(number: str) -> None:
+    shown = number.replace('"', "'").replace("true", "True")
+    with pytest.raises(ValueError, match=f"^{re.escape(shown)} is no {K}Decimal$"):
+        plain(decode(number), {"name": K + "Decimal", "parameters": {"scale": "2"}})
 
 
 def test_arrays_are_converted_item_by_item() -> None:
