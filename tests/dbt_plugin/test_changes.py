@@ -246,30 +246,58 @@ def test_versions_begin_by_the_sources_clock_and_never_before_the_last_one(make:
         return update(1, at, text=text, number=1, since=None if hours is None else hour(hours).isoformat())
 
     things = make(valid_at="since")
-    things.land(said(100, "a", 1), said(101, "b", 3), said(102, "c", 3))  # b lasted no time
+    things.land(said(100, "a", 1), said(101, "b", 3), said(102, "c", 3))  # b and c of one moment
     things.run()
-    assert history(things, "text") == [("a", 1, 3, "past"), ("c", 3, None, "current")]
-    things.land(said(103, "d", 2), said(104, "e", 5))  # d began before c did: c lasted no time
+    assert history(things, "text") == [("a", 1, 3, "past"), ("b", 3, 3, "past"), ("c", 3, None, "current")]
+    things.land(said(103, "d", 2), said(104, "e", 5))  # d began before c did
     things.run()
-    assert history(things, "text") == [("a", 1, 3, "past"), ("d", 3, 5, "past"), ("e", 5, None, "current")]
+    assert history(things, "text")[2:] == [("c", 3, 3, "past"), ("d", 3, 5, "past"), ("e", 5, None, "current")]
+    assert things.rows(HISTORY, "valid_from - date_trunc('hour', valid_from)")[2:5] == [
+        (timedelta(0),), (timedelta(microseconds=1),), (timedelta(microseconds=2),)
+    ]  # fmt: skip
     things.land(said(105, "f", None), delete(1, 106))  # without a clock of the source, the commit's
     things.run()
     assert history(things, "text")[-2:] == [("f", 105, 106, "past"), (None, 106, None, "deleted")]
 
 
-def test_a_change_that_changes_nothing_is_no_version_and_one_undone_at_once_leaves_none(things: ChangeModels) -> None:
+def test_a_change_that_changes_nothing_is_no_version(things: ChangeModels) -> None:
     things.land(insert(1, 1), update(1, 2, text="b", number=1))
     things.run()
     things.land(update(1, 3, text="b", number=1))
     things.run()
     assert history(things, "text") == [("a", 1, 2, "past"), ("b", 2, None, "current")]
     assert things.rows(HISTORY, "_as_of") == [(hour(3),), (None,)]
-    things.land(event("u", {"id": 1}, {"text": "c", "number": 1}, at=5, ts=2))  # the clock was put back
+
+
+def test_every_change_is_a_version_though_the_clock_stands_or_steps_back(things: ChangeModels) -> None:
+    def at_second(at: int, ts: float, number: int, seq: int = 1) -> Any:
+        return event("u", {"id": 1}, {"text": "x", "number": number}, at=at, ts=ts, seq=seq)
+
+    changes = [at_second(at, 1 + at // 4, number=at) for at in range(1, 9)]
+    changes += [at_second(9, 3, number=9, seq=1), at_second(9, 3, number=10, seq=2), at_second(10, 2, number=11)]
+    for batch in (changes[:3], changes[3:4], changes[4:8], changes[8:10], changes[10:]):
+        things.land(*batch)
+        things.run()
+    found = history(things, "number, valid_from, valid_to")
+    assert [number for number, *_ in found] == list(range(1, 12))
+    assert [begin for _, begin, *_ in found[1:]] == [end for _, _, end, *_ in found[:-1]]
+    assert len({begin for _, begin, *_ in found}) == 11
+    moments = [(begin - hour(0)) // timedelta(microseconds=1) % 3_600_000_000 for _, begin, *_ in found]
+    assert moments == [0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3]
+    in_steps = things.rows(HISTORY)
+    things.run(full_refresh=True)
+    assert things.rows(HISTORY) == in_steps
+
+
+def test_a_change_undone_at_once_is_a_version_of_a_microsecond(things: ChangeModels) -> None:
+    things.land(insert(1, 1), event("u", {"id": 1}, {"text": "c", "number": 1}, at=5, ts=1))
+    things.land(event("u", {"id": 1}, {"text": "a", "number": 1}, at=6, ts=1))
     things.run()
-    assert history(things, "text")[-1] == ("c", 3, None, "current")
-    things.land(event("u", {"id": 1}, {"text": "b", "number": 1}, at=6, ts=3))
-    things.run()
-    assert history(things, "text") == [("a", 1, 2, "past"), ("b", 2, None, "current")]
+    assert things.rows(HISTORY, "valid_from, text, valid_to") == [
+        (hour(1), "a", hour(1) + timedelta(microseconds=1)),
+        (hour(1) + timedelta(microseconds=1), "c", hour(1) + timedelta(microseconds=2)),
+        (hour(1) + timedelta(microseconds=2), "a", None),
+    ]
 
 
 # ---------------------------------------------------------------------------- columns

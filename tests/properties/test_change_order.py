@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from pipeline_assets.settings import load_settings
 pytestmark = pytest.mark.slow
 
 UNKNOWN = object()
+MICROSECOND = timedelta(microseconds=1)
 
 
 class Things(pa.DataFrameModel):
@@ -50,7 +52,6 @@ class Truth:
         self.rows: dict[str, dict[str, Any] | None] = {}
         self.last: dict[str, ChangeEvent] = {}
         self.versions: dict[str, list[tuple[datetime, dict[str, Any] | None, ChangeEvent]]] = {}
-        self.clock: dict[str, datetime] = {}
         gone: dict[tuple[int, int], dict[str, Any] | None] = {}
         for one in sorted(
             {(e.commit_lsn, e.tx_seq): e for e in events}.values(), key=lambda e: (e.commit_lsn, e.tx_seq)
@@ -72,11 +73,10 @@ class Truth:
         self.rows[key], self.last[key] = row, one
         committed = _moment(one)
         said = committed if row is None or row["since"] in (None, UNKNOWN) else row["since"]
-        begin = self.clock[key] = max(said, self.clock.get(key, said))
         kept = self.versions.setdefault(key, [])
-        if kept and kept[-1][0] == begin:
-            kept.pop()
-        kept.append((begin, row, one))
+        if kept and kept[-1][2].op == "t" and kept[-1][2].commit_lsn == one.commit_lsn:
+            kept.pop()  # as in a snapshot, which begins with a truncation
+        kept.append((said, row, one))
 
     def state(self) -> list[tuple[Any, ...]]:
         return sorted(
@@ -102,7 +102,12 @@ class Truth:
 
     def _history(self, key: str) -> Iterator[tuple[Any, ...]]:
         kept = self.versions[key]
-        different = [v for at, v in enumerate(kept) if at == 0 or _content(v[1]) != _content(kept[at - 1][1])]
+        clocks = accumulate((said for said, _, _ in kept), max)
+        different: list[tuple[datetime, dict[str, Any] | None, ChangeEvent]] = []
+        for at, (clock, (_, row, one)) in enumerate(zip(clocks, kept, strict=True)):
+            if at == 0 or _content(row) != _content(kept[at - 1][1]):
+                begin = max(clock, different[-1][0] + MICROSECOND) if different else clock
+                different.append((begin, row, one))
         for (begin, row, opened), following in zip(different, [*different[1:], None], strict=True):
             changed = _moment(following[2] if following else self.last[key])
             yield (
@@ -116,7 +121,7 @@ class Truth:
                 opened.commit_lsn,
                 opened.tx_seq,
                 _moment(opened),
-                None if following else self.clock[key],
+                None if following else max(said for said, _, _ in kept),
                 changed.date(),
                 json.loads(key)["shelf"] // 10,
             )
