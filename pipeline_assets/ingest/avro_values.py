@@ -10,7 +10,6 @@ should use the underlying Avro type", which goes for those that are declared wro
 
 import json
 import struct
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -346,7 +345,7 @@ def _logical_text(schema: dict[str, Any], logical: str) -> Write:
         return exact_text.of_date
     if logical == "uuid":
         if schema["type"] == "fixed":
-            return _uuid
+            return exact_text.of_uuid
         return exact_text.of_bytes
     kind, _, unit = logical.rpartition("-")
     per_second = _PER_SECOND[unit]
@@ -359,7 +358,3 @@ def _decimal(data: bytes, scale: int) -> str:
     if len(data) > 1_000:  # Python writes no number of more than 4,300 digits, and no table holds one
         return exact_text.of_bytes(data)
     return exact_text.of_decimal(int.from_bytes(data, "big", signed=True), scale)
-
-
-def _uuid(data: bytes) -> str:
-    return f'"{uuid.UUID(bytes=data)}"'

@@ -7,6 +7,7 @@ column of times takes.
 import base64
 import json
 import math
+import uuid
 from datetime import date
 
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -56,3 +57,8 @@ def of_bytes(data: bytes) -> str:
         return json.dumps(data.decode(), ensure_ascii=False)
     except UnicodeDecodeError:
         return f'{{"base64":"{base64.b64encode(data).decode()}"}}'
+
+
+def of_uuid(data: bytes) -> str:
+    """The UUID of 16 bytes."""
+    return f'"{uuid.UUID(bytes=data)}"'

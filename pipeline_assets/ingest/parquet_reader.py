@@ -1,8 +1,13 @@
-"""Open a Parquet file as a DuckDB relation of records."""
+"""Open a Parquet file as a DuckDB relation of records.
 
+Holds the fields and the query. What Arrow reads instead of DuckDB, and why, is in `parquet_values`.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from pipeline_assets.ingest.content import Content
 from pipeline_assets.ingest.records import Records, SourceField, UnreadableFile
@@ -11,21 +16,61 @@ from pipeline_assets.ingest.sql import quoted
 _ROW = "file_row_number"
 
 
-def open_parquet(con: duckdb.DuckDBPyConnection, path: Path, content: Content, scratch: Path) -> Records:
+def open_parquet(
+    con: duckdb.DuckDBPyConnection, path: Path, content: Content, scratch: Path, *, careful: bool
+) -> Records:
     """Open a Parquet file; fields are told apart by their place, whatever their names.
 
+    Args:
+        con: The connection to read with.
+        path: The file.
+        content: What is known of its bytes.
+        scratch: An existing directory.
+        careful: True if DuckDB has failed at this file.
+
     Raises:
-        UnreadableFile: It is no Parquet file.
+        UnreadableFile: It is no Parquet file, or a damaged one.
     """
     if not content.head.startswith(b"PAR1"):
         raise UnreadableFile("file: not a Parquet file (no magic bytes)")
+    from pipeline_assets.ingest import parquet_values  # Arrow's reader takes 0.1 s to import: no file, no cost
+
+    tops = parquet_values.top_fields(con, path)
+    target = scratch / "exact.parquet"
+    doubtful = [index for index, top in enumerate(tops) if top.is_doubtful]
+    try:
+        wrong: Sequence[int] | None = parquet_values.inexact(path, doubtful) if doubtful and not careful else []
+        decoded = parquet_values.decode(path, None if careful else wrong, target) if careful or wrong else []
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk that is written
+        raise UnreadableFile(f"file: {str(error).splitlines()[0]}") from error
+    instead = {each.index: each for each in decoded}
+    exact = f"(SELECT * FROM read_parquet({quoted(str(target))}, hive_partitioning = false))"
+    if careful:
+        fields = tuple(
+            SourceField(tops[each.index].name, f"e{each.index}", each.dtype, each.evolves_to) for each in decoded
+        )
+        return Records("parquet", f"SELECT * FROM {exact}", fields, con, path, scratch)
+    fields, source = _scan(con, path, [top.name for top in tops])
+    if instead:
+        fields = tuple(
+            SourceField(field.name, f"e{i}", instead[i].dtype, instead[i].evolves_to) if i in instead else field
+            for i, field in enumerate(fields)
+        )
+        source = f"SELECT * FROM ({source}) JOIN {exact} USING (_line)"
+    return Records("parquet", source, fields, con, path, scratch)
+
+
+def _scan(con: duckdb.DuckDBPyConnection, path: Path, names: Sequence[str]) -> tuple[tuple[SourceField, ...], str]:
+    """The fields as DuckDB reads them, and the query."""
     # Not `binary_as_string`: bytes that are no UTF-8 would end the scan of the whole file.
     options = "binary_as_string = false, hive_partitioning = false"
     source = f"read_parquet({quoted(str(path))}, {options})"
     dtypes = [dtype for _, dtype, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
-    fields = tuple(
-        _field(name, f"f{i}", dtype) for i, (name, dtype) in enumerate(zip(_names(con, path), dtypes, strict=True))
-    )
+    if len(dtypes) != len(names):
+        raise UnreadableFile(f"file: {len(names)} Parquet fields are declared, {len(dtypes)} can be read")
+    fields = tuple(_field(name, f"f{i}", dtype) for i, (name, dtype) in enumerate(zip(names, dtypes, strict=True)))
     columns = ", ".join(field.column for field in fields)
     if any(field.name.lower() == _ROW for field in fields):  # then DuckDB refuses to number the rows
         line = "row_number() OVER ()"
@@ -33,21 +78,7 @@ def open_parquet(con: duckdb.DuckDBPyConnection, path: Path, content: Content, s
         source, columns = f"read_parquet({quoted(str(path))}, {options}, {_ROW} = true)", f"{columns}, n"
         line = "n + 1"
     values = "".join(f", {_selected(field, dtype)}" for field, dtype in zip(fields, dtypes, strict=True))
-    sql = f"SELECT {line} AS _line{values} FROM {source} AS t({columns})"
-    return Records("parquet", sql, fields, con, path, scratch)
-
-
-def _names(con: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
-    """Names of the top fields as they are written; DESCRIBE makes `Id_1` of a second one that differs by case only."""
-    elements = con.execute(
-        f"SELECT name, coalesce(num_children, 0) FROM parquet_schema({quoted(str(path))})"
-    ).fetchall()
-    names, below = [], 0
-    for name, children in elements[1:]:  # the first is the root; what is nested follows its parent
-        if below == 0:
-            names.append(name)
-        below += children - (below > 0)
-    return names
+    return fields, f"SELECT {line} AS _line{values} FROM {source} AS t({columns})"
 
 
 def _field(name: str, column: str, dtype: str) -> SourceField:

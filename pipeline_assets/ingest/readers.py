@@ -206,5 +206,5 @@ def _open_binary(
             file.writelines(read_chunks(path, content.compression))
         path = target
     if kind == "parquet":
-        return open_parquet(con, path, content, scratch)
+        return open_parquet(con, path, content, scratch, careful=careful)
     return open_avro(con, path, scratch, careful=careful)
