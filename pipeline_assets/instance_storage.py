@@ -10,6 +10,7 @@ load must break its code location, not the instance, and the web server needs no
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dagster._core.storage.base_storage import DagsterStorage
@@ -21,7 +22,13 @@ from dagster._core.storage.schedules.base import ScheduleStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-from pipeline_assets.settings import SettingsError, load_settings
+from pipeline_assets.settings import SettingsError, ensure_private, load_settings
+
+
+def _dagster_dir() -> Path:
+    """The folder of the instance; it and the state folder are made for their owner alone: logs quote what is read."""
+    ensure_private(load_settings().state_dir)
+    return ensure_private(load_settings().dagster_dir)
 
 
 def psycopg2_url(url: str) -> str:
@@ -63,7 +70,7 @@ class EnvStorage(DagsterStorage[Any], ConfigurableClass):
         settings = load_settings()
         if settings.dagster_postgres_url is not None:
             return _postgres_storage(inst_data, settings.dagster_postgres_url.get_secret_value())
-        return DagsterSqliteStorage.from_local(str(settings.dagster_dir), inst_data)
+        return DagsterSqliteStorage.from_local(str(_dagster_dir()), inst_data)
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
@@ -99,7 +106,7 @@ class StateArtifactStorage(LocalArtifactStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "StateArtifactStorage":
         """Return the artifact storage below the state folder."""
-        return cls(str(load_settings().dagster_dir), inst_data)
+        return cls(str(_dagster_dir()), inst_data)
 
 
 class StateComputeLogManager(LocalComputeLogManager):
@@ -115,4 +122,4 @@ class StateComputeLogManager(LocalComputeLogManager):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "StateComputeLogManager":
         """Return the log manager below the state folder."""
-        return cls(str(load_settings().dagster_dir / "storage"), inst_data=inst_data)
+        return cls(str(_dagster_dir() / "storage"), inst_data=inst_data)

@@ -215,6 +215,16 @@ def load_settings() -> Settings:
         raise SettingsError(_explain(error)) from None
 
 
+def ensure_private(folder: Path) -> Path:
+    """Creates a folder of this machine's state for its owner alone: it holds samples of data, logs, and what they tell.
+
+    A folder that exists stays as it is. The lake and the landing folder are private by lying in the state folder; one
+    that several users share is set elsewhere (PIPELINE_LAKE_URI, PIPELINE_LANDING_URI) and follows the umask.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def ensure_home() -> None:
     """Give the process a HOME if it has none that exists: containers and service units often do not.
 
@@ -223,6 +233,5 @@ def ensure_home() -> None:
     home = os.environ.get("HOME", "")
     if home and os.access(home, os.W_OK):
         return
-    folder = load_settings().state_dir / "home"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = ensure_private(ensure_private(load_settings().state_dir) / "home")
     os.environ["HOME"] = str(folder)

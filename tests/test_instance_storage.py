@@ -42,6 +42,12 @@ def test_the_instance_writes_below_the_state_folder_and_nothing_beside_its_dagst
     assert (state_dir / "dagster" / "history" / "runs.db").is_file()
 
 
+def test_what_the_instance_keeps_is_its_owners_alone(home: Path, state_dir: Path) -> None:
+    with DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as instance:
+        instance.report_runless_asset_event(AssetMaterialization("lines"))
+    assert [folder.stat().st_mode & 0o777 for folder in (state_dir, state_dir / "dagster")] == [0o700, 0o700]
+
+
 def test_a_second_process_finds_the_events_of_the_first(home: Path) -> None:
     ref = InstanceRef.from_dir(str(home))
     with DagsterInstance.from_ref(ref) as instance:

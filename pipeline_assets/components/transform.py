@@ -30,6 +30,7 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.lake import LAYERS, Lake, Table
 from pipeline_assets.lake.commit_facts import TOUCHED_DATES
+from pipeline_assets.lake.spill import spill_folder
 from pipeline_assets.partitions import DAILY, range_of_tags
 from pipeline_assets.settings import load_settings, project_root
 
@@ -137,7 +138,10 @@ def _layer(
         days = range_of_tags(context.run.tags)
         asked = {} if days is None or SOURCE_TAG in context.run.tags else asked_days(*days)
         # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
-        with TemporaryDirectory() as target, _environment({**LEAN_DBT, **lake_environment(), **asked}):
+        with (
+            TemporaryDirectory(dir=spill_folder()) as target,
+            _environment({**LEAN_DBT, **lake_environment(), **asked}),
+        ):
             invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
             for event in invocation.stream():
                 if isinstance(event, dg.Output | dg.AssetMaterialization):

@@ -12,10 +12,7 @@ it has read, whatever is committed meanwhile. And a model's commit expects the p
 two runs at once the slower one fails instead of putting older rows over newer ones.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -30,6 +27,7 @@ from pipeline_assets.dbt_plugin.plan import Run, is_optional, is_table, table_na
 from pipeline_assets.dbt_plugin.views import WORK, Views
 from pipeline_assets.dbt_plugin.write import Writer
 from pipeline_assets.lake import Lake, LakeError, PositionMovedError, quote_text
+from pipeline_assets.lake.spill import spill_path
 from pipeline_assets.settings import SettingsError, load_settings
 
 
@@ -49,8 +47,7 @@ class Plugin(BasePlugin):
             if settings.duckdb_threads:
                 conn.execute("SET threads = ?", [settings.duckdb_threads])
             # The default is .tmp in the working directory, which may be read-only or a git checkout.
-            spill = Path(tempfile.gettempdir(), f"pipeline_assets-dbt-{os.getpid()}")
-            conn.execute(f"SET temp_directory = {quote_text(str(spill))}")
+            conn.execute(f"SET temp_directory = {quote_text(spill_path())}")
             # Tables have no order; keeping one makes every COPY buffer rows.
             conn.execute("SET preserve_insertion_order = false")
             _lake().prepare(conn)

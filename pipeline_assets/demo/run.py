@@ -20,7 +20,7 @@ from pipeline_assets.demo.pipeline import Pipeline, Results
 from pipeline_assets.demo.postgres_server import PostgresServer
 from pipeline_assets.demo.shop_tidying import closed_day
 from pipeline_assets.lake import Lake
-from pipeline_assets.settings import Settings, load_settings
+from pipeline_assets.settings import Settings, ensure_private, load_settings
 
 _FILES = "shop__invoice_lines__landing"
 _CHANGES = "shop_db__changes"
@@ -51,7 +51,7 @@ def run_demo(console: Console, source: Path | None) -> bool:
         f"and become Delta tables in {tables}.\n"
         "[dim]Data: UCI Online Retail (Chen, 2015), doi 10.24432/C5BW33[/dim]"
     )
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    ensure_private(settings.state_dir)
     lake = Lake(settings.lake_uri, settings.storage_options())
     with _shop_database(settings, console) as url:
         return _Demo(console, settings, lake, source, days, url).run()

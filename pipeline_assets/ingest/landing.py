@@ -40,6 +40,7 @@ from pipeline_assets.lake import (
 )
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
+from pipeline_assets.lake.spill import spill_folder
 
 _ATTEMPTS = 8
 _MOST_IN_A_ROW = 5
@@ -265,7 +266,7 @@ def _carry_out(
     added: dict[str, RawColumn] = {}
     held_up = _HeldUp()
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=spill_folder()) as folder:
             reader = FileReader(
                 con, bronze, root, Path(folder), source.format, source.delimiter, source.schema_evolution
             )

@@ -4,9 +4,7 @@ What a table does lives in `table`; how its files are written in `files`.
 """
 
 import importlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import duckdb
 
 from pipeline_assets.lake.errors import LakeError
+from pipeline_assets.lake.spill import spill_path
 
 LAYERS = ("bronze", "dead_letters", "silver", "gold")
 _NAME = re.compile(r"(bronze|dead_letters|silver|gold)\.[a-z][a-z0-9_]*")
@@ -89,7 +88,7 @@ class Lake:
         con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "true"})
         con.execute("SET memory_limit = ?", [memory_limit])
         # The default is .tmp in the working directory, which may be read-only or a checkout.
-        con.execute("SET temp_directory = ?", [str(Path(tempfile.gettempdir(), f"pipeline_assets-{os.getpid()}"))])
+        con.execute("SET temp_directory = ?", [spill_path()])
         if threads:
             con.execute("SET threads = ?", [threads])
         self.prepare(con)

@@ -1,0 +1,79 @@
+"""Where this process puts what does not fit in memory: a private folder, swept by the next process if it is killed.
+
+Holds copies of what the pipeline reads, in clear text: nobody else may read it, foresee its name, or keep it after a
+kill. A process holds the lock of its folder for as long as it lives; who can take the lock may delete the folder.
+"""
+
+import atexit
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from functools import lru_cache
+from pathlib import Path
+from uuid import uuid4
+
+_LOG = logging.getLogger(__name__)
+_PREFIX = "pipeline_assets-"
+_LOCK = "owner.lock"
+# A folder without a lock is one that is being made, or of a version that knew no lock.
+_UNLOCKED_FOR_SECONDS = 86_400
+
+
+def spill_folder() -> Path:
+    """Gives the folder of this process, mode 0700; a fork has one of its own."""
+    return _folder_of(os.getpid())
+
+
+def spill_path() -> str:
+    """Gives a place of its own for one DuckDB, which makes and deletes it: two in one folder share names of files."""
+    return str(spill_folder() / uuid4().hex)
+
+
+@lru_cache(maxsize=1)
+def _folder_of(pid: int) -> Path:
+    sweep(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # open until the process ends
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    atexit.register(_remove, folder, pid)
+    return folder
+
+
+def _remove(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:  # a fork runs this, too
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Deletes the folders that killed processes of this user left behind."""
+    try:
+        found = [entry for entry in os.scandir(parent) if entry.name.startswith(_PREFIX)]
+    except OSError as error:
+        _LOG.warning("%s cannot be searched for what killed processes left: %s", parent, error.strerror)
+        return
+    for entry in found:
+        try:
+            status = entry.stat(follow_symlinks=False)
+            is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+            if is_own and _is_abandoned(Path(entry.path), status.st_mtime):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        except OSError:  # another process was faster
+            continue
+
+
+def _is_abandoned(folder: Path, modified: float) -> bool:
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return time.time() - modified > _UNLOCKED_FOR_SECONDS
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
