@@ -5,10 +5,10 @@ How the rows get there is in `landing`, `rest_resource` and their like; what the
 Concept: https://docs.dagster.io/guides/test/asset-checks
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, TypeVar, cast
 
 import dagster as dg
@@ -34,6 +34,9 @@ OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 
 FILE_RETRIES = dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL)
 """Of a step that reads landed files."""
+
+WITHHELD = "withheld"
+"""The check that is red as long as any day of a table is withheld, whatever the run at hand is about."""
 
 _KINDS = {"deltalake", "duckdb"}
 _FILES_LEFT = "files_left"
@@ -141,7 +144,10 @@ def failures_told(name: str) -> Iterator[None]:
 
 
 def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> dg.AssetChecksDefinition:
-    """The blocking checks of the table: its contract, that no record went missing, and not too many dead letters.
+    """The checks of the table: its contract, that no record went missing, not too many dead letters; no day withheld.
+
+    The first three are blocking, of the days that a run is about. The last is of all days and blocks nothing: other
+    days go on, but the table is not green before the withheld day is delivered again and passes.
 
     Args:
         name: `<source>__<entity>`.
@@ -158,12 +164,14 @@ def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> 
     specs = [
         dg.AssetCheckSpec(check, asset=bronze, blocking=True, description=text) for check, text in described.items()
     ]
+    specs.append(dg.AssetCheckSpec(WITHHELD, asset=bronze, description="No day is kept from silver and gold."))
 
     @dg.multi_asset_check(name=f"{name}__checks", specs=specs)
     def evaluate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
         table = Table(lake.open(), f"bronze.{name}")
         if not table.exists():
             yield from _unread(bronze, described)
+            yield _withheld(bronze, ())
             return
         with lake.connect() as con:
             days = range_of_tags(context.run.tags)
@@ -171,6 +179,7 @@ def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> 
         yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
         yield _reconciliation(bronze, findings)
         yield _failure_budget(bronze, findings, budget)
+        yield _withheld(bronze, findings.held)
 
     return evaluate
 
@@ -269,4 +278,15 @@ def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg
             "withheld_days": ", ".join(map(str, sorted(findings.held))) or "none",
             **({"failing_cases": table_value(over)} if over else {}),
         },
+    )
+
+
+def _withheld(asset: dg.AssetKey, held: Collection[date]) -> dg.AssetCheckResult:
+    remedy = "deliver the day again under the same names, or mend what withheld it and run the day again"
+    days = ", ".join(map(str, sorted(held)[:_SHOWN]))
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=WITHHELD,
+        passed=not held,
+        metadata={"withheld_days": days, "count": len(held), "remedy": remedy} if held else {},
     )

@@ -143,6 +143,20 @@ def test_a_failed_check_is_one_alert_with_all_that_is_needed(alerting: Source, r
     assert "value=banana" in str(alert["details"])
 
 
+def test_a_withheld_day_is_told_by_the_run_that_withheld_it_and_by_no_later_one(
+    alerting: Source, receiver: Receiver
+) -> None:
+    alerting.land("2011-01-04/a.csv", alerting.line(1), alerting.line(2).replace("536002", "banana"))
+    (request,) = alerting.tick().run_requests
+    evaluate(alerting, "alert_on_failure", alerting.execute(request))
+    assert [alert["title"] for _, alert in receiver.posts] == ["check contract failed (ERROR)"]
+    alerting.land("2011-01-05/a.csv", alerting.line(3))
+    good = alerting.execute(dg.RunRequest(tags={"dagster/partition": "2011-01-05"}))
+    assert {check.check_name for check in good.get_asset_check_evaluations() if not check.passed} == {"withheld"}
+    evaluate(alerting, "alert_on_failed_check", good)
+    assert len(receiver.posts) == 1
+
+
 def test_a_failed_run_without_a_failed_check_is_an_alert(alerting: Source, receiver: Receiver) -> None:
     alerting.land("2011-01-04/a.csv", alerting.line(1))
     (request,) = alerting.tick().run_requests

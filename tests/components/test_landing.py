@@ -39,7 +39,13 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
     source.land("2011-01-05/a.csv", source.line(3))
     result = run(source, "2011-01-04", "2011-01-06")
     assert result.success
-    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True, "files_read": True}
+    assert checks(result) == {
+        "contract": True,
+        "reconciliation": True,
+        "failure_budget": True,
+        "withheld": True,
+        "files_read": True,
+    }
     found = {
         event.materialization.partition: {key: value.value for key, value in event.materialization.metadata.items()}
         for event in (e.step_materialization_data for e in result.get_asset_materialization_events())
@@ -65,7 +71,13 @@ def test_too_many_dead_letters_fail_the_budget_and_withhold_the_day(source: Sour
     source.land("2011-01-05/a.csv", source.line(4))
     result = run(source, "2011-01-04", "2011-01-05")
     assert not result.success
-    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": False, "files_read": True}
+    assert checks(result) == {
+        "contract": True,
+        "reconciliation": True,
+        "failure_budget": False,
+        "withheld": False,
+        "files_read": True,
+    }
     cases = metadata(result, "failure_budget")["failing_cases"]
     assert [record.data for record in cases.records] == [  # type: ignore[attr-defined]
         {"day": "2011-01-04", "records_in": "3", "dead_letters": "1"}
@@ -76,11 +88,30 @@ def test_too_many_dead_letters_fail_the_budget_and_withhold_the_day(source: Sour
     assert held_days(source.bronze) == frozenset()
 
 
+def test_a_withheld_day_is_red_through_good_days_of_others_until_it_is_mended(source: Source) -> None:
+    source.land("2011-01-04/a.csv", source.line(1), source.line(2, quantity="x"))
+    assert not run(source).success
+    source.land("2011-01-05/a.csv", source.line(4))
+    good = run(source, "2011-01-05", "2011-01-05")
+    assert good.success
+    passed = {"contract": True, "reconciliation": True, "failure_budget": True, "files_read": True}
+    assert checks(good) == {**passed, "withheld": False}
+    assert metadata(good, "withheld")["withheld_days"].value == "2011-01-04"
+    source.land("2011-01-04/a.csv", source.line(1), age=60)
+    assert checks(run(source)) == {**passed, "withheld": True}
+
+
 def test_a_value_against_the_contract_fails_the_contract_check(source: Source) -> None:
     source.land("2011-01-04/a.csv", source.line(1), source.line(2).replace("536002", "banana"))
     source.land("2011-01-05/a.csv", source.line(3))
     result = run(source, "2011-01-04", "2011-01-05")
-    assert checks(result) == {"contract": False, "reconciliation": True, "failure_budget": True, "files_read": True}
+    assert checks(result) == {
+        "contract": False,
+        "reconciliation": True,
+        "failure_budget": True,
+        "withheld": False,
+        "files_read": True,
+    }
     facts = metadata(result, "contract")
     assert (facts["rows_checked"].value, facts["failing_rows"].value) == (3, 1)
     (case,) = facts["failing_cases"].records  # type: ignore[attr-defined]
@@ -94,7 +125,13 @@ def test_a_lost_row_fails_the_reconciliation(source: Source) -> None:
     with source.lake.connect() as con:
         source.bronze.replace(con, f"SELECT * FROM {source.bronze.scan()} WHERE FALSE", where="invoice_no = '536002'")
     result = run(source)
-    assert checks(result) == {"contract": True, "reconciliation": False, "failure_budget": True, "files_read": True}
+    assert checks(result) == {
+        "contract": True,
+        "reconciliation": False,
+        "failure_budget": True,
+        "withheld": False,
+        "files_read": True,
+    }
     (case,) = metadata(result, "reconciliation")["failing_cases"].records  # type: ignore[attr-defined]
     assert (case.data["records_in"], case.data["rows"]) == ("2", "1")
 
