@@ -38,6 +38,7 @@ FILE_RETRIES = dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONEN
 WITHHELD = "withheld"
 """The check that is red as long as any day of a table is withheld, whatever the run at hand is about."""
 
+_SIZE = "snapshot_size"
 _KINDS = {"deltalake", "duckdb"}
 _FILES_LEFT = "files_left"
 _ReportT = TypeVar("_ReportT")
@@ -143,10 +144,12 @@ def failures_told(name: str) -> Iterator[None]:
         raise dg.Failure(f"{name}: {error}", allow_retries=False) from None
 
 
-def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> dg.AssetChecksDefinition:
+def checks(
+    name: str, model: Model, budget: float, keys: Sequence[str] = (), shrink_budget: float | None = None
+) -> dg.AssetChecksDefinition:
     """The checks of the table: its contract, that no record went missing, not too many dead letters; no day withheld.
 
-    The first three are blocking, of the days that a run is about. The last is of all days and blocks nothing: other
+    All but the last are blocking, of the days that a run is about. The last is of all days and blocks nothing: other
     days go on, but the table is not green before the withheld day is delivered again and passes.
 
     Args:
@@ -154,6 +157,7 @@ def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> 
         model: The contract.
         budget: Share of a day's records that may be dead letters.
         keys: Of a pull or poll, columns that name a record at the source.
+        shrink_budget: Of snapshots, the share of the last one's rows that may be missing from the next.
     """
     bronze = bronze_key(name)
     described = {
@@ -161,6 +165,8 @@ def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> 
         "reconciliation": "Records counted while reading = rows + dead letters in the tables, by what was read.",
         "failure_budget": f"At most {budget:.1%} of a day's records are dead letters.",
     }
+    if shrink_budget is not None:
+        described[_SIZE] = f"A snapshot has rows, and at most {shrink_budget:.0%} less than the one before."
     specs = [
         dg.AssetCheckSpec(check, asset=bronze, blocking=True, description=text) for check, text in described.items()
     ]
@@ -175,10 +181,14 @@ def checks(name: str, model: Model, budget: float, keys: Sequence[str] = ()) -> 
             return
         with lake.connect() as con:
             days = range_of_tags(context.run.tags)
-            findings = audit(con, table, model, failure_budget=budget, days=days, keys=keys)
+            findings = audit(
+                con, table, model, failure_budget=budget, days=days, keys=keys, shrink_budget=shrink_budget
+            )
         yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
         yield _reconciliation(bronze, findings)
         yield _failure_budget(bronze, findings, budget)
+        if shrink_budget is not None:
+            yield _snapshot_size(bronze, findings, shrink_budget)
         yield _withheld(bronze, findings.held)
 
     return evaluate
@@ -278,6 +288,20 @@ def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg
             "withheld_days": ", ".join(map(str, sorted(findings.held))) or "none",
             **({"failing_cases": table_value(over)} if over else {}),
         },
+    )
+
+
+def _snapshot_size(asset: dg.AssetKey, findings: Findings, budget: float) -> dg.AssetCheckResult:
+    shrunk = [
+        {"day": day, "rows": rows, "rows_before": before}
+        for day, (rows, before) in list(findings.shrunk.items())[:_SHOWN]
+    ]
+    remedy = "deliver the day again; or, if so many rows are gone, raise shrink_budget and run the day again"
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=_SIZE,
+        passed=not shrunk,
+        metadata={"budget": budget, **({"failing_cases": table_value(shrunk), "remedy": remedy} if shrunk else {})},
     )
 
 

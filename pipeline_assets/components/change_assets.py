@@ -37,7 +37,8 @@ class CapturedTable(dg.Model, dg.Resolvable):
     """Name of the Pandera model of a row, e.g. `shop_db.Customers`."""
 
     keys: list[str] = Field(min_length=1)
-    """Columns that name a row at the source."""
+    """Columns that name a row at the source: they make the `key` of its events. A row whose key changes is a delete and
+    an insert; silver's `change_state` and `change_history` fold events by the same columns."""
 
     @field_validator("contract")
     @classmethod

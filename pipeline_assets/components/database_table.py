@@ -71,7 +71,9 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
     """Name of the Pandera model of the entity, e.g. `shop.Payments`."""
 
     keys: Annotated[list[str], Field(min_length=1)]
-    """Columns of the contract that name a record at the source."""
+    """Columns of the contract that name a record at the source. By them a record that is read again as it stands in
+    bronze is no new row, the last version of a record counts in the contract check, and the job `<name>__compare_keys`
+    gives what is gone its tombstone."""
 
     owner: Annotated[str, Field(pattern=OWNER)]
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""

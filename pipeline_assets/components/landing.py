@@ -48,7 +48,15 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
 
     keys: list[str]
-    """Columns that identify a record at the source; documentation for whoever models it."""
+    """Columns that identify a record at the source. Nothing is deduplicated by them in bronze, where each delivery is
+    kept as it came: they are metadata, and what to give the silver model as its key."""
+
+    delivery: Literal["append", "snapshot"] = "append"
+    """What a day's files are. `append`: new records; a content that was delivered before, on whatever day, is no news.
+    `snapshot`: all records that there are, the files of a day together. The newest day that is not withheld is the
+    state, even if it is byte for byte what was delivered some days ago, and a key that is missing from it is gone.
+    Silver is one call, `snapshot_state(source('bronze', '<name>'), contract='...', keys=[...])`, which makes tombstones
+    (`_deleted`) of what is gone: dbt_project/macros/snapshot_state.sql."""
 
     format: Literal["auto", "csv", "jsonl", "json", "parquet", "avro"] = "auto"
     """Format of the files; `auto` goes by each file's name. Plain, gzip and zstd are recognised by content."""
@@ -68,6 +76,10 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a day's records that may be dead letters before the blocking check fails. A file that cannot be read
     counts as its lines; a binary one as the records that it declares, or as one for each 100 bytes."""
+
+    shrink_budget: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of snapshots: share of the last published day's rows that may be missing from the next before the blocking check
+    `snapshot_size` fails and the day is withheld. A snapshot without any row is withheld always."""
 
     description: str = ""
 
@@ -94,10 +106,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         source, text = self.source, "Asks for one run per range of days with new or corrected files in"
         return dg.Definitions(
             assets=[self._assets()],
-            asset_checks=[
-                bronze_assets.checks(self.name, contract(self.contract), self.failure_budget),
-                bronze_assets.files_check(self.name, bronze),
-            ],
+            asset_checks=[self._checks(), bronze_assets.files_check(self.name, bronze)],
             jobs=[job],
             sensors=[landing_sensor(source.name, source.pattern, source.table, f"{text} {self.path}.")],
         )
@@ -112,6 +121,13 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             format=self.format,
             delimiter=self.delimiter,
             schema_evolution=self.schema_evolution,
+            delivery=self.delivery,
+        )
+
+    def _checks(self) -> dg.AssetChecksDefinition:
+        shrink_budget = self.shrink_budget if self.delivery == "snapshot" else None
+        return bronze_assets.checks(
+            self.name, contract(self.contract), self.failure_budget, shrink_budget=shrink_budget
         )
 
     def _specs(self) -> list[dg.AssetSpec]:
@@ -127,6 +143,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                 "frequency": self.frequency,
                 "volume_mb_per_day": self.volume_mb_per_day,
                 "keys": ", ".join(self.keys),
+                "delivery": self.delivery,
             },
         )
 

@@ -69,7 +69,9 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
     """Where an answer tells the number of all records: `meta.total`. A poll that does not reach it is not committed."""
 
     keys: Annotated[list[str], Field(min_length=1)]
-    """Columns of the contract that identify a record at the source."""
+    """Columns of the contract that name a record at the source. By them a record that is read again as it stands in
+    bronze is no new row, of the versions that one poll meets the newest is kept, and the last one of a record counts
+    in the contract check. A poll makes no tombstones: what an API no longer tells stays as it was."""
 
     incremental: Incremental | None = None
     """`param`, `field`, `lag`: asks for what is new since the last poll. Without it a poll reads all there is."""

@@ -1,8 +1,9 @@
 """dbt-duckdb plugin `lake`: gives the dbt project's macros the lake, and its models their Delta tables.
 
 Here: the plugin itself, what macros may ask. Behind it: `views`, which version of each table a run reads; `follow`,
-what each model still owes its upstream tables; `changes`, how change tables are read; `write`, the commit of a model
-with the versions it has applied. Not here: SQL of any model (dbt_project/), how a table is written (lake/), Dagster.
+what each model still owes its upstream tables; `changes` and `snapshots`, how such tables are read; `write`, the commit
+of a model with the versions it has applied. Not here: SQL of any model (dbt_project/), how a table is written (lake/),
+Dagster.
 
 How a macro gets here: `lake(action, ...)` in dbt_project/macros/lake.sql calls dbt-duckdb's `store_relation`, which
 calls `Plugin.store` with the macro's own dict; the answer goes back in that dict. No SQL, no user-defined function.
@@ -24,6 +25,7 @@ from pipeline_assets.contracts.base import ContractError
 from pipeline_assets.dbt_plugin.changes import ChangeReader, unread
 from pipeline_assets.dbt_plugin.follow import Following
 from pipeline_assets.dbt_plugin.plan import Run, is_optional, is_table, table_name, upstreams
+from pipeline_assets.dbt_plugin.snapshots import SnapshotReader, unread_snapshot
 from pipeline_assets.dbt_plugin.views import WORK, Views
 from pipeline_assets.dbt_plugin.write import Writer
 from pipeline_assets.lake import Lake, LakeError, PositionMovedError, quote_text
@@ -118,6 +120,8 @@ class Plugin(BasePlugin):
             "test_range": following.test_range,
             "read_changes": changes.read_changes,
             "unread_changes": unread,
+            "read_snapshot": SnapshotReader(views, following).read_snapshot,
+            "unread_snapshot": unread_snapshot,
             "write": writer.write,
         }
 

@@ -5,13 +5,14 @@ that was killed before its checks are audited by the next.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
@@ -47,6 +48,7 @@ class Findings:
         mismatches: Files whose counts do not add up.
         over: Days with more dead letters than the failure budget allows.
         held: All days of the table that are withheld after this audit.
+        shrunk: Days whose snapshot has no row, or far fewer than the one before: rows of both.
     """
 
     where: str
@@ -57,11 +59,12 @@ class Findings:
     mismatches: list[Mismatch]
     over: frozenset[date]
     held: frozenset[date] = frozenset()
+    shrunk: Mapping[date, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def bad(self) -> frozenset[date]:
         """Days that must not be published."""
-        return self.failing | self.over | {file.day for file in self.mismatches}
+        return self.failing | self.over | {file.day for file in self.mismatches} | self.shrunk.keys()
 
 
 def audit(
@@ -72,6 +75,7 @@ def audit(
     failure_budget: float,
     days: tuple[date, date] | None,
     keys: Sequence[str] = (),
+    shrink_budget: float | None = None,
 ) -> Findings:
     """Audits rows of a bronze table, and publishes or withholds their days accordingly.
 
@@ -83,13 +87,16 @@ def audit(
         days: First and last day asked for; None for the whole table.
         keys: Of a pull, columns that name a record at the source: of the versions of a record that were read on these
             days the last one is held against the contract. What was mended at the source withholds no day.
+        shrink_budget: Of a table of snapshots, the share of the last published one's rows that may be missing from the
+            next. One without any row is never published: it would take away all.
     """
     version = bronze.open().version()
     read = _read_since(bronze, audited_version(bronze))
-    where = "TRUE"
+    where, looked_at = "TRUE", {date.fromisoformat(entry["day"]) for entry in read}
+    read_days = frozenset(looked_at)
     if days is not None:
-        asked = {days[0] + timedelta(days=at) for at in range((days[1] - days[0]).days + 1)}
-        where = days_predicate("_partition_date", asked | {date.fromisoformat(entry["day"]) for entry in read})
+        looked_at |= {days[0] + timedelta(days=at) for at in range((days[1] - days[0]).days + 1)}
+        where = days_predicate("_partition_date", looked_at)
     rows = f"SELECT * FROM {bronze.scan(version)} WHERE {where}"
     contract = validate_rows(con, rows, model)
     if keys and not contract.passed:  # only then are the versions worth being told apart
@@ -105,7 +112,12 @@ def audit(
     over = frozenset(day for day, found in counts.items() if found.dead_letters > failure_budget * found.records_in)
     total, mismatches = reconcile(con, bronze, read or _last_read(bronze))
     findings = Findings(where, counts, contract, failing, total, mismatches, over)
-    judge(con, bronze, version=version, good=counts.keys() - findings.bad, bad=findings.bad)
+    if shrink_budget is None:
+        good = counts.keys() | looked_at  # a day without any record left is as good as one that never was
+    else:
+        shrunk = _shrunk(bronze, version, counts.keys() | read_days, findings.bad, shrink_budget)
+        findings, good = replace(findings, shrunk=shrunk), set(counts)
+    judge(con, bronze, version=version, good=good - findings.bad, bad=findings.bad)
     return replace(findings, held=held_days(bronze))
 
 
@@ -162,6 +174,26 @@ def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, whe
         "GROUP BY day ORDER BY day"
     )
     return {day: DayCounts(0, good + bad, good, bad) for day, good, bad in rows.fetchall()}
+
+
+def _shrunk(
+    bronze: Table, version: int, days: Collection[date], bad: Collection[date], budget: float
+) -> dict[date, tuple[int, int]]:
+    """Finds days whose snapshot has far fewer rows than the published one before it: rows of both."""
+    opened = bronze.open(version)
+    rows: Counter[date] = Counter()
+    for file in pa.table(opened.get_add_actions(flatten=True)).to_pylist():
+        rows[file["partition._partition_date"]] += file["num_records"]
+    published = rows.keys() - held_days(bronze) - {*days}
+    found = {}
+    for day in sorted(days):
+        before = max((other for other in published if other < day), default=None)
+        last = rows[before] if before else 0
+        if rows[day] == 0 or rows[day] < (1 - budget) * last:
+            found[day] = (rows[day], last)
+        elif day not in bad:
+            published.add(day)
+    return found
 
 
 def _read_since(bronze: Table, version: int | None) -> list[dict[str, Any]]:

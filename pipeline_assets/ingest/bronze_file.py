@@ -64,6 +64,7 @@ class FileReader:
         format: One for all files, or "auto".
         delimiter: Of CSV files.
         schema_evolution: Whether unknown fields become columns.
+        by_day: Whether a content is told apart by its day, as of snapshots.
     """
 
     con: duckdb.DuckDBPyConnection
@@ -73,6 +74,7 @@ class FileReader:
     format: Format | Literal["auto"]
     delimiter: str
     schema_evolution: bool
+    by_day: bool = False
 
     def read(self, delivery: Delivery, shape: RawShape) -> Landed | Cause | None:
         """Reads one file.
@@ -88,7 +90,7 @@ class FileReader:
         path = self.root / delivery.file.path
         try:
             content = with_head(delivery.content, path) if delivery.content else read_content(path)
-            if identity(delivery.file, content) != delivery.content_id:
+            if identity(delivery.file, content, by_day=self.by_day) != delivery.content_id:
                 return None
             landed = self._read(delivery, path, content, shape)
         except FileNotFoundError:

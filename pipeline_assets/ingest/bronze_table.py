@@ -14,7 +14,14 @@ from pipeline_assets.contracts.base import Model, RawColumn, RawShape, event_tim
 from pipeline_assets.lake import DataFile, SchemaMismatchError, Table, query_schema, quote_name, quote_text
 
 
-def prepare(con: duckdb.DuckDBPyConnection, bronze: Table, model: Model, technical: Sequence[RawColumn]) -> RawShape:
+def prepare(
+    con: duckdb.DuckDBPyConnection,
+    bronze: Table,
+    model: Model,
+    technical: Sequence[RawColumn],
+    *,
+    by_partition: bool = False,
+) -> RawShape:
     """Creates the table if need be; gives the columns to read, with those that evolution has added before.
 
     Args:
@@ -22,6 +29,7 @@ def prepare(con: duckdb.DuckDBPyConnection, bronze: Table, model: Model, technic
         bronze: The table.
         model: Its contract.
         technical: Columns that every row has beside those of the contract.
+        by_partition: Whether commits list the partitions that they touched, whatever times the rows have.
 
     Raises:
         SchemaMismatchError: A column has another type in the table than in the contract, which could lose a value.
@@ -30,7 +38,7 @@ def prepare(con: duckdb.DuckDBPyConnection, bronze: Table, model: Model, technic
     bronze.create(
         schema_of(con, (*shape.columns, *technical)),
         partition_by=["_partition_date"],
-        date_column=event_time(model) or "_partition_date",
+        date_column="_partition_date" if by_partition else event_time(model) or "_partition_date",
         description=(model.__doc__ or "").strip(),
     )
     reserved = {column.name for column in technical}

@@ -157,7 +157,8 @@ def _member(reader: FileReader, delivery: Delivery) -> tuple[_Layout, _Member] |
         content = read_content(reader.root / name)
     except (UnreadableFile, OSError):
         return None  # read alone, it is told why
-    if content.text_bytes > _MOST_BYTES or content.failure or identity(delivery.file, content) != delivery.content_id:
+    is_planned = identity(delivery.file, content, by_day=reader.by_day) == delivery.content_id
+    if content.text_bytes > _MOST_BYTES or content.failure or not is_planned:
         return None
     suffixes = [suffix for suffix in name.suffixes if suffix.lower() not in (".gz", ".gzip", ".zst", ".zstd")]
     suffix = suffixes[-1].lower() if suffixes else ""

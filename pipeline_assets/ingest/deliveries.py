@@ -117,14 +117,16 @@ def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> tuple[
     return sorted(found, key=lambda file: (file.date, file.path)), closed
 
 
-def identity(file: LandedFile, content: Content) -> str:
-    """Gives the content id of a file; of one that cannot be read it is the file's own.
+def identity(file: LandedFile, content: Content, *, by_day: bool = False) -> str:
+    """Gives the content id of a file; of one that cannot be read it is the file's own, of a snapshot its day's.
 
-    Two empty files are two failures, not a delivery and its copy.
+    Two empty files are two failures, not a delivery and its copy. And a snapshot that goes back to what it was some
+    days ago is news, though its bytes are not.
     """
-    if content.failure is None:
+    if content.failure is None and not by_day:
         return content.content_id
-    own = hashlib.blake2b(f"{file.path}|{content.content_id}".encode(), digest_size=16).hexdigest()
+    place = file.path if content.failure else file.date
+    own = hashlib.blake2b(f"{place}|{content.content_id}".encode(), digest_size=16).hexdigest()
     return f"{own}-{content.size_bytes}"
 
 
@@ -173,6 +175,7 @@ def plan(
     days: Collection[date],
     settle_seconds: float,
     held_up: Collection[str] = (),
+    by_day: bool = False,
 ) -> Plan:
     """Decides what to do with the files of some days.
 
@@ -184,6 +187,7 @@ def plan(
         days: The days.
         settle_seconds: Younger files wait.
         held_up: Paths of files that changed while they were read; they wait too.
+        by_day: Whether a content is in the table once for each day, as of snapshots, instead of once.
     """
     result = Plan()
     now = datetime.now(UTC).timestamp()
@@ -194,7 +198,7 @@ def plan(
             result.waiting.append(file)
             continue
         try:
-            contents[file.path] = _identify(root, file, known.get(file.path, ()))
+            contents[file.path] = _identify(root, file, known.get(file.path, ()), by_day)
             settled.append(file)
         except OSError as error:  # vanished, or not ours to read: it waits, the others do not
             if not isinstance(error, FileNotFoundError):
@@ -259,14 +263,14 @@ def _moves(owner_path: str | None, first: LandedFile, contents: Mapping[str, obj
     return owner_path is not None and owner_path in contents and first.path < owner_path
 
 
-def _identify(root: Path, file: LandedFile, known: Iterable[Stored]) -> tuple[str, Content | None]:
+def _identify(root: Path, file: LandedFile, known: Iterable[Stored], by_day: bool) -> tuple[str, Content | None]:
     """Tells what a file's bytes are; reads them only if size and time do not say that they were read before."""
     at = extracted_at(file)
     for entry in known:
         if entry.content_id.endswith(f"-{file.size_bytes}") and entry.delivered_at == at:
             return entry.content_id, None
     content = replace(read_content(root / file.path), head=b"")  # a megabyte each otherwise
-    return identity(file, content), content
+    return identity(file, content, by_day=by_day), content
 
 
 def _stored(log: Positions, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[tuple[date, str]]]:

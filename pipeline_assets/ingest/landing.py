@@ -59,6 +59,8 @@ class LandingSource:
         format: One for all files, or "auto" to go by each file's name.
         delimiter: Of CSV files.
         schema_evolution: Whether unknown fields become columns instead of going to `_rescued`.
+        delivery: "append": each content is in the table once. "snapshot": the files of a day are all rows there are, so
+            a content is in the table once for each day.
     """
 
     name: str
@@ -67,6 +69,12 @@ class LandingSource:
     format: Format | Literal["auto"] = "auto"
     delimiter: str = ","
     schema_evolution: bool = False
+    delivery: Literal["append", "snapshot"] = "append"
+
+    @property
+    def by_day(self) -> bool:
+        """Whether a content is in the table once for each day."""
+        return self.delivery == "snapshot"
 
     def table(self, lake: Lake) -> Table:
         """The bronze table of the source."""
@@ -222,7 +230,7 @@ def ingest(
     """
     days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
     bronze = source.table(lake)
-    shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS)
+    shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
     held_up: set[str] = set()
     left: dict[str, Cause] = {}
     moved = 0
@@ -230,9 +238,18 @@ def ingest(
         log = Positions(bronze.open())
         known = in_tables(con, [bronze, dead_letter_table(lake, bronze.name)], days)
         files, closed = files_of(root, source.pattern, days)
-        todo = plan(log, known, root, files, days=days, settle_seconds=settle_seconds, held_up=held_up)
+        todo = plan(
+            log,
+            known,
+            root,
+            files,
+            days=days,
+            settle_seconds=settle_seconds,
+            held_up=held_up,
+            by_day=source.by_day,
+        )
         # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
-        if more := holders(root, source.pattern, todo.orphaned, days):
+        if not source.by_day and (more := holders(root, source.pattern, todo.orphaned, days)):
             days |= more
             continue
         try:
@@ -268,7 +285,7 @@ def _carry_out(
     try:
         with TemporaryDirectory(dir=spill_folder()) as folder:
             reader = FileReader(
-                con, bronze, root, Path(folder), source.format, source.delimiter, source.schema_evolution
+                con, bronze, root, Path(folder), source.format, source.delimiter, source.schema_evolution, source.by_day
             )
             for delivery, landed in read_all(reader, todo.read, shape):
                 path = delivery.file.path

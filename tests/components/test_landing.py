@@ -101,6 +101,31 @@ def test_a_withheld_day_is_red_through_good_days_of_others_until_it_is_mended(so
     assert checks(run(source)) == {**passed, "withheld": True}
 
 
+def test_a_withheld_day_that_is_delivered_again_without_records_is_released(source: Source) -> None:
+    source.land("2011-01-04/a.csv", source.line(1), source.line(2, quantity="x"))
+    assert not run(source).success
+    source.land("2011-01-04/a.csv", age=60)
+    assert checks(run(source))["withheld"]
+    assert held_days(source.bronze) == frozenset()
+
+
+def test_a_snapshot_without_rows_fails_its_size_and_withholds_the_day(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    source = Source(settings, instance, delivery="snapshot")
+    source.land("2011-01-04/a.csv", source.line(1), source.line(2))
+    source.land("2011-01-05/a.csv", source.line(1), source.line(2))
+    result = run(source, "2011-01-04", "2011-01-05")
+    assert set(checks(result).values()) == {True}
+    assert source.rows() == 4
+    source.land("2011-01-06/a.csv")
+    assert {name for name, passed in checks(run(source, "2011-01-06", "2011-01-06")).items() if not passed} == {
+        "snapshot_size",
+        "withheld",
+    }
+    assert held_days(source.bronze) == {date(2011, 1, 6)}
+
+
 def test_a_value_against_the_contract_fails_the_contract_check(source: Source) -> None:
     source.land("2011-01-04/a.csv", source.line(1), source.line(2).replace("536002", "banana"))
     source.land("2011-01-05/a.csv", source.line(3))

@@ -1,0 +1,101 @@
+"""How a model of state reads a table of full snapshots: the newest published one, and the state that is stored.
+
+The macro dbt_project/macros/snapshot_state.sql compares the two; it gets from here the relations and the columns.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from deltalake import DeltaTable
+
+from pipeline_assets.contracts.base import contract, raw_shape
+from pipeline_assets.dbt_plugin.follow import Following
+from pipeline_assets.dbt_plugin.views import Views, relation, work
+from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
+from pipeline_assets.lake import LakeError, held_days, quote_name, select_days
+from pipeline_assets.lake.commit_facts import date_column
+
+PARTITION = "_partition_date"
+OWN_COLUMNS = ("_deleted", "_changed_date")
+"""Columns that the state has beside the source's."""
+
+
+class SnapshotReader:
+    """Reads tables of snapshots for the models of a run."""
+
+    def __init__(self, views: Views, following: Following) -> None:
+        self._views, self._following = views, following
+
+    def read_snapshot(self, model: str, upstream: str, contract_name: str, keys: Sequence[str]) -> dict[str, Any]:
+        """Gives a macro the relations to compare.
+
+        Args:
+            model: Table that is being built.
+            upstream: Its table of snapshots.
+            contract_name: Contract of the source's row.
+            keys: Columns that name a row.
+
+        Returns:
+            As `unread_snapshot`. `stored` is the model's rows as they are, and `rows` those of the newest published
+            snapshot and of others that came; unless the model is made anew, of all snapshots.
+        """
+        columns = _columns(contract_name, keys)
+        plan, pin = self._following.upstream(model, upstream)
+        plan.narrowed = plan.by_keys = plan.reads_changes = True
+        plan.has_keys = bool(plan.dates)
+        if pin is None:
+            plan.everything = True
+            return _answer(columns, keys, relation(upstream), None)
+        opened = pin.table.open(pin.version)
+        technical = {column.name for column in TECHNICAL_COLUMNS}
+        found = [field.name for field in opened.schema().fields]
+        columns += [name for name in found if name not in {*columns, *technical, *OWN_COLUMNS}]
+        if plan.everything:
+            return _answer(columns, keys, relation(upstream), None)
+        rows, days = work(f"{model} <- {upstream}"), _newest(opened, held_days(pin.table, pin.version))
+        if date_column(opened) == PARTITION:
+            days |= plan.dates  # of a late day, keys that no other has: they are gone
+        select = select_days(pin.table, pin.version, PARTITION, days)
+        self._views.cursor().execute(f"CREATE OR REPLACE VIEW {rows} AS {select}")
+        return _answer(columns, keys, rows, self._stored(model, upstream, columns))
+
+    def _stored(self, model: str, upstream: str, columns: Sequence[str]) -> str:
+        """Relation of the model's rows, with columns that the source has added since."""
+        pin, view = self._views.pin(model, reader=model), work(f"{model} <- {model}")
+        known = {field.name for field in pin.table.open(pin.version).schema().fields}
+        added = [name for name in columns if name not in known]
+        # Of the source's type, from its view: a null by itself has none that a comparison could go by.
+        none = f"FROM {relation(upstream)} WHERE false"
+        nulls = "".join(f", (SELECT any_value({name}) {none}) AS {name}" for name in map(quote_name, added))
+        self._views.cursor().execute(f"CREATE OR REPLACE VIEW {view} AS SELECT *{nulls} FROM {relation(model)}")
+        return view
+
+
+def unread_snapshot(contract_name: str, keys: Sequence[str], upstream: str) -> dict[str, Any]:
+    """Gives what `read_snapshot` does where there is no lake to ask, as in unit tests.
+
+    Returns:
+        `rows`, `stored` (None: the model is made anew), and `keys` and `columns` (all but the keys), quoted.
+    """
+    return _answer(_columns(contract_name, keys), keys, upstream, None)
+
+
+def _answer(columns: Sequence[str], keys: Sequence[str], rows: str, stored: str | None) -> dict[str, Any]:
+    others = [quote_name(name) for name in columns if name not in keys]
+    return {"rows": rows, "stored": stored, "keys": list(map(quote_name, keys)), "columns": others}
+
+
+def _columns(contract_name: str, keys: Sequence[str]) -> list[str]:
+    names = [column.name for column in raw_shape(contract(contract_name)).columns]
+    if missing := [key for key in keys if key not in names]:
+        raise LakeError(f"keys {', '.join(missing)} are not columns of {contract_name}")
+    if taken := sorted({*names} & {*OWN_COLUMNS}):
+        raise LakeError(f"{contract_name} has columns that the state has itself: {', '.join(taken)}")
+    return names
+
+
+def _newest(opened: DeltaTable, held: frozenset[date]) -> frozenset[date]:
+    """The newest day with rows that is not withheld; none if there is none."""
+    days = {date.fromisoformat(str(partition[PARTITION])) for partition in opened.partitions()}
+    return frozenset(sorted(days - held)[-1:])
