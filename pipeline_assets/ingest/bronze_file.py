@@ -4,6 +4,7 @@ Nothing is committed here. A file that fits is written once and done. Only where
 numbers that the scan could not know, the written Parquet (not the source) is read again and split.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from pipeline_assets.ingest.readers import (
     Format,
     Outcome,
     Records,
+    Reject,
     UnreadableFile,
     file_failure,
     open_records,
@@ -207,14 +209,7 @@ class FileReader:
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome, is_wide: bool) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
         if outcome.rejects:
-            rejects = pa.table(
-                {
-                    "line": pa.array([reject.line for reject in outcome.rejects], pa.int64()),
-                    "reason": [reject.reason for reject in outcome.rejects],
-                    "raw": [reject.raw for reject in outcome.rejects],
-                }
-            )
-            self.con.register("landing_rejects", rejects)
+            self.con.register("landing_rejects", rejects_table(outcome.rejects))
             facts = self._facts(delivery, "line")
             self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, reason, raw, 1 FROM landing_rejects")
             self.con.unregister("landing_rejects")
@@ -262,3 +257,14 @@ class FileReader:
         except FileNotFoundError:
             return True  # archived after it was read: what was read is what had been delivered
         return (status.st_size, status.st_mtime_ns) == (delivery.file.size_bytes, delivery.file.mtime_ns)
+
+
+def rejects_table(rejects: Sequence[Reject]) -> pa.Table:
+    """Gives rejects as an Arrow table of `line`, `reason` and `raw`."""
+    return pa.table(
+        {
+            "line": pa.array([reject.line for reject in rejects], pa.int64()),
+            "reason": [reject.reason for reject in rejects],
+            "raw": [reject.raw for reject in rejects],
+        }
+    )

@@ -1,9 +1,9 @@
 """Many small text files read as one: what costs 10 ms for each file costs 10 ms for a thousand of them.
 
 The bytes of small files of one day, format and header are put behind each other, and read by the one reader of all
-files. Each record is told its file by the line that it starts on. A bundle whose account is not proved (a record was
-refused, or one may have run across the end of a file) gives no row: it is halved, down to single files. So what a file
-becomes never depends on its neighbours.
+files. Each record is told its file by the line that it starts on. A bundle whose account is not proved (a record may
+have run across the end of a file, or was refused where quotes decide what a record is) gives no row: it is halved, down
+to single files. So what a file becomes never depends on its neighbours.
 
 Nothing is committed here.
 """
@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
-from pipeline_assets.ingest.bronze_file import LETTERS, FileReader, Landed
+from pipeline_assets.ingest.bronze_file import LETTERS, FileReader, Landed, rejects_table
 from pipeline_assets.ingest.bronze_table import letters_sql, rows_sql
 from pipeline_assets.ingest.conform import conform_sql, match_fields
 from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_content
@@ -51,6 +51,7 @@ class _Layout:
         between: What stands between two of them.
         tail: What stands behind the last.
         line_end: How their lines end; empty for JSON documents, whose records are counted instead of lines.
+        is_by_line: Whether each line is a record, whatever stands in it or beside it.
     """
 
     day: date
@@ -59,6 +60,7 @@ class _Layout:
     between: bytes = b""
     tail: bytes = b""
     line_end: bytes = b""
+    is_by_line: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def _text(delivery: Delivery, content: Content, suffix: str, *, has_header: bool
         return None
     if not has_header and not body.strip():
         return None
-    layout = _Layout(delivery.file.date, suffix, head=header, line_end=line_end)
+    is_by_line = not has_header or b'"' not in body
+    layout = _Layout(delivery.file.date, suffix, head=header, line_end=line_end, is_by_line=is_by_line)
     return layout, _Member(delivery, body, body.count(b"\n"))
 
 
@@ -231,6 +234,7 @@ def _read_as_one(
     source = _with_files(reader.con, outcome)
     con = reader.con
     con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, layout.day)}")
+    refused = _tell_rejects(con, layout, outcome)
     partition = {"_partition_date": layout.day.isoformat()}
     files = reader.bronze.write(con, rows_sql(source), partition_values=partition)
     counts = {
@@ -243,8 +247,10 @@ def _read_as_one(
         con.unregister(_LINES)
     found: list[tuple[Delivery, Landed | Cause | None]] = []
     for member in members:
-        rows, misfits = counts.get(member.delivery.file.path, (0, 0))
-        landed = Landed([] if found else files, rows - misfits, misfits, rows, () if found else added)
+        path = member.delivery.file.path
+        rows, misfits = counts.get(path, (0, 0))
+        dead = misfits + refused.get(path, 0)
+        landed = Landed([] if found else files, rows - misfits, dead, rows - misfits + dead, () if found else added)
         found.append((member.delivery, landed))
     return found
 
@@ -300,17 +306,19 @@ def _load(
 
 
 def _prove(outcome: Outcome, layout: _Layout, members: Sequence[_Member], starts: Sequence[int]) -> None:
-    """Proves that the bundle's records are those of its files: none was refused, and at each file one begins.
+    """Proves that the bundle's records are those of its files: each is known by its line, and at each file one begins.
 
     Without a map each line is a record. With one, quotes hold line ends, and a quote that a file leaves open would hold
-    the first line of the next.
+    the first line of the next. What is refused there may be refused for a quote of another file.
     """
-    if outcome.rejects:
+    if outcome.rejects and not layout.is_by_line:
         raise _NotProvedError
-    if _has_header(layout) and outcome.line_map is not None:
-        lines = set(outcome.line_map["line"].to_pylist())
+    lines = set() if outcome.line_map is None else set(outcome.line_map["line"].to_pylist())
+    if None in lines or any(reject.line is None for reject in outcome.rejects):
+        raise _NotProvedError
+    if lines and not layout.is_by_line:
         firsts = {start for start, member in zip(starts, members, strict=True) if member.lines}
-        if None in lines or not firsts <= lines:
+        if not firsts <= lines:
             raise _NotProvedError
 
 
@@ -330,6 +338,21 @@ def _tell_files(
     con.register("landing_bundle_facts", rows)
     con.execute(f"CREATE OR REPLACE TEMP TABLE {_FILES} AS SELECT * FROM landing_bundle_facts")
     con.unregister("landing_bundle_facts")
+
+
+def _tell_rejects(con: duckdb.DuckDBPyConnection, layout: _Layout, outcome: Outcome) -> dict[str, int]:
+    """Makes dead letters of the records that the reader refused; gives their number by file."""
+    if not outcome.rejects:
+        return {}
+    con.register("landing_rejects", rejects_table(outcome.rejects))
+    placed = f"landing_rejects AS r ASOF JOIN {_FILES} AS f ON r.line >= f.start"
+    con.execute(
+        f"INSERT INTO {LETTERS} SELECT DATE '{layout.day}', f.content_id, f.at, "
+        f"struct_pack(file := f.file, line := r.line - f.before), r.reason, r.raw, 1 FROM {placed}"
+    )
+    found = con.execute(f"SELECT f.file, count(*) FROM {placed} GROUP BY ALL").fetchall()
+    con.unregister("landing_rejects")
+    return dict(found)
 
 
 def _with_files(con: duckdb.DuckDBPyConnection, outcome: Outcome) -> str:

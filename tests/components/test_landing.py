@@ -236,7 +236,13 @@ def test_a_file_that_cannot_be_read_makes_the_run_red_and_the_others_are_publish
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not result.success
-    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True, "files_read": False}
+    assert checks(result) == {
+        "contract": True,
+        "reconciliation": True,
+        "failure_budget": True,
+        "withheld": True,
+        "files_read": False,
+    }
     (row,) = metadata(result, "files_read")["files_left"].records  # type: ignore[attr-defined]
     assert row.data["file"] == "lines/2011-01-05/big.csv"
     assert "free space" in row.data["reason"]
