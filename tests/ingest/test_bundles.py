@@ -187,6 +187,18 @@ def test_a_thousand_small_files_are_one_parquet_file_and_each_row_knows_its_file
     assert (findings.total.files, findings.mismatches) == (1000, [])
 
 
+def test_many_small_files_cost_little_more_than_a_few(world: Callable[..., Events]) -> None:
+    seconds = {}
+    for files in (20, 20, 400):  # the first run pays for what is loaded once
+        events = world(f"lake-{len(seconds)}-{files}")
+        events.root = events.root.parent / f"landing-{len(seconds)}-{files}"
+        land(events.root, {f"{number}.csv": b"id,v\n%d,a\n" % number for number in range(files)})
+        started = time.process_time()
+        assert events.ingest().total.rows == files
+        seconds[files] = time.process_time() - started
+    assert seconds[400] < 8 * seconds[20]  # 20 times as many, which was 20 times the price
+
+
 def test_one_file_of_many_is_corrected_alone(world: Callable[..., Events]) -> None:
     events = world()
     land(events.root, {f"{number}.csv": b"id,v\n%d,a\n" % number for number in range(5)})
