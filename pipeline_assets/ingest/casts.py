@@ -4,6 +4,7 @@ Holds expressions by source type and target type. Does not hold which field goes
 """
 
 import re
+from collections.abc import Callable
 
 from pipeline_assets.ingest import json_numbers
 from pipeline_assets.ingest.json_text import text_of_bytes, to_json
@@ -107,12 +108,19 @@ def _timestamp_from_text(text: str, target: str) -> str:
     return f"CASE WHEN {_is(text, without_zone)} THEN {naive} WHEN {_is(text, with_zone)} THEN {instant} END"
 
 
-def from_json(text: str, target: str, depth: int = 0) -> str:
-    """Cast a JSON value to a list; null where it is no array, or an element does not fit its type."""
+def from_json(text: str, target: str, depth: int = 0, *, scalar: Callable[[str, str], str] = from_text) -> str:
+    """Cast a JSON value to a list; null where it is no array, or an element does not fit its type.
+
+    Args:
+        text: SQL of JSON as text.
+        target: Type of the list.
+        depth: Lists around it.
+        scalar: Casts the text of an element that is no list.
+    """
     element, item = target.removesuffix("[]"), f"e{depth}"
     unmarked = json_numbers.unmarked("part")
-    value = f"nullif({trimmed(json_text(item))}, '')" if element != "VARCHAR" else json_text(item)
-    cast = from_json(item, element, depth + 1) if element.endswith("[]") else from_text(value, element)
+    value = f"nullif({trimmed(json_text(item))}, '')" if element not in ("VARCHAR", "BLOB") else json_text(item)
+    cast = from_json(item, element, depth + 1, scalar=scalar) if element.endswith("[]") else scalar(value, element)
     kept = f"list_transform(json_extract({json_numbers.marked(text)}, '$[*]')::VARCHAR[], lambda part: {unmarked})"
     parts = f"CASE WHEN {json_numbers.is_at_risk(text)} THEN {kept} ELSE json_extract({text}, '$[*]')::VARCHAR[] END"
     misfits = f"list_filter({parts}, lambda {item}: {item} <> 'null' AND ({cast}) IS NULL)"

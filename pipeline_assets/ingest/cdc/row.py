@@ -35,13 +35,21 @@ def typed(text: str, dtype: str) -> str:
     """Gives the value of a text as the source wrote it; NULL if it is not exactly a value of the type.
 
     Takes PostgreSQL's and ISO 8601 texts of times, Debezium's `isostring` (a `Z` also after times without zone, and
-    after dates) and base64 of bytes. Bare epoch numbers are no times: milli- and microseconds look alike.
+    after dates) and base64 of bytes. Bare epoch numbers are no times: milli- and microseconds look alike. A list is the
+    text of a JSON array; each element has to fit, and an array within an array fits a list of lists, or text.
 
     Args:
         text: SQL expression.
         dtype: DuckDB type.
     """
     target = casts.normal(dtype)
+    if target.endswith("[]"):
+        # A text that is no JSON at all (PostgreSQL's {1,2} out of a column of text) would be an error, not a null.
+        return f"CASE WHEN json_valid({text}) THEN {casts.from_json(text, target, scalar=_scalar)} END"
+    return _scalar(text, target)
+
+
+def _scalar(text: str, target: str) -> str:
     if target == "VARCHAR":
         return text
     if target == "BLOB":

@@ -2,13 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pandera.polars as pa
+import polars as pl
 import pytest
 from postgres import FAST, execute
 
 from pipeline_assets.demo.postgres_server import PostgresServer
+from pipeline_assets.ingest.cdc import row
+from pipeline_assets.ingest.cdc.change_table import ChangeTable
+from pipeline_assets.ingest.cdc.drain import Drain
+from pipeline_assets.ingest.cdc.health import ChangeSource
 from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.lake import Lake, Table
 
 POSTGRESQL_15 = Path("/usr/lib/postgresql/15/bin")
 
@@ -113,6 +120,62 @@ def test_a_database_of_another_encoding(postgres_server: PostgresServer):
         source.drop_slot()
     finally:
         execute(postgres_server.url(), "DROP DATABASE latin WITH (FORCE)")
+
+
+class Awkward(pa.DataFrameModel):
+    """Columns whose values PostgreSQL has and a contract's type may not."""
+
+    id: pl.Int64
+    ints: pl.List(pl.Int64) = pa.Field(nullable=True)
+    texts: pl.List(pl.String) = pa.Field(nullable=True)
+    times: pl.List(pl.Datetime("us", "UTC")) = pa.Field(nullable=True)
+    at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(nullable=True)
+    day: pl.Date = pa.Field(nullable=True)
+    price: pl.Decimal(12, 3) = pa.Field(nullable=True)
+    ratio: pl.Float64 = pa.Field(nullable=True)
+
+
+@pytest.mark.parametrize("by_stream", [False, True])
+def test_lists_are_rows_and_what_no_type_holds_is_a_dead_letter_by_slot_and_by_snapshot(database, tmp_path, by_stream):
+    lake = Lake(str(tmp_path))
+    table = ChangeTable("public.t", "db__t", Awkward, ("id",))
+    source = Postgres(database, slot=f"shop_{database[-12:]}", publication="shop")
+
+    def drain():
+        with lake.connect() as con:
+            Drain(lake, con, ChangeSource("db", (table,), 1 << 30), source, "run").run()
+
+    execute(
+        database,
+        "CREATE TABLE t (id int PRIMARY KEY, ints int[], texts text[], times timestamptz[], at timestamptz, day date, "
+        "price numeric, ratio float8)",
+        "CREATE PUBLICATION shop FOR TABLE t",
+    )
+    if by_stream:
+        drain()
+    values = [
+        """'{1,NULL,2}', ARRAY['a "b"', NULL, '{}', 'हिन्दी'], '{2026-01-02 03:04:05+01}', now(), now(), 1.5, 'NaN'""",
+        "'{}', '{}', '{}', null, null, null, '-Infinity'",
+        "'{{1,2},{3,4}}', null, null, null, null, null, null",
+        "null, null, '{infinity}', 'infinity', '-infinity', 'NaN', null",
+        "null, null, null, '0044-03-15 BC', '12026-01-01', 'Infinity', null",
+    ]
+    execute(database, *(f"INSERT INTO t VALUES ({number}, {line})" for number, line in enumerate(values)))
+    drain()
+    with lake.connect() as con:
+        texts = row.texts(["ints", "texts"], "after")
+        lists = f"{row.typed('_row[1]', 'BIGINT[]')}, {row.typed('_row[2]', 'VARCHAR[]')}"
+        read = f"(SELECT key, {texts} AS _row FROM {table.bronze(lake).scan()})"
+        rows = con.execute(f"SELECT {lists} FROM {read} ORDER BY key").fetchall()
+        letters = con.execute(f"FROM {Table(lake, 'dead_letters.db__t').scan()} SELECT reason ORDER BY 1").fetchall()
+    assert rows == [([1, None, 2], ['a "b"', None, "{}", "हिन्दी"]), ([], [])]
+    assert [reason for (reason,) in letters] == [
+        "cast: at: '0044-03-15 00:00:00+00 BC' is not TIMESTAMP WITH TIME ZONE; cast: day: '12026-01-01' is not DATE; "
+        "cast: price: 'Infinity' is not DECIMAL(12,3)",
+        "cast: ints: '[[1,2],[3,4]]' is not BIGINT[]",
+        "cast: times: '[\"infinity\"]' is not TIMESTAMP WITH TIME ZONE[]; cast: at: 'infinity' is not TIMESTAMP WITH "
+        "TIME ZONE; cast: day: '-infinity' is not DATE; cast: price: 'NaN' is not DECIMAL(12,3)",
+    ]
 
 
 def check_types(database: str) -> None:
