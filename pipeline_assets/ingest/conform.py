@@ -8,7 +8,6 @@ A cast is faithful if no information is lost: DuckDB's own casts round ('1.5' to
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -16,6 +15,7 @@ from typing import Protocol
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest import casts, json_text
+from pipeline_assets.ingest.names import Columns, snake_case
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier, quoted
 
@@ -61,19 +61,6 @@ class RecordSet(Protocol):
         """True if `sql` has `_problem` VARCHAR (why the record is none, or null) and `_text` VARCHAR (all of it)."""
 
 
-def snake_case(name: str) -> str:
-    """A field's name as a contract writes it.
-
-    `InvoiceNo`, `invoice no` and `INVOICE_NO` are `invoice_no`; `CustomerID` is `customer_id`, `UnitPriceGBP` is
-    `unit_price_gbp`, `HTTPStatus` is `http_status`.
-    """
-    text = re.sub(r"[^\w]+|_+", "_", name.strip())
-    text = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", text)
-    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", text)
-    leading = "_" if text.startswith("_") else ""
-    return leading + re.sub(r"_+", "_", text).strip("_").lower()
-
-
 @dataclass(frozen=True)
 class Matching:
     """Which field of the source feeds which column.
@@ -101,7 +88,7 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
 
     Returns:
         The matching. A second field of the same name goes to `_rescued`, except for JSON, where one object may spell
-        `customerId` and the next `customer_id`.
+        `customerId` and the next `customer_id`; the exact name comes first.
     """
     known = {column.name for column in shape.columns}
     reserved = {column.name for column in TECHNICAL_COLUMNS} | {
@@ -115,18 +102,23 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
     matched: dict[str, tuple[SourceField, ...]] = {}
     added: list[RawColumn] = []
     unknown: list[SourceField] = []
-    for field in fields:
-        name = snake_case(field.name)
+    fields, columns = list(fields), Columns(known)
+    # The field of the column's very name first: of two it is the column's, also of a column that is new.
+    for field in sorted(fields, key=lambda field: (field.name not in known, field.name != snake_case(field.name))):
+        name = columns.column(field.name)
         dtype = _column_type(field.dtype) if field.evolves_to is None else field.evolves_to
-        if schema_evolution and dtype and name and name not in known and name not in reserved:
-            added.append(RawColumn(name, dtype, description=f"Added from the source's field {field.name!r}."))
-            known.add(name)
-        if name in known and (name not in matched or field.dtype == "JSON"):
+        if schema_evolution and dtype and name is None:
+            new = snake_case(field.name)
+            if new.strip("_") and new not in reserved:
+                added.append(RawColumn(new, dtype, description=f"Added from the source's field {field.name!r}."))
+                known.add(new)
+                columns, name = Columns(known), new
+        if name is not None and (name not in matched or field.dtype == "JSON"):
             matched[name] = (*matched.get(name, ()), field)
         else:
             unknown.append(field)
     missing = tuple(c.name for c in shape.columns if c.required and c.name not in matched)
-    return Matching(matched, tuple(added), tuple(unknown), missing)
+    return Matching(matched, tuple(added), tuple(field for field in fields if field in unknown), missing)
 
 
 def _column_type(dtype: str) -> str | None:
@@ -262,6 +254,8 @@ def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...])
         if len(fields) > 1:
             text = f"coalesce({', '.join(texts)})"
             doubled = " + ".join(f"({found} IS NOT NULL)::INT" for found in texts)
+            if fields[0].name == column.name:  # it is the column, and the others go to `_rescued`
+                doubled = f"CASE WHEN {texts[0]} IS NULL THEN {doubled} ELSE 0 END"
         if target == "VARCHAR":
             return _ColumnCast(column, text_name, value_name, "", text, doubled)
         if is_list:
@@ -305,7 +299,17 @@ def _reason(columns: list[_ColumnCast], lacking: Sequence[str], records: RecordS
 
 def _rescued(unknown: Iterable[SourceField], columns: Iterable[_ColumnCast]) -> str:
     """SQL of `_rescued`: fields that no column takes, and those whose value does not fit a column of evolution."""
+    columns = list(columns)
     unfit = [(field, cast.misfit) for cast in columns if cast.misfit for field in cast.fields]
+    unfit += [
+        (
+            field,
+            f"{casts.json_value(cast.fields[0].column)} IS NOT NULL AND {casts.json_value(field.column)} IS NOT NULL",
+        )
+        for cast in columns
+        if cast.fields and cast.fields[0].name == cast.column.name and not cast.misfit
+        for field in cast.fields[1:]
+    ]
     parts = [(field, f"{field.column} IS NOT NULL") for field in unknown]
     parts += [(field, f"{field.column} IS NOT NULL AND ({condition})") for field, condition in unfit]
     members = [f"CASE WHEN {condition} THEN {_json_member(field)} END" for field, condition in parts]

@@ -2,6 +2,7 @@
 """Field matching and faithful casts."""
 
 import json
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -231,6 +232,36 @@ def test_fields_match_columns_by_their_names_in_snake_case():
     assert found.matched == {"a_b": (fields[0],)}
     assert found.unknown == (fields[1], fields[2])
     assert found.missing == ("c",)
+
+
+def test_of_two_fields_the_one_of_the_columns_very_name_is_the_column_wherever_it_stands():
+    shape = RawShape((RawColumn("id", "VARCHAR"),))
+    fields = [SourceField("Id", "f0", "VARCHAR"), SourceField("id", "f1", "VARCHAR")]
+    for given in (fields, fields[::-1]):
+        found = match_fields(given, shape)
+        assert (found.matched, found.unknown) == ({"id": (fields[1],)}, (fields[0],))
+        evolved = match_fields(given, RawShape(()), schema_evolution=True)
+        assert [column.name for column in evolved.added] == ["id"]
+        assert (evolved.matched, evolved.unknown) == ({"id": (fields[1],)}, (fields[0],))
+
+
+def test_names_that_are_no_words_are_no_new_columns_and_marks_tell_words_apart():
+    names = ["😀", "#", "नाम", "निम", "ชื่อ", unicodedata.normalize("NFD", "é"), "é"]
+    fields = [SourceField(name, f"f{at}", "VARCHAR") for at, name in enumerate(names)]
+    found = match_fields(fields, RawShape(()), schema_evolution=True)
+    assert sorted(column.name for column in found.added) == sorted(["नाम", "निम", "ชื่อ", "é"])
+    assert {field.name for field in found.unknown} == {"😀", "#", unicodedata.normalize("NFD", "é")}
+
+
+def test_two_spellings_in_one_json_object_are_kept_if_one_is_exact(land):
+    shape = RawShape((RawColumn("id", "BIGINT"), RawColumn("unit_price", "VARCHAR")))
+    landed = land(
+        b'{"Id": 1, "id": 2}\n{"Id": 3}\n{"id": null, "Id": 4}\n{"id": 5, "Id": null}\n'
+        b'{"unitPrice": "6", "UnitPrice": "7"}\n',
+        "a.jsonl", shape=shape,
+    )  # fmt: skip
+    assert [(row[1], row[-1]) for row in landed.rows] == [(2, '{"Id":1}'), (3, None), (4, None), (5, None)]
+    assert landed.reasons == ["json: unit_price is given twice, in two spellings"]
 
 
 def test_evolution_adds_columns_but_none_with_a_technical_or_empty_name():

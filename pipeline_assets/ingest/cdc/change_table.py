@@ -17,6 +17,7 @@ from pipeline_assets.ingest import casts
 from pipeline_assets.ingest.cdc import row
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.letters import Letters
+from pipeline_assets.ingest.names import Keys
 from pipeline_assets.ingest.sql import identifier, quoted
 from pipeline_assets.lake import DataFile, Lake, Table, query_schema
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
@@ -93,6 +94,11 @@ class ChangeTable:
     name: str
     model: Model
     keys: tuple[str, ...]
+
+    @property
+    def row_keys(self) -> Keys:
+        """The keys, with the contract's columns: by them a source's columns get the contract's names."""
+        return Keys.of(self.keys, self.model.to_schema().columns)
 
     def bronze(self, lake: Lake) -> Table:
         """The bronze table."""

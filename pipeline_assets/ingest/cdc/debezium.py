@@ -32,8 +32,10 @@ from pipeline_assets.ingest.cdc.documents import (
     encode,
     integer,
     key_of,
+    named,
     raw_text,
     shown,
+    with_names,
 )
 from pipeline_assets.ingest.cdc.events import OPS, ChangeEvent, Reject
 
@@ -118,13 +120,20 @@ def _event(record: _Record, table: str, origin: str, place: int, keys: Mapping[s
         raise RefusedError(f"op: {shown(record.op)} is unknown, known are {', '.join(OPS)}")
     if table not in keys:
         raise RefusedError(UNDECLARED.format(table[:100]))
-    op = str(record.op)
+    op, names = str(record.op), keys[table]
+    if naming := named(names, record.after, record.before, record.key):
+        record = record._replace(
+            before=with_names(record.before, naming),
+            after=with_names(record.after, naming),
+            key=with_names(record.key, naming),
+            columns={naming.get(name, name): schema for name, schema in record.columns.items()},
+        )
     if op in ("r", "c", "u") and record.after is None:
         raise RefusedError(f"after: {op} without the row after")
     unavailable = (*record.unavailable, *(name for name, value in (record.after or {}).items() if _is_unknown(value)))
     after = _row(record.after, record.columns) if op in ("r", "c", "u") else None
     before = _row(record.before, record.columns)
-    found_key = key_of(keys[table], record.key, after, before) if op != "t" else None
+    found_key = key_of(names, record.key, after, before) if op != "t" else None
     commit_lsn, tx_seq, lsn = _position(op, record)
     return ChangeEvent(
         table=table,

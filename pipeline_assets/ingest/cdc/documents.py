@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from pipeline_assets.ingest import names
+
 Document: TypeAlias = dict[str, Any]
 Raw: TypeAlias = bytes | str | Document | None
 """A record or its key as it comes: text, or parsed already; None is a null, or no key."""
@@ -102,18 +104,41 @@ def integer(value: object) -> int | None:
     return None
 
 
-def key_of(names: Sequence[str], *documents: Mapping[str, Any] | None) -> Document:
+def key_of(columns: Sequence[str], *documents: Mapping[str, Any] | None) -> Document:
     """Gives the declared keys in their order, each from the first of some documents that has it.
 
     Raises:
         RefusedError: One is missing or null everywhere.
     """
     found = {}
-    for name in names:
+    for name in columns:
         found[name] = next((d[name] for d in documents if d is not None and d.get(name) is not None), None)
     if missing := [name for name, value in found.items() if value is None]:
         raise RefusedError(f"key: {', '.join(missing)} is missing")
     return found
+
+
+def named(keys: Sequence[str], *rows: Mapping[str, Any] | None) -> Mapping[str, str]:
+    """Gives the contract's names for the columns of a record's documents, as `names.renamed` tells them of all of them.
+
+    Returns:
+        Name at the source to name of the contract, where they differ.
+
+    Raises:
+        RefusedError: Two columns are one of the contract's.
+    """
+    columns = keys.columns if isinstance(keys, names.Keys) else None
+    if columns is None or all(columns.names.issuperset(row or ()) for row in rows):
+        return {}
+    own = tuple(dict.fromkeys(name for row in rows for name in row or ()))
+    if clash := names.clashes(own, keys):
+        raise RefusedError(f"names: {names.clash_text(clash)}; name one of them otherwise at the source")
+    return {old: new for old, new in zip(own, names.renamed(own, keys), strict=True) if old != new}
+
+
+def with_names(row: Document | None, naming: Mapping[str, str]) -> Document | None:
+    """Gives a row with other names for some columns."""
+    return {naming.get(name, name): value for name, value in row.items()} if row and naming else row
 
 
 def shown(value: object) -> str:
@@ -143,8 +168,8 @@ def _what_is_wrong(data: bytes, error: orjson.JSONDecodeError) -> str:
 def _object(pairs: list[tuple[str, Any]]) -> Document:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise RefusedError(f"json: field {shown(next(n for n in names if names.count(n) > 1))} is given twice")
+        given = [name for name, _ in pairs]
+        raise RefusedError(f"json: field {shown(next(n for n in given if given.count(n) > 1))} is given twice")
     return found
 
 

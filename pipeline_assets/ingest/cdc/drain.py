@@ -207,7 +207,7 @@ class Drain:
         try:
             if newest is not None:
                 staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
-            for chunk in in_chunks(snapshot.rows(table.source_table, table.keys)):
+            for chunk in in_chunks(snapshot.rows(table.source_table, table.row_keys)):
                 staging.add(chunk.events)
             done = {} if expected is None else {RESNAPSHOT: 0}
             self._commit(report, staging, {position: expected}, {position: snapshot.point, **done})
@@ -217,7 +217,7 @@ class Drain:
 
     def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
         """Stores the source's rows at the snapshot's point beside the change table, for `reconcile` to compare."""
-        rows = in_chunks(snapshot.rows(table.source_table, table.keys))
+        rows = in_chunks(snapshot.rows(table.source_table, table.row_keys))
         store(self.con, self.lake, table, (chunk.events for chunk in rows), {position: snapshot.point})
 
     def _batch(
@@ -243,7 +243,7 @@ class Drain:
             """Not of a suspect, nor in the table since a run that was killed before it could advance the slot."""
             return event.table not in left_alone and event.commit_lsn >= starts.get(event.table, start)
 
-        keys = {table.source_table: table.keys for table in self.source.tables}
+        keys = {table.source_table: table.row_keys for table in self.source.tables}
         changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, keys, known)
         try:
             for chunk in in_chunks(event for event in changes if is_new(event)):

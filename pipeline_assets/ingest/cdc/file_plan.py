@@ -46,7 +46,7 @@ class FileSource:
     @property
     def keys(self) -> Mapping[str, Sequence[str]]:
         """Source table to the columns that name a row."""
-        return {table.source_table: table.keys for table in self.tables}
+        return {table.source_table: table.row_keys for table in self.tables}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pipeline_assets.ingest.cdc import altered
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
 from pipeline_assets.ingest.cdc.events import lsn_text
 from pipeline_assets.ingest.cdc.postgres import Postgres, SlotStatus, TableDescription
+from pipeline_assets.ingest.names import clash_text, clashes, renamed
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.lake import Lake
 
@@ -239,9 +240,12 @@ def _check_table(state: State, table: ChangeTable, publication: str) -> None:
 
 
 def _identity_problem(table: ChangeTable, found: TableDescription) -> str | None:
-    if missing := set(table.keys) - {column.name for column in found.columns}:
+    columns, keys = [column.name for column in found.columns], table.row_keys
+    if clash := clashes(columns, keys):
+        return f"in {table.source_table}, {clash_text(clash)} of the contract: rename one of them"
+    if missing := set(keys) - set(renamed(columns, keys)):
         return f"{table.source_table} has no column {', '.join(sorted(missing))}, which the source declares as key"
-    if missing := set(table.keys) - set(found.identity_columns):
+    if missing := set(keys) - set(renamed(found.identity_columns, keys)):
         return (
             f"updates and deletes of {table.source_table} do not tell {', '.join(sorted(missing))} of the old row: "
             f"make the keys its primary key (not DEFERRABLE), or ALTER TABLE {found.sql_name} REPLICA IDENTITY FULL"

@@ -21,8 +21,10 @@ from pipeline_assets.ingest.cdc.documents import (
     encode,
     integer,
     key_of,
+    named,
     raw_text,
     shown,
+    with_names,
 )
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 
@@ -83,8 +85,11 @@ def _events(
         raise RefusedError(UNDECLARED.format(table[:100]))
     op = OPERATIONS[record["type"]]
     row, old = _rows(record)
+    primary_key = _primary_key(record)
+    naming = named(keys[table], row, old, primary_key)
+    row, old = with_names(row, naming) or {}, with_names(old, naming) or {}
     commit_lsn, tx_seq = _position(op, record)
-    names, named = keys[table], _primary_key(record)
+    names, primary_key = keys[table], with_names(primary_key, naming)
 
     def event(op: str, key: Document, before: Document | None, after: Document | None) -> ChangeEvent:
         return ChangeEvent(
@@ -103,12 +108,12 @@ def _events(
             place=place,
         )
 
-    key = key_of(names, row, named)
+    key = key_of(names, row, primary_key)
     if op == "d":
         return [event("d", key, row, None)]
     if op in ("c", "r"):
         return [event(op, key, None, row)]
-    former = key_of(names, old, row, named)
+    former = key_of(names, old, row, primary_key)
     if former == key:
         return [event("u", key, {**row, **old}, row)]
     return [event("d", former, {**row, **old}, None), event("c", key, None, row)]

@@ -17,6 +17,7 @@ from pipeline_assets.ingest.cdc.altered import KnownTable
 from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.pg_text import Encoders
+from pipeline_assets.ingest.names import renamed
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 UTC, from which PostgreSQL counts, in microseconds since 1970."""
@@ -160,14 +161,15 @@ class Relation:
 
         Args:
             table: Schema and name.
-            columns: Names, in the order of the values.
+            columns: Names, in the order of the values; in documents they are as the contract has them.
             types: Their type OIDs.
             identity: Columns of the replica identity: what is sent of the old row unless all of it is.
             key: Key columns in the order that `key` is to have. If the table has not got all of them, keys are None.
             encoders: By type OID.
         """
         self.table = table
-        self._columns = tuple(columns)
+        identity = [new for new, name in zip(renamed(columns, key), columns, strict=True) if name in identity]
+        self._columns = columns = tuple(renamed(columns, key))
         self._encoders = [encoders[oid] for oid in types]
         self._row_template = _template(columns)
         self._identity = [at for at, name in enumerate(columns) if name in identity]
@@ -289,7 +291,7 @@ def _difference(known: KnownTable, columns: Sequence[str], identity: Sequence[st
     for column in columns:
         if column not in expected:  # takes what comes before it
             return f"its column {column} was called otherwise, or stood elsewhere"
-    if missing := [key for key in keys if key not in identity]:
+    if missing := [key for key in keys if key not in renamed(identity, keys)]:
         return f"its updates and deletes did not tell {', '.join(missing)} of the old row"
     return None
 

@@ -123,7 +123,7 @@ class _Attempt:
         self.report = Report()
         self._lake, self._con, self._source, self._tables = lake, con, source, tables
         self._format, self._facts = record_format, facts
-        self._keys = {table.source_table: table.keys for table in tables}
+        self._keys = {table.source_table: table.row_keys for table in tables}
         bronze = {table.source_table: table.bronze(lake) for table in tables}
         self._logs = {name: table.open() for name, table in bronze.items() if table.exists()}
 

@@ -18,6 +18,7 @@ from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.pg_text import Encoders
 from pipeline_assets.ingest.cdc.pgoutput import Relation
 from pipeline_assets.ingest.cdc.slot import PLUGIN, no_endless_wait
+from pipeline_assets.ingest.names import renamed
 from pipeline_assets.ingest.sql import identifier, quoted
 
 
@@ -60,7 +61,7 @@ class Snapshot:
         described = self._described[table]
         columns = [column for column in described.columns if column.name in described.published_columns]
         names = [column.name for column in columns]
-        if missing := [key for key in keys if key not in names]:
+        if missing := [key for key in keys if key not in renamed(names, keys)]:
             raise CdcError(
                 f"{table}: the key column {', '.join(missing)} is not published: correct the declared keys, or the "
                 "column list of the publication"

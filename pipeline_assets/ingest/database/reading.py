@@ -14,9 +14,9 @@ from uuid import uuid4
 import duckdb
 import pyarrow as pa
 
-from pipeline_assets.ingest.conform import snake_case
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError
+from pipeline_assets.ingest.names import snake_case
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.watermark import Value
 
@@ -256,14 +256,16 @@ def reading(
 
 
 def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
-    """Finds the source's column that feeds a column of the contract: the one of its very name, else the first like it.
+    """Finds the source's column that feeds a column of the contract: the one of its very name, else the one like it.
 
     Raises:
-        DatabaseError: There is none.
+        DatabaseError: There is none, or there are several, none of them of the very name.
     """
-    found = wanted if wanted in columns else next((name for name in columns if snake_case(name) == wanted), None)
-    if found is not None:
-        return found
+    found = [wanted] if wanted in columns else [name for name in columns if snake_case(name) == wanted]
+    if len(found) > 1:
+        raise DatabaseError(f"{place}: {' and '.join(found)} are both {wanted}: name one of them otherwise, with AS")
+    if found:
+        return found[0]
     raise DatabaseError(
         f"{place} has no column {wanted}: it has {', '.join(columns)}. Correct the declaration, or what is read"
     )

@@ -18,6 +18,7 @@ from pipeline_assets.ingest.cdc import debezium
 from pipeline_assets.ingest.cdc.change_table import envelope
 from pipeline_assets.ingest.cdc.documents import UNDECLARED
 from pipeline_assets.ingest.cdc.events import OPS, ChangeEvent, Reject
+from pipeline_assets.ingest.names import Keys
 
 SAMPLES = Path(__file__).parent / "samples"
 KEYS = {"public.customers": ["customer_id"], "public.types": ["id"], "public.toast": ["id"]}
@@ -477,3 +478,20 @@ def any_event(draw: Callable[..., Any]) -> ChangeEvent:
 @given(any_event())
 def test_an_event_written_as_a_dead_letter_is_read_as_the_same_event(event: ChangeEvent) -> None:
     assert debezium.parse(envelope(event), origin="a", place=1, keys=KEYS) == event
+
+
+def test_columns_get_the_contracts_names_also_those_of_a_dead_letter() -> None:
+    keys = {"public.customers": Keys.of(["customer_id"], ["customer_id", "created_at", "bio"])}
+
+    def named(**changes: object) -> Any:
+        return debezium.parse(record(**changes), origin="a", place=1, keys=keys)
+
+    row = {"customerId": 1, "createdAt": "x", "Bio": "__debezium_unavailable_value", "other": 1}
+    found = named(op="u", before={"customerId": 2}, after=row)
+    assert (found.key, found.before) == ('{"customer_id":1}', '{"customer_id":2}')
+    assert (found.after, found.unavailable) == ('{"customer_id":1,"created_at":"x","other":1}', ("bio",))
+    again = debezium.parse(envelope(found), origin="a", place=1, keys=keys)
+    assert (again.key, again.after, again.unavailable) == (found.key, found.after, found.unavailable)
+    assert named(op="c", before=None, after={"CUSTOMER_ID": 1, "CustomerId": 2}).reason.startswith(
+        "names: 'CUSTOMER_ID' and 'CustomerId' are both customer_id"
+    )

@@ -8,6 +8,7 @@ import pytest
 from pipeline_assets.ingest.cdc import maxwell
 from pipeline_assets.ingest.cdc.documents import UNDECLARED
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.names import Keys
 
 KEYS = {"test.e": ["id"], "shop.lines": ["order_id", "line"]}
 
@@ -154,3 +155,19 @@ def test_a_bad_record_is_a_dead_letter_that_says_what_is_wrong(record: str | dic
 def test_a_reject_names_its_table_as_soon_as_that_is_known() -> None:
     assert parse(changed(INSERT, type="x")).table == "test.e"
     assert parse("{").table is None
+
+
+def test_columns_get_the_contracts_names_and_of_two_that_are_one_the_exact_one() -> None:
+    keys = {"test.e": Keys.of(["id"], ["id", "created_at"])}
+
+    def named(**changes: object) -> Any:
+        return maxwell.parse(changed(UPDATE, **changes), origin="a", place=7, keys=keys)
+
+    (update,) = named(data={"ID": 1, "createdAt": "new", "x": 1}, old={"createdAt": "old"})
+    assert (update.key, update.after) == ('{"id":1}', '{"id":1,"created_at":"new","x":1}')
+    assert update.before == '{"id":1,"created_at":"old","x":1}'
+    deleted, inserted = named(data={"id": 1, "Id": 2}, old={"Id": 3, "id": 9})
+    assert (deleted.key, inserted.key, inserted.after) == ('{"id":9}', '{"id":1}', '{"id":1,"Id":2}')
+    assert named(data={"ID": 1, "Id": 2}, old={}).reason == (
+        "names: 'ID' and 'Id' are both id; name one of them otherwise at the source"
+    )

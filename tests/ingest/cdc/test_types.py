@@ -1,6 +1,7 @@
 """Every kind of value: the slot and the snapshot write it alike, and as CDC's one format says."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,9 @@ from pipeline_assets.demo.postgres_server import PostgresServer
 from pipeline_assets.ingest.cdc import row
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.drain import Drain
-from pipeline_assets.ingest.cdc.health import ChangeSource
+from pipeline_assets.ingest.cdc.health import ChangeSource, inspect
 from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.ingest.sql import identifier
 from pipeline_assets.lake import Lake, Table
 
 POSTGRESQL_15 = Path("/usr/lib/postgresql/15/bin")
@@ -176,6 +178,72 @@ def test_lists_are_rows_and_what_no_type_holds_is_a_dead_letter_by_slot_and_by_s
         "cast: times: '[\"infinity\"]' is not TIMESTAMP WITH TIME ZONE[]; cast: at: 'infinity' is not TIMESTAMP WITH "
         "TIME ZONE; cast: day: '-infinity' is not DATE; cast: price: 'NaN' is not DECIMAL(12,3)",
     ]
+
+
+ODD = [
+    "a.b c",
+    "😀",
+    unicodedata.normalize("NFD", "prénom"),
+    "x" * 63,
+    "_deleted",
+    'say "hi" %s {}',
+    "नाम",
+    "निम",
+    "Id",
+]
+
+
+class Wide(pa.DataFrameModel):
+    """Columns whose names the source writes otherwise, two of them in letters that are made of several characters."""
+
+    id: pl.Int64
+    created_at: Annotated[pl.Datetime, "us", "UTC"]
+    prénom: pl.String = pa.Field(nullable=True)
+    name_in_hindi: pl.String = pa.Field(nullable=True, alias="नाम")
+
+
+def test_columns_get_the_contracts_names_by_slot_and_by_snapshot_and_the_others_keep_theirs(database, tmp_path):
+    lake = Lake(str(tmp_path))
+    tables = tuple(ChangeTable(f"public.{name}", f"db__{name}", Wide, ("id",)) for name in ("camel", "odd", "clash"))
+    source = Postgres(database, slot=f"shop_{database[-12:]}", publication="shop")
+
+    def drain():
+        with lake.connect() as con:
+            Drain(lake, con, ChangeSource("db", tables, 1 << 30), source, "run").run()
+            return inspect(lake, ChangeSource("db", tables, 1 << 30), source)
+
+    listed = ", ".join(f"{identifier(name)} text" for name in ODD)
+    execute(
+        database,
+        'CREATE TABLE camel ("ID" int PRIMARY KEY, "createdAt" timestamptz DEFAULT now())',
+        f"CREATE TABLE odd (id int PRIMARY KEY, created_at timestamptz DEFAULT now(), {listed})",
+        'CREATE TABLE clash ("ID" int PRIMARY KEY, "Id" int, created_at timestamptz)',
+        "CREATE PUBLICATION shop FOR ALL TABLES",
+        'INSERT INTO camel ("ID") VALUES (1)', "INSERT INTO odd VALUES (1, now(), 'ab', 'sm', 'pr', 'xx', 'de', 'sa', "
+        "'na', 'ni', 'Id')",
+    )  # fmt: skip
+    drain()
+    execute(database, 'UPDATE camel SET "ID" = 2', "UPDATE odd SET id = 2", "INSERT INTO clash VALUES (1, 2)")
+    state = drain()
+    assert state.identity == {
+        "db__clash": "in public.clash, 'ID' and 'Id' are both id of the contract: rename one of them. Nothing is read "
+        "of it until then"
+    }
+    with lake.connect() as con:
+        rows = {
+            name: con.execute(
+                f"SELECT op, key, after FROM {Table(lake, f'bronze.db__{name}').scan()} ORDER BY commit_lsn, tx_seq"
+            ).fetchall()
+            for name in ("camel", "odd")
+        }
+        assert not Table(lake, "dead_letters.db__camel").exists()
+    for name, found in rows.items():
+        assert [(op, key) for op, key, _ in found] == [("r", '{"id":1}'), ("d", '{"id":1}'), ("c", '{"id":2}')], name
+    documents = [json.loads(after) for op, _, after in rows["odd"] if op != "d"]
+    names = ["id", "created_at", *("prénom" if name == ODD[2] else name for name in ODD)]
+    assert [list(document) for document in documents] == [names, names]
+    assert [document["prénom"] for document in documents] == ["pr", "pr"]
+    assert [list(json.loads(after)) for op, _, after in rows["camel"] if op != "d"] == [["id", "created_at"]] * 2
 
 
 def check_types(database: str) -> None:
