@@ -136,12 +136,15 @@ class FileReader:
         """Reads the file into the table's folder. What fails leaves nothing behind."""
         written: list[DataFile] = []
         try:
-            with self._open(path, content, careful=careful) as records:
-                select = self._select(records, delivery, shape)
+            with self._open(path, content, shape, careful=careful) as records:
                 is_wide |= len(records.fields) > MANY_COLUMNS
-                written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})", is_wide)
-                rows = sum(file.rows for file in written)
-                outcome = records.finish(self.con, rows)
+                outcome = None
+                while outcome is None:  # a second time where the first found damaged lines
+                    self._discard(written)
+                    select = self._select(records, delivery, shape)
+                    written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})", is_wide)
+                    rows = sum(file.rows for file in written)
+                    outcome = records.finish(self.con, rows)
                 matching = match_fields(records.fields, shape, schema_evolution=self.schema_evolution)
                 added, no_header = matching.added, bool(matching.missing) and records.format == "csv"
             if no_header:
@@ -170,17 +173,20 @@ class FileReader:
         if identity(delivery.file, read_content(path)) != delivery.content_id:
             raise FileNotFoundError(path)
         try:
-            with self._open(path, content) as records:
-                every = f"SELECT count(*), bit_xor(hash(*COLUMNS(*))) FROM ({self._select(records, delivery, shape)})"
-                (rows, _) = self.con.execute(every).fetchone() or (0, None)
-                records.finish(self.con, rows)
+            with self._open(path, content, shape) as records:
+                outcome = None
+                while outcome is None:
+                    select = self._select(records, delivery, shape)
+                    every = f"SELECT count(*), bit_xor(hash(*COLUMNS(*))) FROM ({select})"
+                    (rows, _) = self.con.execute(every).fetchone() or (0, None)
+                    outcome = records.finish(self.con, rows)
         except (UnreadableFile, duckdb.Error) as again:
             if is_of_system(again):
                 raise
             return file_failure(again)
         raise error
 
-    def _open(self, path: Path, content: Content, *, careful: bool = False) -> Records:
+    def _open(self, path: Path, content: Content, shape: RawShape, *, careful: bool = False) -> Records:
         return open_records(
             self.con,
             path,
@@ -189,6 +195,7 @@ class FileReader:
             delimiter=self.delimiter,
             temp_dir=self.temp_dir,
             careful=careful,
+            shape=shape,
         )
 
     def _select(self, records: Records, delivery: Delivery, shape: RawShape) -> str:

@@ -278,6 +278,7 @@ def _load(
             format=reader.format,
             delimiter=reader.delimiter,
             temp_dir=reader.temp_dir,
+            shape=shape,
         ) as records:
             matching = match_fields(records.fields, shape, schema_evolution=reader.schema_evolution)
             if matching.missing and records.format == "csv":
@@ -297,7 +298,10 @@ def _load(
             (rows,) = reader.con.execute(f"SELECT count(*) FROM {_ROWS}").fetchone() or (0,)
             if not layout.line_end and rows != sum(member.lines for member in members):
                 raise _NotProvedError
-            return records.finish(reader.con, rows), matching.added
+            outcome = records.finish(reader.con, rows)
+            if outcome is None:
+                raise _NotProvedError
+            return outcome, matching.added
     except (UnreadableFile, duckdb.Error) as error:
         file_failure(error)  # raises what ends all reading
         raise _NotProvedError from error

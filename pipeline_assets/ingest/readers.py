@@ -8,7 +8,7 @@ The flow of one file::
     content = read_content(path)
     with open_records(con, path, content, temp_dir=temp_dir) as records:
         con.execute(f"COPY ({conform_sql(records, shape, ...)}) TO ...")   # duckdb.Error -> file_failure(error)
-        outcome = records.finish(con, n_rows)                              # rejects, line map; UnreadableFile
+        outcome = records.finish(con, n_rows)      # rejects, line map; None: scan again; UnreadableFile
 """
 
 import re
@@ -19,6 +19,7 @@ from typing import Literal
 
 import duckdb
 
+from pipeline_assets.contracts.base import RawShape
 from pipeline_assets.ingest import json_records
 from pipeline_assets.ingest.avro_reader import load_avro, open_avro
 from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_chunks, read_content
@@ -92,6 +93,7 @@ def open_records(
     delimiter: str = ",",
     temp_dir: Path,
     careful: bool = False,
+    shape: RawShape | None = None,
 ) -> Records:
     """Open a landed file as records.
 
@@ -103,6 +105,7 @@ def open_records(
         delimiter: One character between the fields of a CSV file.
         temp_dir: An existing directory for copies, where a format cannot be read from a stream.
         careful: Decode Parquet and Avro without DuckDB, which has failed at a value of this file. Slower.
+        shape: The contract's columns, which tell a stray quote in a CSV file from a value with line ends.
 
     Raises:
         UnreadableFile: The file can be told to be unreadable before any record is read.
@@ -114,7 +117,7 @@ def open_records(
     scratch.mkdir()
     try:
         if resolved == "csv":
-            return open_csv(con, path, content, delimiter, scratch)
+            return open_csv(con, path, content, delimiter, scratch, shape)
         if resolved in ("jsonl", "json"):
             return _open_json(con, path, content, resolved, scratch)
         return _open_binary(con, path, content, resolved, scratch, careful)

@@ -125,12 +125,25 @@ class Records:
     def close(self) -> None:
         """Delete the temporary files and tables of this file."""
         shutil.rmtree(self.scratch, ignore_errors=True)
+        self._drop_rejects()
+
+    def _drop_rejects(self) -> None:
         if self.rejects_id is not None:
             self.con.execute(f"DROP TABLE IF EXISTS {errors_table(self.rejects_id)}")
             self.con.execute(f"DROP TABLE IF EXISTS {scans_table(self.rejects_id)}")
 
-    def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome:
+    def is_clean(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> bool:
+        """Whether there are as many lines as records: no reject, no blank line, no line end in quotes, nothing lost."""
+        header = 1 if self.format == "csv" else 0
+        return self.content is not None and (
+            self.content.physical_lines == n_rows + header and not self._reject_rows(con)
+        )
+
+    def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome | None:
         """Account for a scan: call it after each one, with the number of rows that came out.
+
+        Returns:
+            The account; None if the file has to be scanned again, because `sql` is another one now.
 
         Raises:
             UnreadableFile: Fewer records came out than the file holds, so some would be lost in silence.
@@ -215,7 +228,7 @@ class Records:
             ranges.append((start, length if end is None else min(length, end - start)))
 
         def keep(start: int, data: bytes) -> None:
-            raws[start] = data.decode("utf-8", "backslashreplace").rstrip("\r\n")
+            raws[start] = raw_text(data)
 
         if ranges and self.content is not None:
             read_ranges(self.path, self.content, ranges, keep)
@@ -238,6 +251,13 @@ class Records:
         if row.error_type == "TOO MANY COLUMNS":
             return "json: malformed: a control character (U+001F) in the line"
         return f"{self.format}: {row.error_type.lower()}: {row.message}"
+
+
+def raw_text(data: bytes) -> str:
+    """The raw text of a record, without its line end; of a very long one its start."""
+    if len(data) >= MAX_LINE_BYTES:
+        data = data[:_LONG_RAW_CHARACTERS]
+    return data.decode("utf-8", "backslashreplace").rstrip("\r\n")
 
 
 def _line_map(starts: RecordStarts | None, rejected: "Sequence[_RejectRow]", n_rows: int, header: int) -> pa.Table:

@@ -90,22 +90,24 @@ def _land(
     content = read_content(path)
     out = temp_dir / "out.parquet"
     try:
-        with open_records(con, path, content, temp_dir=temp_dir, careful=careful, **options) as records:
-            sql = conform_sql(
-                records,
-                shape,
-                file=path.name,
-                partition_date=date(2011, 1, 1),
-                batch_id=content.content_id,
-                extracted_at=datetime(2011, 1, 1, tzinfo=UTC),
-                schema_evolution=evolve,
-            )
-            try:
-                con.execute(f"COPY ({sql}) TO '{out}' (FORMAT parquet)")
-            except duckdb.Error as error:
-                raise UnreadableFile(file_failure(error)) from error
-            (n_rows,) = con.execute(f"SELECT count(*) FROM '{out}'").fetchone() or (0,)
-            outcome = records.finish(con, n_rows)
+        with open_records(con, path, content, temp_dir=temp_dir, careful=careful, shape=shape, **options) as records:
+            outcome = None
+            while outcome is None:
+                sql = conform_sql(
+                    records,
+                    shape,
+                    file=path.name,
+                    partition_date=date(2011, 1, 1),
+                    batch_id=content.content_id,
+                    extracted_at=datetime(2011, 1, 1, tzinfo=UTC),
+                    schema_evolution=evolve,
+                )
+                try:
+                    con.execute(f"COPY ({sql}) TO '{out}' (FORMAT parquet)")
+                except duckdb.Error as error:
+                    raise UnreadableFile(file_failure(error)) from error
+                (n_rows,) = con.execute(f"SELECT count(*) FROM '{out}'").fetchone() or (0,)
+                outcome = records.finish(con, n_rows)
     except UnreadableFile as error:
         if not careful and path.name.endswith((".parquet", ".avro")):
             return _land(con, path, shape, temp_dir, evolve, options, careful=True)

@@ -1,0 +1,393 @@
+"""Find the physical lines of a CSV file that a stray quote has damaged, so that it costs its own line and no other.
+
+A quote that is opened and never closed swallows the lines below, up to the next stray quote or the end of the file. By
+the rules of quoting that is one value; nothing is wrong with it but its content. So this is decided by evidence:
+
+1. A line whose quotes are closed is what it is, whatever it holds. Text after a closing quote, or a carriage return
+   outside quotes, damages that line.
+2. A line that leaves a quote open begins a value of several lines, a block. The block is damaged if it is never closed
+   (within `MAX_LINE_BYTES`), if text follows its closing quote, or if it does not have the header's number of fields.
+3. Else its lines are looked at, one by one. A line is *full* if alone it has the header's number of fields, and these
+   fit the types of the contract; of the first and the last line without the quote that opens or closes the block. The
+   block is damaged if first and last line are full, or one of them and most of the lines between. Where no column has
+   a type, both and nearly all of at least three lines between have to be. A value in a column that is no text is
+   damaged in any case if its first line is full: it would fit nothing.
+4. Else it is a value with line ends, also where it quotes lines that look like records.
+
+Of a damaged block the first line is damaged; reading goes on with the next as the start of a record. A text of several
+lines with a stray quote inside so becomes as many dead letters as it has lines. Lines are read once, in a window of at
+most `MAX_LINE_BYTES`; where a block ends is found once for all lines in it, so the work is linear.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline_assets.ingest.casts import normal
+from pipeline_assets.ingest.content import Content, read_chunks
+from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, QUOTE
+
+_LINES_LOOKED_AT = 100  # of a block, between the first and the last
+_ENOUGH_WITHOUT_TYPES, _NEARLY_ALL = 3, 0.8
+_LINE_OVERHEAD_BYTES = 48  # of a bytes object
+
+_NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
+_DATE = rb"\s*\d{4}-\d\d-\d\d([ T].*)?\s*"
+_BOOLEAN = rb"(?i)\s*(true|false|t|f|0|1)\s*"
+_PATTERNS: dict[str, bytes] = {
+    "BOOLEAN": _BOOLEAN,
+    **dict.fromkeys(("DATE", "TIMESTAMP"), _DATE),
+    **dict.fromkeys(("DECIMAL", "DOUBLE", "FLOAT", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), _NUMBER),
+}
+
+OPEN = "csv: quote: opened and not closed in its line"
+TEXT_AFTER = "csv: quote: text follows a closing quote"
+CARRIAGE_RETURN = "csv: line ends are mixed: a carriage return stands alone outside quotes"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A damaged line: its number, where it starts, its bytes (of a long one the first), their number, what is wrong."""
+
+    line: int
+    start: int
+    text: bytes
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field has to be: a pattern of its text, None for any text; and whether it has to be there."""
+
+    pattern: re.Pattern[bytes] | None
+    required: bool
+
+
+TEXT = Kind(None, False)
+
+
+def kind_of(dtype: str, *, required: bool) -> Kind:
+    """Give the kind of a column of a contract, by its DuckDB type."""
+    pattern = _PATTERNS.get(re.split(r"[( ]", normal(dtype))[0])
+    return Kind(re.compile(pattern) if pattern else None, required)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A line as read from its start, outside or inside quotes.
+
+    Attributes:
+        state: `closed` at its end; `open`: a quote is; `broken`: text follows a closing quote.
+        delimiters: How many end a field in it.
+        quote: Where the last quote is that opened, or of a line that starts inside, the first that closed; -1: none.
+    """
+
+    state: Literal["closed", "open", "broken"]
+    delimiters: int
+    quote: int
+
+
+def _after_spaces(text: bytes, at: int) -> int:
+    while text[at : at + 1] == b" ":
+        at += 1
+    return at
+
+
+def _closing(text: bytes, at: int) -> int:
+    """Where the quote is that closes a value, looking from a place in it; -1 if none does."""
+    close = text.find(QUOTE, at)
+    while close >= 0 and text[close + 1 : close + 2] == QUOTE:
+        close = text.find(QUOTE, close + 2)
+    return close
+
+
+def _parse(text: bytes, separator: bytes, *, inside: bool) -> _Parsed:
+    at = delimiters = 0
+    quote, starts_inside = -1, inside
+    while True:
+        if not inside:
+            at = _after_spaces(text, at)
+            if text[at : at + 1] == QUOTE:
+                inside, at = True, at + 1
+                quote = quote if starts_inside else at - 1
+        if inside:
+            close = _closing(text, at)
+            if close < 0:
+                return _Parsed("open", delimiters, quote)
+            quote = close if starts_inside and quote < 0 else quote
+            inside, at = False, _after_spaces(text, close + 1)
+            if at < len(text) and text[at : at + 1] != separator:
+                return _Parsed("broken", delimiters, quote)
+        at = text.find(separator, at) + 1
+        if at == 0:
+            return _Parsed("closed", delimiters, quote)
+        delimiters += 1
+
+
+def _fields(text: bytes, separator: bytes) -> list[bytes] | None:
+    """Split a line at its delimiters; None if its quotes are not closed in it."""
+    fields, at = [], 0
+    while True:
+        start, at = at, _after_spaces(text, at)
+        if text[at : at + 1] == QUOTE:
+            close = _closing(text, at + 1)
+            end = _after_spaces(text, close + 1)
+            if close < 0 or (end < len(text) and text[end : end + 1] != separator):
+                return None
+            fields.append(text[at + 1 : close].replace(QUOTE * 2, QUOTE))
+        else:
+            end = text.find(separator, at)
+            end = len(text) if end < 0 else end
+            fields.append(text[start:end])
+        if end >= len(text):
+            return fields
+        at = end + 1
+
+
+class DamageFinder:
+    """Reads the lines of one CSV file below its header."""
+
+    def __init__(self, separator: bytes, kinds: Sequence[Kind]) -> None:
+        """Takes the delimiter, and what the fields have to be, in the header's order."""
+        self._separator, self._kinds = separator, kinds
+        self._has_types = any(kind.pattern is not None for kind in kinds)
+        # Where the last look for the end of a value came to, and the last line before where another value begins.
+        self._reached = self._reopened = 0
+
+    def find(self, lines: Iterable[tuple[bytes, int]], *, first_line: int, start: int) -> Iterator[Damage]:
+        """Yields the damaged ones of physical lines.
+
+        Args:
+            lines: Lines with their ends and their lengths, from the first below the header.
+            first_line: Number of the first.
+            start: Where it starts.
+        """
+        window = _Window(lines, first_line, start)
+        while (line := window.pop()) is not None:
+            if reason := self._reason(window, line):
+                yield Damage(line.line, line.start, line.text, line.length, reason)
+
+    def _reason(self, window: "_Window", line: "_Line") -> str | None:
+        """What is wrong with a line that a record begins on; passes the further lines of a good record."""
+        own = line.text.rstrip(b"\r\n")
+        if QUOTE not in own:
+            return CARRIAGE_RETURN if b"\r" in own else None
+        if line.length > MAX_LINE_BYTES:
+            return f"line too long: {line.length} bytes, the limit is {MAX_LINE_BYTES}"
+        parsed = _parse(own, self._separator, inside=False)
+        if parsed.state == "broken":
+            return TEXT_AFTER
+        if parsed.state == "closed":
+            return CARRIAGE_RETURN if b"\r" in own and _has_lone_carriage_return(own) else None
+        block = self._block(window, line, own, parsed)
+        if block is None or not self._is_value(window, block):
+            return OPEN
+        window.drop_through(block.end)
+        return None
+
+    def _block(self, window: "_Window", line: "_Line", own: bytes, parsed: _Parsed) -> "_Block | None":
+        """Finds the end of a value of several lines; None if it has no good one, or the fields are too few or many."""
+        at, delimiters = line.line + 1, parsed.delimiters
+        if self._reopened <= line.line < self._reached:
+            at = self._reached  # a line before this one has looked: all lines up to there are inside
+        while (text := window.peek(at)) is not None:
+            if QUOTE in text:
+                found = _parse(text.rstrip(b"\r\n"), self._separator, inside=True)
+                delimiters += found.delimiters
+                if found.state != "open":
+                    break
+                if found.quote >= 0:  # closed, and opened again: the next value of several lines
+                    self._reopened = at
+            at += 1
+        self._reached = at
+        if text is None or found.state == "broken" or delimiters + 1 < len(self._kinds):
+            return None
+        surplus = delimiters + 1 - len(self._kinds)
+        text = text.rstrip(b"\r\n")
+        if not text.endswith(self._separator * surplus):  # empty ones are what spreadsheets write
+            return None
+        without = text[: found.quote] + text[found.quote + 1 :]
+        opening = own[: parsed.quote] + own[parsed.quote + 1 :]
+        return _Block(at, parsed.delimiters, opening, text, without)
+
+    def _is_value(self, window: "_Window", block: "_Block") -> bool:
+        """Whether a block that is closed and has the right fields is a value, by the evidence of its lines."""
+        first = self._is_full(block.first)
+        if first and block.column < len(self._kinds) and self._kinds[block.column].pattern is not None:
+            return False
+        last = self._is_full(block.last) or self._is_full(block.last_without_quote)
+        if not first and not last:
+            return True
+        until = min(block.end, window.next_line + _LINES_LOOKED_AT)
+        between = [window.peek(at) or b"" for at in range(window.next_line, until)]
+        full = sum(self._is_full(line.rstrip(b"\r\n")) for line in between)
+        if self._has_types:
+            return not ((first and last) or 2 * full > len(between))
+        # In a single column of text every line is full, which says nothing.
+        nearly_all = full >= max(_ENOUGH_WITHOUT_TYPES, _NEARLY_ALL * len(between))
+        return not (first and last and nearly_all and len(self._kinds) > 1)
+
+    def _is_full(self, text: bytes) -> bool:
+        fields = _fields(text, self._separator)
+        n = len(self._kinds)
+        if fields is None or len(fields) < n or any(field.strip() for field in fields[n:]):
+            return False
+        return all(self._fits(field, kind) for field, kind in zip(fields, self._kinds, strict=False))
+
+    @staticmethod
+    def _fits(field: bytes, kind: Kind) -> bool:
+        if not field.strip():
+            return not kind.required
+        return kind.pattern is None or kind.pattern.fullmatch(field) is not None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A value of several lines.
+
+    Attributes:
+        end: Its last line.
+        column: Number of its field, from 0.
+        first: Text of the line that opens it, without the quote.
+        last: Text of the line that closes it.
+        last_without_quote: The same without the quote.
+    """
+
+    end: int
+    column: int
+    first: bytes
+    last: bytes
+    last_without_quote: bytes
+
+
+def _has_lone_carriage_return(own: bytes) -> bool:
+    return b"\r" in re.sub(rb'"(?:[^"]|"")*"', b"", own)
+
+
+@dataclass(frozen=True)
+class _Line:
+    line: int
+    start: int
+    text: bytes
+    length: int
+
+
+class _Window:
+    """Lines that were read but not yet passed: about `MAX_LINE_BYTES` of them."""
+
+    def __init__(self, lines: Iterable[tuple[bytes, int]], first_line: int, start: int) -> None:
+        self._source = iter(lines)
+        self._held: list[tuple[bytes, int]] = []
+        self._head = self._bytes = 0
+        self._start = start
+        self.next_line = first_line
+
+    def pop(self) -> _Line | None:
+        """Passes the next line."""
+        if self.peek(self.next_line) is None:
+            return None
+        text, length = self._held[self._head]
+        self._head += 1
+        if self._head > 1000 and 2 * self._head > len(self._held):
+            del self._held[: self._head]
+            self._head = 0
+        line = _Line(self.next_line, self._start, text, length)
+        self._bytes -= len(text) + _LINE_OVERHEAD_BYTES
+        self._start += length
+        self.next_line += 1
+        return line
+
+    def peek(self, line: int) -> bytes | None:
+        """Looks at a line that was not passed; None at the end of the file, or beyond the window."""
+        at = self._head + line - self.next_line
+        while at >= len(self._held):
+            if self._bytes > MAX_LINE_BYTES:
+                return None
+            found = next(self._source, None)
+            if found is None:
+                return None
+            self._held.append(found)
+            self._bytes += len(found[0]) + _LINE_OVERHEAD_BYTES
+        return self._held[at][0]
+
+    def drop_through(self, line: int) -> None:
+        """Passes all lines up to one."""
+        while self.next_line <= line and self.pop() is not None:
+            pass
+
+
+def find_damage(
+    path: Path, content: Content, separator: bytes, kinds: Sequence[Kind], header_lines: int
+) -> Iterator[Damage]:
+    """Yields the damaged lines of a file.
+
+    Args:
+        path: The file.
+        content: What is known of its bytes.
+        separator: The delimiter.
+        kinds: What the header's fields have to be.
+        header_lines: Physical lines down to the end of the header, blank ones before it included.
+    """
+    lines = _lines(read_chunks(path, content.compression), content.terminator)
+    start = sum(next(lines, (b"", 0))[1] for _ in range(header_lines))
+    yield from DamageFinder(separator, kinds).find(lines, first_line=header_lines + 1, start=start)
+
+
+def _lines(chunks: Iterable[bytes], terminator: bytes) -> Iterator[tuple[bytes, int]]:
+    """Splits chunks into lines with their ends, and their lengths; of a line over the limit only the start is kept."""
+    rest, dropped = b"", 0
+    for chunk in chunks:
+        parts = chunk.split(terminator)
+        last = parts.pop()
+        for part in parts:
+            text = part if not rest else rest if dropped else rest + part
+            if dropped:
+                yield text, len(rest) + dropped + len(part) + 1
+            else:
+                text += terminator
+                yield text, len(text)
+            rest, dropped = b"", 0
+        if dropped or len(rest) + len(last) > MAX_LINE_BYTES:
+            if not dropped:
+                rest, last = (rest + last)[:MAX_LINE_BYTES], (rest + last)[MAX_LINE_BYTES:]
+            dropped += len(last)
+        else:
+            rest += last
+    if rest:
+        yield rest, len(rest) + dropped
+
+
+def write_without(path: Path, content: Content, target: Path, ranges: Iterable[tuple[int, int, bytes]]) -> None:
+    """Copies a file, decompressed, with something else in place of some of its bytes.
+
+    Args:
+        path: The file.
+        content: What is known of its bytes.
+        target: The copy.
+        ranges: Start and length of what goes, ascending and apart, and what comes in its place.
+    """
+    with target.open("wb") as file:
+        base = at = 0
+        wanted = iter(ranges)
+        current = next(wanted, None)
+        for chunk in read_chunks(path, content.compression):
+            end = base + len(chunk)
+            while at < end:
+                if current is None or current[0] >= end:
+                    file.write(chunk[at - base :])
+                    at = end
+                elif at < current[0]:
+                    file.write(chunk[at - base : current[0] - base])
+                    at = current[0]
+                else:
+                    start, length, instead = current
+                    if at == start:
+                        file.write(instead)
+                    at = min(start + length, end)
+                    if at < start + length:
+                        break
+                    current = next(wanted, None)
+            base = end

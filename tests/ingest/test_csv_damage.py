@@ -1,0 +1,209 @@
+"""A stray quote costs its own line and no other; a value with line ends is one value, whatever it holds."""
+
+import csv
+import gzip
+import io
+import random
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest.csv_damage import DamageFinder, kind_of
+
+SHAPE = RawShape(
+    (
+        RawColumn("id", "BIGINT", required=True),
+        RawColumn("name", "VARCHAR"),
+        RawColumn("amount", "DECIMAL(12,2)"),
+        RawColumn("day", "DATE"),
+    )
+)
+TEXTS = RawShape((RawColumn("id", "VARCHAR"), RawColumn("name", "VARCHAR"), RawColumn("note", "VARCHAR")))
+HEADER = b"id,name,amount,day\n"
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data, asbytes=True)
+
+
+def line(number: int, name: str | None = None) -> bytes:
+    return f"{number},{name or f'name {number}'},{number}.50,2026-01-05\n".encode()
+
+
+def file(*lines: bytes, count: int = 9) -> bytes:
+    """Nine good lines, of which some are others: those that begin with the same number."""
+    other = {int(text.split(b",")[0].strip(b'"')): text for text in lines}
+    return HEADER + b"".join(other.get(number, line(number)) for number in range(1, count + 1))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "dead"),
+    [
+        pytest.param([b'2,"name 2,2.50,2026-01-05\n'], [2], id="never closed"),
+        pytest.param([b'2,"name 2,2.50,2026-01-05\n', b'7,"name 7,7.50,2026-01-05\n'], [2, 7], id="two of them"),
+        pytest.param([b'2,"name 2,2.50,2026-01-05\n', b'7,name 7",7.50,2026-01-05\n'], [2], id="as if it were closed"),
+        pytest.param([b'2,"name 2,2.50,2026-01-05\n', b'3,name 3",3.50,2026-01-05\n'], [2], id="in the next line"),
+        pytest.param([b'2,name 2,"2.50,2026-01-05\n', b'7,name 7,7.50",2026-01-05\n'], [2, 7], id="around a number"),
+        pytest.param([b'2,"name 2,2.50,2026-01-05\n', b'7,",7.50,2026-01-05\n'], [2, 7], id="an empty value after"),
+        pytest.param([b'2,na"me 2,2.50,2026-01-05\n'], [], id="inside an unquoted value it is text"),
+        pytest.param([b'2,"name" 2,2.50,2026-01-05\n'], [2], id="text after a closing quote"),
+        pytest.param([b'2,"name 2"",2.50,2026-01-05\n'], [2], id="a doubled quote at the end"),
+        pytest.param([b'1,"name 1,1.50,2026-01-05\n'], [1], id="the first line"),
+        pytest.param([b'9,"name 9,9.50,2026-01-05'], [9], id="the last line, without its end"),
+        pytest.param([b'9,name 9,9.50,"2026-01-05'], [9], id="just before the end"),
+        pytest.param([b'"2,name 2,2.50,2026-01-05\n', b'7,name 7,7.50,2026-01-05"\n'], [2, 7], id="a line's edges"),
+        pytest.param([f'{n},"name,{n},2026-01-05\n'.encode() for n in range(1, 10)], list(range(1, 10)), id="each"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("newline", "pack"),
+    [(b"\n", bytes), (b"\r\n", gzip.compress), (b"\r", zstd)],
+)
+def test_a_stray_quote_costs_its_own_line(land, damaged, dead, newline, pack):
+    data = file(*damaged).replace(b"\n", newline)
+    landed = land(pack(b"\xef\xbb\xbf" + data), shape=SHAPE)
+    assert [letter.line - 1 for letter in landed.dead] == dead
+    assert [row[1] for row in landed.rows] == [n for n in range(1, 10) if n not in dead]
+    assert landed.lines == [row[1] + 1 for row in landed.rows]
+    lines = data.split(newline)
+    assert [letter.raw for letter in landed.dead if letter.reason.startswith("csv: ")] == [
+        lines[letter.line - 1].decode() for letter in landed.dead if letter.reason.startswith("csv: ")
+    ]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_any_delimiter(land, separator):
+    data = file(b'2,"name 2,2.50,2026-01-05\n', b'7,name 7",7.50,2026-01-05\n')
+    landed = land(data.replace(b",", separator.encode()), shape=SHAPE, delimiter=separator)
+    assert ([letter.line for letter in landed.dead], len(landed.rows)) == ([3], 8)
+
+
+def test_mixed_line_ends_and_a_lone_carriage_return_cost_their_line(land):
+    data = HEADER + line(1) + line(2).replace(b"\n", b"\r\n") + b'3,"name 3,3,2026-01-05\r\n' + line(4)
+    data += line(5).replace(b"name", b"na\rme") + line(6) + b'7,"a\r\nb",7,2026-01-05\n'
+    landed = land(data, shape=SHAPE)
+    assert [row[1] for row in landed.rows] == [1, 2, 4, 6, 7]
+    assert landed.lines == [2, 3, 5, 7, 8]
+    assert [letter.line for letter in landed.dead] == [4, 6]
+
+
+def test_a_single_column_of_numbers(land):
+    shape = RawShape((RawColumn("id", "BIGINT", required=True),))
+    landed = land(b'id\n1\n"2\n3\n4"\n5\n', shape=shape)
+    assert [row[1] for row in landed.rows] == [1, 3, 5]
+    assert [letter.line for letter in landed.dead] == [3, 5]
+
+
+def test_a_single_column_of_text_that_is_never_closed(land):
+    shape = RawShape((RawColumn("name", "VARCHAR"),))
+    landed = land(b'name\na\n"b\nc\n', shape=shape)
+    assert [row[1] for row in landed.rows] == ["a", "c"]
+    assert [letter.line for letter in landed.dead] == [3]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("two\nlines", id="two lines"),
+        pytest.param('a, "b",\nc, d', id="delimiters and quotes"),
+        pytest.param("line\n" * 5000, id="many lines"),
+        pytest.param("see:\n3,name 3,3.50,2026-01-05\n4,name 4,4.50,2026-01-05\nend", id="it quotes records"),
+        pytest.param("\n3,name 3,3.50,2026-01-05\n4,name 4,4.50,2026-01-05\n", id="it quotes nothing else"),
+        pytest.param('"3","name 3","3.50","2026-01-05"\n"4","name 4","4.50","2026-01-05"', id="it quotes quoted ones"),
+    ],
+)
+@pytest.mark.parametrize("shape", [SHAPE, TEXTS])
+def test_a_value_with_line_ends_is_one_value(land, value, shape):
+    names = [column.name for column in shape.columns]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    rows = [dict(zip(names, ("1", value, "1.50", "2026-01-05"), strict=False)), {"id": "2", "name": "x"}]
+    writer.writerows([names, *([row.get(name, "") for name in names] for row in rows)])
+    landed = land(text.getvalue().encode(), shape=shape)
+    assert landed.dead == []
+    assert [row[2] for row in landed.rows] == [value, "x"]
+
+
+def test_text_with_a_stray_quote_is_dead_line_by_line(land):
+    data = HEADER + line(1) + b'2,"text\nwith "a" quote\nin it",2.50,2026-01-05\n' + line(3)
+    landed = land(data, shape=SHAPE)
+    assert [row[1] for row in landed.rows] == [1, 3]
+    assert [letter.line for letter in landed.dead] == [3, 4, 5]
+
+
+def test_texts_without_types_need_more_evidence(land):
+    good = [b"%d,name,note\n" % n for n in range(1, 10)]
+    good[1], good[7] = b'2,"name,note\n', b'8,name",note\n'
+    landed = land(b"id,name,note\n" + b"".join(good), shape=TEXTS)
+    assert [letter.line for letter in landed.dead] == [3]
+    assert [row[1] for row in landed.rows] == ["1", "3", "4", "5", "6", "7", "8", "9"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was written, on which lines: the oracle knows nothing of how a file is read."""
+
+    first: int
+    lines: int
+    row: tuple[Any, ...]
+
+
+def write(rng: random.Random, count: int, newline: str, quoting: int) -> tuple[list[bytes], list[Record]]:
+    """Writes good records, some with line ends in them; gives the physical lines, and the records."""
+    words = ["Ann", "Bob", "a, b", 'say "hi"', "", "x\ny", "one,\ntwo, three\n4", 'q"\n"r']
+    text, records = io.StringIO(newline=""), []
+    writer = csv.writer(text, lineterminator=newline, quoting=quoting)  # type: ignore[arg-type]
+    writer.writerow(["id", "name", "amount", "day"])
+    for number in range(count):
+        first = text.getvalue().count("\n") + 1
+        name = rng.choice(words).replace("\n", newline)
+        writer.writerow([number, name, f"{number}.5", "2026-01-05"])
+        records.append(Record(first, text.getvalue().count("\n") + 1 - first, (number, name or None)))
+    return text.getvalue().encode().splitlines(keepends=True), records
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_every_other_line_is_in_the_table_wherever_quotes_are_put(land, seed):
+    rng = random.Random(seed)
+    quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+    lines, records = write(rng, rng.randint(5, 60), rng.choice(["\n", "\r\n"]), quoting)
+    hit = {record.first for record in records if record.lines == 1 and rng.random() < rng.choice([0.05, 0.3])}
+    for number in hit:
+        own = lines[number - 1].rstrip(b"\r\n")
+        for _ in range(rng.choice([1, 1, 2])):
+            at = rng.randint(0, len(own))
+            own = own[:at] + b'"' + own[at:]
+        lines[number - 1] = own + lines[number - 1][len(lines[number - 1].rstrip(b"\r\n")) :]
+    landed = land(b"".join(lines), shape=SHAPE)
+    found = {row[0]: row[1:3] for row in landed.rows}
+    assert {r.first: r.row for r in records if r.first not in hit}.items() <= found.items()
+    dead = {letter.line for letter in landed.dead}
+    assert dead <= hit
+    assert dead | found.keys() == {record.first for record in records}
+    assert len(landed.dead) + len(landed.rows) == len(records)
+
+
+def test_two_hundred_thousand_lines_with_damage_are_read_in_linear_time():
+    kinds = [kind_of(column.dtype, required=column.required) for column in SHAPE.columns]
+
+    def seconds(count: int) -> float:
+        texts = (line(n, f'"5"" {n}' if n % 100 == 0 else f"5 {n}" if n % 3 else f'"a"" {n}"') for n in range(count))
+        started = time.process_time()
+        found = list(DamageFinder(b",", kinds).find(((t, len(t)) for t in texts), first_line=2, start=0))
+        assert len(found) == count // 100
+        return time.process_time() - started
+
+    assert seconds(200_000) < 8 * max(seconds(50_000), 0.1)
+
+
+def test_a_quote_that_swallows_more_than_a_buffer_costs_its_line(land):
+    data = HEADER + line(1) + b'2,"name 2,2.50,2026-01-05\n' + b"".join(line(n, "x" * 1_000_000) for n in range(3, 40))
+    landed = land(data, shape=SHAPE)
+    assert [letter.line for letter in landed.dead] == [3]
+    assert [row[1] for row in landed.rows] == [1, *range(3, 40)]
+    assert landed.rows[0][3] == Decimal("1.50")
