@@ -193,19 +193,34 @@ def _sweep(table_uri: str, target: str, depth: int, storage_options: Mapping[str
 
 
 def _delete(table_uri: str, paths: Sequence[str], storage_options: Mapping[str, str] | None) -> None:
-    """Deletes files. One that cannot be deleted is no reason to fail: nobody sees it, and vacuum will find it."""
+    """Deletes files, trying twice. One that stays is no reason to fail: nobody sees it."""
     is_local = "://" not in table_uri
     if not paths or (not is_local and storage_options is None):
         return
-    try:
-        store = None if is_local else DeltaStorageHandler(table_uri, dict(storage_options or {}))
-        for path in paths:
+    for _ in range(2):
+        paths, error = _undeleted(table_uri, paths, storage_options or {}, is_local=is_local)
+        if not paths:
+            return
+    _LOG.warning("%s keeps %s files that no version names, for vacuum: %s", table_uri, len(paths), reason(error))
+
+
+def _undeleted(
+    table_uri: str, paths: Sequence[str], storage_options: Mapping[str, str], *, is_local: bool
+) -> tuple[list[str], BaseException]:
+    left, last = [], BaseException()
+    store = None if is_local else DeltaStorageHandler(table_uri, dict(storage_options))
+    for path in paths:
+        try:
             if store is None:
                 Path(table_uri, path).unlink(missing_ok=True)
             else:
                 store.delete_file(path)
-    except OSError as error:
-        _LOG.warning("%s keeps files that nothing names, vacuum will find them: %s", table_uri, reason(error))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            left.append(path)
+            last = error
+    return left, last
 
 
 def query_schema(con: duckdb.DuckDBPyConnection, select: str) -> Schema:
