@@ -43,8 +43,11 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
     Records do not tell what a database rewrites without an event: `ADD COLUMN ... DEFAULT`, `ALTER COLUMN ... TYPE
     ... USING`, labels of enums, generated columns, partitions attached with rows, a column renamed and renamed back.
     Nor can files ask the source. After such a change have the connector send the table again: Debezium's ad hoc
-    snapshot (a signal of type `execute-snapshot`), Maxwell's `maxwell-bootstrap`. Rows that are sent again win over
-    the ones there.
+    snapshot (a signal of type `execute-snapshot`), `maxwell-bootstrap` of a Maxwell that gives its rows a position.
+    Rows that are sent again win over the ones there.
+
+    What the connectors themselves get wrong (years moved, bits reversed, arrays emptied), and the settings that avoid
+    it, is in pipeline_assets/ingest/cdc/connectors/README.md.
     """
 
     name: Annotated[str, Field(pattern=NAME)]

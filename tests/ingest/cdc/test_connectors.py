@@ -70,6 +70,10 @@ def test_unsigned_numbers_of_mysql_keep_their_sign() -> None:
     assert config["value.converter.decimal.format"] == config["key.converter.decimal.format"] == "NUMERIC"
 
 
+def test_no_year_of_mysql_is_moved() -> None:
+    assert kafka_connect("mysql.json")["enable.time.adjuster"] == "false"
+
+
 def test_maxwell_sends_what_orders_its_records() -> None:
     config = properties("maxwell.properties")
     assert {name: config[name] for name in config if name.startswith("output_") and name != "output_file"} == {
