@@ -62,7 +62,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """Format of the files; `auto` goes by each file's name. Plain, gzip and zstd are recognised by content."""
 
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    """CSV only."""
+    """CSV only. With format `auto`, files named `.tsv` or `.tab` are separated by tabs all the same."""
 
     frequency: Literal["hourly", "daily", "weekly"] = "daily"
     """How often files are expected; twice that without one and the asset is no longer fresh."""

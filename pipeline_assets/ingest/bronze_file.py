@@ -150,7 +150,8 @@ class FileReader:
             if no_header:
                 # An error page, or a first record without a header: a line of text is no record that may vanish.
                 first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
-                self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}", first_line)
+                page = "; it is an HTML page, perhaps an error of the source" if _is_html(first_line) else ""
+                self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}{page}", first_line)
             if misfits(written) or outcome.rejects or outcome.line_map is not None:
                 written = self._split(delivery, written, outcome, is_wide)
         except BaseException:
@@ -275,3 +276,7 @@ def rejects_table(rejects: Sequence[Reject]) -> pa.Table:
             "raw": [reject.raw for reject in rejects],
         }
     )
+
+
+def _is_html(line: str) -> bool:
+    return line.lstrip("\ufeff \t").lower().startswith(("<!doctype html", "<html"))

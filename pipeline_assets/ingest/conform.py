@@ -98,6 +98,8 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
         "_problem",
         "_reason",
         "_raw",
+        "filename",  # DuckDB's own, in scans of files
+        "file_row_number",
     }
     matched: dict[str, tuple[SourceField, ...]] = {}
     added: list[RawColumn] = []

@@ -32,6 +32,12 @@ _UNSUPPORTED = (
     (b"\xfd7zXZ\x00", "xz"),
     (b"7z\xbc\xaf\x27\x1c", "7z"),
 )
+_DOCUMENTS = (
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls, of old Office)"),
+    (b"%PDF-", "a PDF document"),
+)
+_INSTEAD = "save the sheet as CSV (UTF-8), or export the data as Parquet"
+_HEAD_OF_ZIP_BYTES = 16 * 1024  # the names of its first entries
 _UTF16_32 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -192,7 +198,7 @@ def read_content(path: Path) -> Content:
         ends_open=counts.size > 0 and counts.last not in (b"\n", b"\r"),
         head=bytes(counts.head),
         excerpt=first.decode("utf-8", "backslashreplace"),
-        failure=failure or _head_failure(bytes(counts.head[:8]), counts.size),
+        failure=failure or _head_failure(bytes(counts.head), counts.size),
     )
 
 
@@ -215,11 +221,16 @@ def _stream_failure(compression: str, error: OSError) -> str:
 def _head_failure(head: bytes, size: int) -> str | None:
     if size == 0:
         return "file: empty"
+    for magic, name in _DOCUMENTS:
+        if head.startswith(magic):
+            return f"file: {name} is not read; {_INSTEAD}"
+    if head.startswith(b"PK\x03\x04") and b"xl/" in head[:_HEAD_OF_ZIP_BYTES]:
+        return f"file: an Excel workbook (.xlsx) is not read; {_INSTEAD}"
     for magic, name in _UNSUPPORTED:
         if head.startswith(magic):
             return f"file: {name} archives are not read; land gzip, zstd or uncompressed files"
     if head.startswith(_UTF16_32):
-        return "encoding: the file is UTF-16 or UTF-32, only UTF-8 is read"
+        return "encoding: the file is UTF-16 or UTF-32, only UTF-8 is read; save it as UTF-8"
     return None
 
 

@@ -360,7 +360,7 @@ def _lines(chunks: Iterable[bytes], terminator: bytes) -> Iterator[tuple[bytes, 
         yield rest, len(rest) + dropped
 
 
-def write_without(path: Path, content: Content, target: Path, ranges: Iterable[tuple[int, int, bytes]]) -> None:
+def write_changed(path: Path, content: Content, target: Path, ranges: Iterable[tuple[int, int, bytes]]) -> None:
     """Copies a file, decompressed, with something else in place of some of its bytes.
 
     Args:

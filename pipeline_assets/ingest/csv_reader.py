@@ -1,10 +1,7 @@
 """Open a CSV file as records: its header, and the relation of what stands below."""
 
-import csv
-import io
 import re
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +11,10 @@ import polars as pl
 
 from pipeline_assets.contracts.base import RawShape
 from pipeline_assets.ingest.conform import match_fields
-from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_content
-from pipeline_assets.ingest.csv_damage import TEXT, Damage, Kind, find_damage, kind_of, write_without
-from pipeline_assets.ingest.physical_lines import header_record
-from pipeline_assets.ingest.records import Outcome, Records, Reject, SourceField, UnreadableFile, raw_text
+from pipeline_assets.ingest.content import Content, read_content
+from pipeline_assets.ingest.csv_damage import TEXT, Damage, Kind, find_damage, kind_of, write_changed
+from pipeline_assets.ingest.csv_header import STRAY_QUOTE, Header, csv_header
+from pipeline_assets.ingest.records import Outcome, Records, Reject, SourceField, raw_text
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.ingest.text_reader import BOM, reader_options, uniform
 
@@ -46,11 +43,10 @@ def open_csv(
     separator = delimiter.encode()
     if len(separator) != 1 or separator in b'"\r\n':
         raise ValueError(f"delimiter {delimiter!r}: give one ASCII character that is no quote and no line end")
-    names = csv_header(content, delimiter)
-    fields = tuple(SourceField(name, f"f{i}", "VARCHAR") for i, name in enumerate(names))
-    records = CsvRecords("csv", "", fields, con, path, scratch, content=content, delimiter=delimiter)
-    records.kinds = _kinds(fields, shape)
-    if content.uniform_line_ends or not records.mend():
+    header = csv_header(content, delimiter, shape)
+    records = CsvRecords("csv", "", header.fields, con, path, scratch, content=content, delimiter=delimiter)
+    records.header, records.kinds = header, _kinds(header.fields, shape)
+    if (content.uniform_line_ends and header.mended is None) or not records.mend():
         records.read(*uniform(path, content, separator, scratch))
     return records
 
@@ -74,9 +70,11 @@ class CsvRecords(Records):
     """The records of a CSV file. Damaged lines are found only if the first scan does not account for each line.
 
     Attributes:
+        header: The header.
         kinds: What each field has to be.
     """
 
+    header: Header | None = None
     kinds: Sequence[Kind] = ()
     _damage: list[Damage] | None = None
 
@@ -87,23 +85,29 @@ class CsvRecords(Records):
         blank = re.match(rb"[\r\n]*", content.head.removeprefix(BOM))
         skip = (blank[0] if blank else b"").count(content.terminator)
         columns = ", ".join(f"'{f.column}': 'VARCHAR'" for f in self.fields)
+        unnamed = [f.column for f in self.fields if f.evolves_to == "" and f.name.endswith(")")]
+        empty = ", ".join(f"nullif(trim({column}), '') AS {column}" for column in unnamed)
+        selected = f"* REPLACE ({empty})" if empty else "*"
         self.sql = (
-            f"SELECT row_number() OVER () + 1 AS _line, * FROM read_csv({quoted(str(path))}, auto_detect = false, "
+            f"SELECT row_number() OVER () + 1 AS _line, {selected} "
+            f"FROM read_csv({quoted(str(path))}, auto_detect = false, "
             f"header = true, skip = {skip}, delim = {quoted(self.delimiter)}, quote = '\"', escape = '\"', "
             f"columns = {{{columns}}}, {reader_options(content, self.rejects_id)})"
         )
 
     def mend(self) -> bool:
         """Look for damaged lines; if there are any, read from a copy without them."""
-        if self.content is None:
+        if self.content is None or self.header is None:
             return False
-        separator = self.delimiter.encode()
-        below = header_lines(self.content, separator)
-        self._damage = list(find_damage(self.path, self.content, separator, self.kinds, below))
-        if not self._damage:
+        separator, header = self.delimiter.encode(), self.header
+        self._damage = list(find_damage(self.path, self.content, separator, self.kinds, header.last_line))
+        changes = [(damage.start, damage.length, b"") for damage in self._damage]
+        if header.mended is not None:
+            changes.insert(0, (header.start, len(header.text), header.mended))
+        if not changes:
             return False
         copy = self.scratch / "mended"
-        write_without(self.path, self.content, copy, [(d.start, d.length, b"") for d in self._damage])
+        write_changed(self.path, self.content, copy, changes)
         self.read(*uniform(copy, read_content(copy), separator, self.scratch))
         return True
 
@@ -112,7 +116,7 @@ class CsvRecords(Records):
         if self._damage is None and not self.is_clean(con, n_rows) and self.mend():
             return None
         outcome = super().finish(con, n_rows)
-        if outcome is None or not self._damage:
+        if outcome is None or self._damage is None:
             return outcome
         removed = pl.Series([damage.line for damage in self._damage], dtype=pl.Int64)
         before = removed - pl.int_range(0, len(removed), dtype=pl.Int64, eager=True)
@@ -127,41 +131,7 @@ class CsvRecords(Records):
         mapped = line_in_file(pl.Series(known, dtype=pl.Int64)).to_list()
         rejects = [replace(reject, line=line) for reject, line in zip(outcome.rejects, mapped, strict=True)]
         rejects += [Reject(d.line, d.reason, raw_text(d.text)) for d in self._damage]
+        if self.header is not None and self.header.mended is not None:
+            rejects.append(Reject(self.header.last_line, STRAY_QUOTE, raw_text(self.header.text)))
         found = pl.DataFrame([ordinals.alias("ordinal"), line_in_file(lines).alias("line")])
         return Outcome(sorted(rejects, key=lambda reject: reject.line or 0), found.to_arrow())
-
-
-def header_lines(content: Content, separator: bytes) -> int:
-    """Number of physical lines down to the end of the header, blank ones before it included."""
-    head = content.head.removeprefix(BOM)
-    blank = re.match(rb"[\r\n]*", head)
-    above = blank[0] if blank else b""
-    record = header_record(head, separator, content.terminator) or b""
-    return above.count(content.terminator) + record.count(content.terminator) + 1
-
-
-def csv_header(content: Content, delimiter: str) -> tuple[str, ...]:
-    """Names of a CSV file's fields.
-
-    Raises:
-        UnreadableFile: There is no header, or it cannot name the fields.
-    """
-    head = content.head.removeprefix(BOM)
-    record = header_record(head, delimiter.encode(), content.terminator)
-    if not record:
-        long = record is None and content.text_bytes > HEAD_BYTES
-        raise UnreadableFile(f"header: longer than {HEAD_BYTES} bytes" if long else "header: missing")
-    if b"\0" in record:
-        raise UnreadableFile("encoding: NUL bytes in the header; is the file UTF-16? Only UTF-8 is read")
-    try:
-        text = record.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UnreadableFile(f"encoding: the header is not UTF-8 ({error.reason})") from error
-    try:
-        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
-    except csv.Error as error:
-        raise UnreadableFile(f"header: {error}") from error
-    names = [name.strip() for name in names]
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise UnreadableFile(f"header: {', '.join(map(repr, twice))} is there more than once")
-    return tuple(names)

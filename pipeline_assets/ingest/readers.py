@@ -42,6 +42,7 @@ FORMATS: tuple[Format, ...] = ("csv", "jsonl", "json", "parquet", "avro")
 _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
+    ".tab": "csv",
     ".txt": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -75,13 +76,24 @@ def resolve_format(path: str, given: Format | Literal["auto"]) -> Format:
     """
     if given != "auto":
         return given
-    name = path.lower()
-    for suffix in _COMPRESSION_SUFFIXES:
-        name = name.removesuffix(suffix)
-    found = _SUFFIXES.get(Path(name).suffix)
+    found = _SUFFIXES.get(_suffix(path))
     if found is None:
         raise UnreadableFile(f"file: no format known for the name {Path(path).name!r}; set the source's format")
     return found
+
+
+def _delimiter(path: Path, content: Content, given: Format | Literal["auto"], delimiter: str) -> str:
+    """The delimiter: a tab in files named `.tsv` or `.tab`, unless their first line has commas only."""
+    first = content.head.lstrip(b"\r\n").split(b"\n", 1)[0]
+    is_named = given == "auto" and _suffix(path.name) in (".tsv", ".tab")
+    return "\t" if is_named and delimiter == "," and (b"\t" in first or b"," not in first) else delimiter
+
+
+def _suffix(path: str) -> str:
+    name = path.lower()
+    for suffix in _COMPRESSION_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
 
 
 def open_records(
@@ -102,7 +114,7 @@ def open_records(
         path: The file.
         content: What `read_content` found of it.
         format: csv, jsonl, json, parquet, avro, or "auto" to go by the name.
-        delimiter: One character between the fields of a CSV file.
+        delimiter: One character between the fields of a CSV file; with "auto", a file named .tsv has tabs all the same.
         temp_dir: An existing directory for copies, where a format cannot be read from a stream.
         careful: Decode Parquet and Avro without DuckDB, which has failed at a value of this file. Slower.
         shape: The contract's columns, which tell a stray quote in a CSV file from a value with line ends.
@@ -117,7 +129,7 @@ def open_records(
     scratch.mkdir()
     try:
         if resolved == "csv":
-            return open_csv(con, path, content, delimiter, scratch, shape)
+            return open_csv(con, path, content, _delimiter(path, content, format, delimiter), scratch, shape)
         if resolved in ("jsonl", "json"):
             return _open_json(con, path, content, resolved, scratch)
         return _open_binary(con, path, content, resolved, scratch, careful)

@@ -72,13 +72,30 @@ def test_a_corrupt_gzip_file_is_one_dead_letter(land):
         (gzip.compress(b"", mtime=0), "file: empty"),
         (b"\n\n", "header: missing"),
         (b"PK\x03\x04rest", "file: zip archives are not read; land gzip, zstd or uncompressed files"),
-        ((HEADER + GOOD).decode().encode("utf-16"), "encoding: the file is UTF-16 or UTF-32, only UTF-8 is read"),
+        (
+            (HEADER + GOOD).decode().encode("utf-16"),
+            "encoding: the file is UTF-16 or UTF-32, only UTF-8 is read; save it as UTF-8",
+        ),
         (
             (HEADER + GOOD).decode().encode("utf-16-le"),
             "encoding: NUL bytes in the header; is the file UTF-16? Only UTF-8 is read",
         ),
         (b"invoice_no,quantity,quantity\n1,2,3\n", "header: 'quantity' is there more than once"),
-        (b"invoice_no,quantity,,\n1,2,3,4\n", "header: '' is there more than once"),
+        (
+            b"PK\x03\x04\x14\0\x06\0\x08\0xl/workbook.xml",
+            "file: an Excel workbook (.xlsx) is not read; save the sheet as CSV (UTF-8), or export the data as Parquet",
+        ),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+            "file: an Excel workbook (.xls, of old Office) is not read; "
+            "save the sheet as CSV (UTF-8), or export the data as Parquet",
+        ),
+        (
+            b"%PDF-1.7",
+            "file: a PDF document is not read; save the sheet as CSV (UTF-8), or export the data as Parquet",
+        ),
+        (b"invoice_no;quantity\n1;2\n", "header: the delimiter looks like ';': set `delimiter: ';'`"),
+        (b"invoice_no\tquantity\n1\t2\n", 'header: the delimiter looks like "\\t": set `delimiter: "\\t"`'),
         (b"invoice_no,qu\xe4ntity\n1,2\n", "encoding: the header is not UTF-8 (invalid continuation byte)"),
     ],
 )
