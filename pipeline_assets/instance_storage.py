@@ -9,7 +9,10 @@ Dagster process (web server, daemon, code server, run), so they are not part of 
 load must break its code location, not the instance, and the web server needs no dbt. Import nothing heavy here.
 """
 
-from collections.abc import Mapping
+import fcntl
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs.base import RunStorage
 from dagster._core.storage.schedules.base import ScheduleStorage
+from dagster._core.storage.sqlite import LAST_KNOWN_STAMPED_SQLITE_ALEMBIC_REVISION
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
@@ -35,6 +39,37 @@ def psycopg2_url(url: str) -> str:
     """Name the driver that dagster-postgres brings: since SQLAlchemy 2.1 a plain `postgresql://` means psycopg 3."""
     scheme, separator, rest = url.partition("://")
     return f"postgresql+psycopg2://{rest}" if separator and scheme in ("postgres", "postgresql") else url
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lets one process at a time open the databases, because the first one creates them.
+
+    Two that do so at once (6 of 6 tries) leave two versions in one database, and Alembic then refuses it for good:
+    "more than one head". What was left so is mended here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "opening.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # gone with the process, however that ends
+        for database in (
+            *folder.glob("history/*.db"),
+            *folder.glob("history/runs/index.db"),
+            *folder.glob("schedules/*.db"),
+        ):
+            _leave_newest_version(database)
+        yield
+
+
+def _leave_newest_version(database: Path) -> None:
+    """Removes the version of the two that is not the newest: whoever creates the tables creates those of the newest."""
+    with closing(sqlite3.connect(database, timeout=30)) as con:
+        if not con.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return
+        if con.execute("SELECT count(*) FROM alembic_version").fetchone() > (1,):
+            con.execute(
+                "DELETE FROM alembic_version WHERE version_num = ?", (LAST_KNOWN_STAMPED_SQLITE_ALEMBIC_REVISION,)
+            )
+            con.commit()
 
 
 def _postgres_storage(inst_data: ConfigurableClassData | None, url: str) -> DagsterStorage[Any]:
@@ -70,7 +105,9 @@ class EnvStorage(DagsterStorage[Any], ConfigurableClass):
         settings = load_settings()
         if settings.dagster_postgres_url is not None:
             return _postgres_storage(inst_data, settings.dagster_postgres_url.get_secret_value())
-        return DagsterSqliteStorage.from_local(str(_dagster_dir()), inst_data)
+        folder = _dagster_dir()
+        with _alone_in(folder):
+            return DagsterSqliteStorage.from_local(str(folder), inst_data)
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:

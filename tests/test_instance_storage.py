@@ -1,13 +1,22 @@
 """The instance of dagster.yaml: a real one, on SQLite, with the state folder in tmp_path."""
 
 import importlib.util
+import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from dagster import AssetKey, AssetMaterialization, DagsterInstance
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.sqlite import LAST_KNOWN_STAMPED_SQLITE_ALEMBIC_REVISION
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateTable
 
 from pipeline_assets.instance_storage import EnvStorage, psycopg2_url
 from pipeline_assets.settings import SettingsError, load_settings, project_root
@@ -54,6 +63,61 @@ def test_a_second_process_finds_the_events_of_the_first(home: Path) -> None:
         instance.report_runless_asset_event(AssetMaterialization("lines"))
     handed_over = InstanceRef.from_dict(ref.to_dict())  # as the daemon hands it to the process of a run
     with DagsterInstance.from_ref(handed_over) as instance:
+        assert instance.get_latest_materialization_event(AssetKey("lines")) is not None
+
+
+_OPEN_AT_ONCE = """
+import os, signal, sys
+import dagster as dg
+import dagster._core.storage.sqlite_storage
+import pipeline_assets.instance_storage
+start, go = os.pipe()
+children = []
+for _ in range(6):
+    child = os.fork()
+    if child:
+        children.append(child)
+        continue
+    os.close(go)
+    os.read(start, 1)  # ends for all of them at once
+    try:
+        with dg.DagsterInstance.get() as instance:
+            instance.report_runless_asset_event(dg.AssetMaterialization("lines"))
+            found = len(instance.get_runs()), len(instance.all_asset_keys()), len(instance.all_instigator_state())
+        os._exit(0 if found == (0, 1, 0) else 1)
+    finally:
+        os._exit(1)
+os.close(go)
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
+"""
+
+
+def test_six_processes_create_the_instance_at_once(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _OPEN_AT_ONCE], env={**os.environ, "DAGSTER_HOME": str(home)}, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_an_instance_whose_creation_was_killed_is_completed(home: Path, state_dir: Path) -> None:
+    # After a table of runs, before its version: what a kill in the worst moment leaves.
+    (state_dir / "dagster" / "history").mkdir(parents=True)
+    with closing(sqlite3.connect(state_dir / "dagster" / "history" / "runs.db")) as con:
+        con.execute(str(CreateTable(RunsTable).compile(dialect=sqlite.dialect())))
+    for _ in range(2):
+        with DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as instance:
+            assert instance.get_runs() == []
+            instance.report_runless_asset_event(AssetMaterialization("lines"))
+
+
+def test_an_instance_that_two_processes_broke_before_is_mended(home: Path, state_dir: Path) -> None:
+    ref = InstanceRef.from_dir(str(home))
+    with DagsterInstance.from_ref(ref) as instance:
+        instance.report_runless_asset_event(AssetMaterialization("lines"))
+    with closing(sqlite3.connect(state_dir / "dagster" / "history" / "runs.db")) as con:
+        con.execute("INSERT INTO alembic_version VALUES (?)", [LAST_KNOWN_STAMPED_SQLITE_ALEMBIC_REVISION])
+        con.commit()
+    with DagsterInstance.from_ref(ref) as instance:
         assert instance.get_latest_materialization_event(AssetKey("lines")) is not None
 
 
