@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import dagster as dg
 
+from pipeline_assets.components.cancellation import RETRIES
 from pipeline_assets.components.checks import column_metadata, contract_result, table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import Model
@@ -32,7 +33,7 @@ FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly
 OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 """An e-mail address or `team:<name>`."""
 
-FILE_RETRIES = dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL)
+FILE_RETRIES = RETRIES
 """Of a step that reads landed files."""
 
 WITHHELD = "withheld"
@@ -128,10 +129,14 @@ def rested(context: dg.AssetExecutionContext, name: str, reason: str) -> Iterato
 
 
 @contextmanager
-def failures_told(name: str) -> Iterator[None]:
+def failures_told(name: str, *, again: bool = True) -> Iterator[None]:
     """Turns the errors of a pull into failures of its step, tried again only if that may help.
 
     A second attempt costs a minute, and hides what people have to mend.
+
+    Args:
+        name: `<source>__<entity>`.
+        again: Whether a passing error is worth another attempt; not of what has tried again by itself, and for long.
 
     Raises:
         Failure: With the error's own words.
@@ -139,7 +144,7 @@ def failures_told(name: str) -> Iterator[None]:
     try:
         yield
     except PullError as error:
-        raise dg.Failure(f"{name}: {error}", allow_retries=error.is_transient) from None
+        raise dg.Failure(f"{name}: {error}", allow_retries=again and error.is_transient) from None
     except SchemaMismatchError as error:
         raise dg.Failure(f"{name}: {error}", allow_retries=False) from None
 

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from pipeline_assets.components import change_assets, change_sensor, reconciliation
 from pipeline_assets.components.bronze_assets import OWNER, bronze_key, letters_key
+from pipeline_assets.components.cancellation import RETRIES
 from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
@@ -171,7 +172,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__drain",
             specs=change_assets.specs(self.name, tables, owner=self.owner, every=change_sensor.EVERY),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            retry_policy=RETRIES,
             pool=f"source_{self.name}",
             description=self.description or None,
         )

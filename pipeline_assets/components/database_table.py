@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from pipeline_assets.components import bronze_assets
 from pipeline_assets.components.bronze_assets import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.cancellation import RETRIES
 from pipeline_assets.components.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
@@ -174,7 +175,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__pull",
             specs=self._specs(),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+            retry_policy=RETRIES,
             pool=f"source_{self.name}",
         )
         def pull(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:

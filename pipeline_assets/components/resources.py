@@ -3,9 +3,14 @@
 Concept: https://docs.dagster.io/guides/build/external-resources
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import dagster as dg
 import duckdb
 
+from pipeline_assets.components.cancellation import interruptible
+from pipeline_assets.interruption import lent
 from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings
 
@@ -23,10 +28,17 @@ class LakeResource(dg.ConfigurableResource[Lake]):
         """Gives the lake with its storage options."""
         return Lake(self.uri, load_settings().storage_options())
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """Opens a DuckDB connection within the memory and thread limits of the settings."""
+    @contextmanager
+    def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Lends a DuckDB connection within the memory and thread limits of the settings; a canceled run ends its block.
+
+        Raises:
+            DagsterExecutionInterruptedError: The run was canceled.
+        """
         settings = load_settings()
-        return self.open().connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads)
+        con = self.open().connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads)
+        with interruptible(), lent(con):
+            yield con
 
 
 def lake_resource() -> LakeResource:

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components import bronze_assets
 from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.cancellation import RETRIES
 from pipeline_assets.components.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
@@ -26,7 +27,6 @@ from pipeline_assets.ingest.rest.declared import Auth, Incremental, Pagination, 
 WHOLE_TAG = "pipeline_assets/whole"
 """Present: all of the source is read, and committed though it seems to be there."""
 
-_RETRY_SECONDS = 1.0
 # Enough to see the longest pause: the weekend in "every ten minutes on weekdays", February in "on the 31st".
 _TICKS, _SPAN = 50, timedelta(days=9)
 _ANY_URL = "https://not-set.invalid"
@@ -58,7 +58,8 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
     """`type`: bearer, basic, api_key or oauth2_client_credentials. Secrets by the names of environment variables."""
 
     pagination: Pagination | None = None
-    """`type`: page, offset, cursor, next_url or link_header; none if all records come in one answer. By page or offset
+    """`type`: page, offset, cursor, next_url or link_header; none if all records come in one answer. Where the API has
+    a flag such as `has_more`, name it: `more: has_more` (not of link_header). By page or offset
     records that move meanwhile may be passed over, and `total` finds that only if their number is another one: take a
     cursor if the API has one, and sort by something that does not change."""
 
@@ -90,6 +91,10 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
 
     timeout_seconds: Annotated[float, Field(gt=0)] = 60
     """To wait for a connection, and for the next bytes of an answer."""
+
+    max_minutes: Annotated[float, Field(gt=0)] = 120
+    """The longest that a poll may take: all pages, waits (`Retry-After` too) and second attempts. What would take
+    longer ends with an error, and the next tick polls again. A run is ended after four hours."""
 
     schema_evolution: bool = False
     """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
@@ -136,6 +141,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             incremental=self.incremental,
             requests_per_second=self.requests_per_second,
             timeout_seconds=self.timeout_seconds,
+            max_minutes=self.max_minutes,
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
@@ -192,7 +198,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__poll",
             specs=self._specs(),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=dg.RetryPolicy(max_retries=2, delay=_RETRY_SECONDS, backoff=dg.Backoff.EXPONENTIAL),
+            retry_policy=RETRIES,
             pool=f"source_{self.name}",
         )
         def poll(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
@@ -204,7 +210,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
                 yield from bronze_assets.rested(context, self.name, self._resting)
                 return
             whole, run_id = WHOLE_TAG in context.run.tags, context.run.run_id
-            with bronze_assets.failures_told(self.name), lake.connect() as con:
+            with bronze_assets.failures_told(self.name, again=False), lake.connect() as con:
                 polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
             if polled.restarted:
                 context.log.warning("the pages were read twice: %s", polled.restarted)

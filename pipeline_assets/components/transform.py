@@ -20,14 +20,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliInvocation,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
 from packaging import version
 
+from pipeline_assets.components.cancellation import RETRIES, interruptible
 from pipeline_assets.components.checks import table_contract_check
 from pipeline_assets.components.landing_sensor import SOURCE_TAG
 from pipeline_assets.components.lineage import column_lineage
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.interruption import ended_by
 from pipeline_assets.lake import LAYERS, Lake, Table
 from pipeline_assets.lake.commit_facts import TOUCHED_DATES
 from pipeline_assets.lake.spill import spill_folder
@@ -130,7 +139,7 @@ def _layer(
         dagster_dbt_translator=translator,
         pool="transform",
         # Of two runs at once, as two people on the command line can start them, the slower one plans again.
-        retry_policy=dg.RetryPolicy(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+        retry_policy=RETRIES,
     )
     def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
         # A sensor asks for what is new, and the logs know what that touches. Who asks by hand wants those days rebuilt;
@@ -143,7 +152,7 @@ def _layer(
             _environment({**LEAN_DBT, **lake_environment(), **asked}),
         ):
             invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
-            for event in invocation.stream():
+            for event in _until_canceled(invocation):
                 if isinstance(event, dg.Output | dg.AssetMaterialization):
                     props = models[str(event.metadata["unique_id"].value)]
                     facts = _facts(lake.open(), props, manifest, invocation.target_path, translator)
@@ -152,6 +161,24 @@ def _layer(
                     yield event
 
     return build
+
+
+def _until_canceled(invocation: DbtCliInvocation) -> Iterator[Any]:
+    """Streams dbt's events; whatever ends the stream, dbt has ended too.
+
+    dagster-dbt ends dbt only if the interrupt finds it reading from dbt, not between two events, and waits for it for
+    25 seconds. Killed in the middle of a commit dbt leaves what a power cut would: the next run mends it.
+    """
+    process = invocation.process
+    try:
+        with interruptible() as canceled, ended_by(process.terminate):
+            for event in invocation.stream():
+                if canceled.is_set():
+                    raise dg.DagsterExecutionInterruptedError
+                yield event
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _layer_order(props: Mapping[str, Any]) -> int:

@@ -5,7 +5,7 @@ Holds `Database`. What is asked in a session is in `postgres`, `slot`, `snapshot
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.sql import quoted
+from pipeline_assets.interruption import ended_by
 
 LOCK_TIMEOUT_SECONDS = 60
 """How long a session waits for a lock, or for transactions that were open when a slot is created."""
@@ -35,6 +36,7 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
 }
+_CANCEL_SECONDS = 3.0
 _SETTINGS_SINCE_17 = {"transaction_timeout": "0"}
 _V17 = 170_000
 
@@ -113,8 +115,15 @@ class Database:
             mode = {"replication": "database"} if replication else {}
             connection = psycopg.connect(**{**self._parameters, **mode}, autocommit=True)
             try:
-                self._set_up(connection)
-                yield connection
+                with ended_by(connection.cancel):
+                    self._set_up(connection)
+                    yield connection
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    # Interrupted. A server that sorts for minutes would go on: it notices only when it sends.
+                    with suppress(psycopg.Error):
+                        connection.cancel_safe(timeout=_CANCEL_SECONDS)
+                raise
             finally:
                 connection.close()
 

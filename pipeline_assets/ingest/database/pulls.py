@@ -33,6 +33,7 @@ from pipeline_assets.ingest.database.reading import (
 )
 from pipeline_assets.ingest.pull import Batch, Pull, Pulled, PullSource
 from pipeline_assets.ingest.watermark import SECONDS, Watermark, at, position
+from pipeline_assets.interruption import end_all, lent
 from pipeline_assets.lake import Lake, Table
 
 Mode = Literal["full", "incremental", "window"]
@@ -297,7 +298,7 @@ def _read(
 
     def read(number: int) -> None:
         origin = source.relation.name + (f", part {number + 1} of {len(selections)}" if len(selections) > 1 else "")
-        with con.cursor() as cursor, snapshot.read(cursor, selections[number]) as found:
+        with lent(con.cursor()) as cursor, snapshot.read(cursor, selections[number]) as found:
             for column in (*source.keys, *([source.watermark.column] if source.watermark else [])):
                 column_of([field.name for field in found.fields], column, source.relation.name)
             pulling.write(found, origin=origin, counted=found.counted, con=cursor)
@@ -309,7 +310,9 @@ def _read(
         try:
             for _ in pool.map(read, range(len(selections))):
                 pass
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt reaches this thread alone
+                end_all()
             pool.shutdown(cancel_futures=True)
             raise
 

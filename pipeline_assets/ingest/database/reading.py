@@ -252,6 +252,7 @@ def reading(
             raise stream.error from None
         raise
     finally:
+        con.interrupt()  # what a signal has left running reads from it still
         con.unregister(name)
 
 

@@ -46,12 +46,16 @@ class Answer:
     total: int | None
 
 
+NO_CONTENT = Answer(None, (), None)
+"""What an answer without content holds."""
+
+
 def read_answer(body: bytes, records: str, total: str | None) -> Answer:
     """Takes a body apart.
 
     Args:
         body: The body.
-        records: JSONPath of the list of records; null there is an empty list.
+        records: JSONPath of the list of records; null there, or on the way there, is an empty list.
         total: JSONPath of the number of all records.
 
     Raises:
@@ -82,6 +86,8 @@ def _check(envelope: object, names: Sequence[str], path: str, listed: object) ->
     """
     found = envelope
     for place, name in enumerate(names):
+        if found is None and listed is None:
+            return
         if not isinstance(found, dict) or name not in found:
             raise RestError(f"no list of records at {path!r}: {_shown(names[:place], found)}")
         found = found[name]
@@ -92,6 +98,8 @@ def _check(envelope: object, names: Sequence[str], path: str, listed: object) ->
 
 def _total(envelope: Any, path: str | None) -> int | None:  # noqa: ANN401  JSON
     if path is None:
+        return None
+    if envelope is None:
         return None
     found = find_values(compiled(path), envelope)
     if not found or not re.fullmatch(r"[0-9]{1,18}", str(found[0])):

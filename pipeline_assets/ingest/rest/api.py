@@ -1,11 +1,12 @@
-"""An API as declared, spoken to with dlt's REST client: who asks, and how one page leads to the next.
+"""An API as declared, spoken to with dlt's REST client: who asks, and page after page.
 
-How a request is sent is in `session`, what an answer holds in `answer`.
+How one page leads to the next is in `paging`, how a request is sent in `session`, what an answer holds in `answer`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from math import inf
 from typing import Any, cast
 
 import requests
@@ -13,18 +14,10 @@ from dlt.common import jsonpath
 from dlt.common.configuration.specs.runtime_configuration import RuntimeConfiguration
 from dlt.sources.helpers.rest_client import auth as dlt_auth
 from dlt.sources.helpers.rest_client.client import RESTClient
-from dlt.sources.helpers.rest_client.paginators import (
-    BasePaginator,
-    HeaderLinkPaginator,
-    JSONLinkPaginator,
-    JSONResponseCursorPaginator,
-    RangePaginator,
-    SinglePagePaginator,
-)
 from requests import Response
 from requests.auth import AuthBase
 
-from pipeline_assets.ingest.rest.answer import Answer, compiled, read_answer
+from pipeline_assets.ingest.rest.answer import Answer, read_answer
 from pipeline_assets.ingest.rest.declared import (
     ApiKey,
     Basic,
@@ -32,13 +25,11 @@ from pipeline_assets.ingest.rest.declared import (
     Cursor,
     LinkHeader,
     NextUrl,
-    Offset,
-    PageNumber,
-    Pagination,
     Param,
     RestSource,
 )
 from pipeline_assets.ingest.rest.errors import BrokenBodyError, IncompleteError, RestError, StatusError
+from pipeline_assets.ingest.rest.paging import paginator
 from pipeline_assets.ingest.rest.secrets import Secrets
 from pipeline_assets.ingest.rest.session import ApiSession
 
@@ -48,12 +39,13 @@ _TOKEN_SECONDS = 3600
 _TOKENS = ("access_token", "refresh_token", "id_token")
 
 
-def answers(source: RestSource, asked: Mapping[str, Param]) -> Iterator[Answer]:
+def answers(source: RestSource, asked: Mapping[str, Param], deadline: float = inf) -> Iterator[Answer]:
     """Asks for the pages of a resource, one after the other.
 
     Args:
         source: The declaration.
         asked: Parameters beside the declared ones.
+        deadline: When the poll's time is over, by the monotonic clock.
 
     Raises:
         IncompleteError: A reference to a next page is no longer valid, or leads back.
@@ -66,11 +58,12 @@ def answers(source: RestSource, asked: Mapping[str, Param]) -> Iterator[Answer]:
         partial(read_answer, records=source.records, total=source.total),
         timeout_seconds=source.timeout_seconds,
         requests_per_second=source.requests_per_second,
+        deadline=deadline,
     )
     client = _Client(
         source.base_url,
         auth=_auth(source, session, secrets),
-        paginator=_paginator(source.pagination, lambda: cast(Answer, session.answer)),
+        paginator=paginator(source, lambda: cast(Answer, session.answer)),
         session=session,
         config=RuntimeConfiguration(),  # else dlt looks for one in the environment and below HOME
     )
@@ -83,7 +76,8 @@ def answers(source: RestSource, asked: Mapping[str, Param]) -> Iterator[Answer]:
             url = page.response.request.url or ""
             if follows and url in urls:
                 raise IncompleteError(
-                    f"page {len(urls) + 1} is one that was read before: the pages lead round in a circle"
+                    f"page {len(urls) + 1} is one that was read before: the pages lead round in a circle; if the API "
+                    "says with a flag that there are no more (has_more: false), declare it as pagination.more"
                 )
             urls.add(url)
             yield session.answer
@@ -114,60 +108,6 @@ class _Client(RESTClient):
         return list(answer.records)
 
 
-class _UntilNothingComes(RangePaginator):
-    """Pages by number or by offset. An empty page is the end only if the one after it is empty too."""
-
-    def __init__(self, param: str, first: int, *, by_records: bool, last: Callable[[], Answer]) -> None:
-        super().__init__(param_name=param, initial_value=first, value_step=1)
-        self._by_records = by_records
-        self._last = last
-        self._received = self._empty = 0
-
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        count = len(data or ())
-        self._received += count
-        self._empty = 0 if count else self._empty + 1
-        # By what came, not by what was asked for: some servers send less than that.
-        self.current_value += count if self._by_records else 1
-        total = self._last().total
-        self._has_next_page = self._empty < 2 and (total is None or self._received < total)
-
-
-class _Cursor(JSONResponseCursorPaginator):
-    """The cursor in the body; null, "", 0 and false end the pages."""
-
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        super().update_state(response, data)
-        if isinstance(self._next_reference, dict | list):
-            raise RestError(f"no cursor at {self.cursor_path}, but {type(self._next_reference).__name__}")
-
-
-class _NextUrl(JSONLinkPaginator):
-    """The next URL in the body; null and "" end the pages."""
-
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        super().update_state(response, data)
-        self._next_reference = self._next_reference or None
-        if not isinstance(self._next_reference, str | None):
-            raise RestError(f"no URL at {self.next_url_path}, but {type(self._next_reference).__name__}")
-
-
-def _paginator(declared: Pagination | None, last: Callable[[], Answer]) -> BasePaginator:
-    match declared:
-        case PageNumber():
-            return _UntilNothingComes(declared.param, declared.first, by_records=False, last=last)
-        case Offset():
-            return _UntilNothingComes(declared.param, 0, by_records=True, last=last)
-        case Cursor():
-            return _Cursor(cursor_path=compiled(declared.path), cursor_param=declared.param)
-        case NextUrl():
-            return _NextUrl(next_url_path=compiled(declared.path))
-        case LinkHeader():
-            return HeaderLinkPaginator()
-        case _:
-            return SinglePagePaginator()
-
-
 def _auth(source: RestSource, session: ApiSession, secrets: Secrets) -> AuthBase | None:
     match declared := source.auth:
         case None:
@@ -187,6 +127,7 @@ def _auth(source: RestSource, session: ApiSession, secrets: Secrets) -> AuthBase
         partial(_read_token, secrets=secrets),
         timeout_seconds=source.timeout_seconds,
         requests_per_second=source.requests_per_second,
+        deadline=session.deadline,
     )
     found = dlt_auth.OAuth2ClientCredentials(
         access_token_url=declared.token_url,

@@ -83,6 +83,8 @@ class PageNumber(_Declaration):
     type: Literal["page"]
     param: str = "page"
     first: int = 1
+    more: str | None = None
+    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
 class Offset(_Declaration):
@@ -90,6 +92,8 @@ class Offset(_Declaration):
 
     type: Literal["offset"]
     param: str = "offset"
+    more: str | None = None
+    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
 class Cursor(_Declaration):
@@ -99,6 +103,8 @@ class Cursor(_Declaration):
     param: str = "cursor"
     path: str
     """JSONPath: `meta.next`, `data[-1].id`."""
+    more: str | None = None
+    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
 class NextUrl(_Declaration):
@@ -107,6 +113,8 @@ class NextUrl(_Declaration):
     type: Literal["next_url"]
     path: str
     """JSONPath: `links.next`, `"@odata.nextLink"`."""
+    more: str | None = None
+    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
 class LinkHeader(_Declaration):
@@ -147,6 +155,7 @@ class RestSource(PullSource):
         records: JSONPath, names alone, of the list of records in an answer; `$` if the answer is the list.
         total: JSONPath of the number of all records. A poll that does not reach it is not committed. That as many came
             does not prove that they are all: by page or offset, one may have left while another one was passed over.
+        max_minutes: The longest that a poll may take, with all pages, waits and second attempts.
         incremental: None reads all of the resource each time, and replaces the table if anything is different.
     """
 
@@ -154,6 +163,7 @@ class RestSource(PullSource):
     path: str
     requests_per_second: float
     timeout_seconds: float
+    max_minutes: float = 120
     params: Mapping[str, Param] = field(default_factory=dict)
     auth: Auth | None = None
     pagination: Pagination | None = None

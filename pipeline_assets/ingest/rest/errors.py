@@ -13,6 +13,10 @@ class UnreachableError(RestError):
     is_transient = True
 
 
+class OutOfTimeError(RestError):
+    """The time of the poll is over, or would be before the API wants to be asked again: the next poll is to try it."""
+
+
 class StatusError(RestError):
     """An API refuses a request.
 

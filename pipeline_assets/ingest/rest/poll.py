@@ -7,6 +7,7 @@ so that a poll without news writes nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from time import monotonic
 
 import duckdb
 
@@ -108,14 +109,14 @@ def _read(
     con: duckdb.DuckDBPyConnection, source: RestSource, asked: Mapping[str, Param]
 ) -> tuple[Staged, datetime, str | None]:
     """Reads all pages; once more from the first one on if they are not the whole, since the source may have moved."""
-    started_at = datetime.now(UTC)
+    started_at, deadline = datetime.now(UTC), monotonic() + source.max_minutes * 60
     try:
-        return stage(con, source, answers(source, asked)), started_at, None
+        return stage(con, source, answers(source, asked, deadline)), started_at, None
     except IncompleteError as error:
         restarted = str(error)
     started_at = datetime.now(UTC)
     try:
-        return stage(con, source, answers(source, asked)), started_at, restarted
+        return stage(con, source, answers(source, asked, deadline)), started_at, restarted
     except IncompleteError as error:
         raise IncompleteError(f"{error}; that was the second attempt, the first one ended with: {restarted}") from None
 

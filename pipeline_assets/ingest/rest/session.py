@@ -8,6 +8,7 @@ stream, follows redirects with the headers that hold a key, and raises errors wh
 """
 
 from collections.abc import Callable
+from math import inf
 from time import monotonic, sleep
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -17,19 +18,31 @@ from dlt.sources.helpers.requests.retry import wait_exponential_retry_after
 from dlt.sources.helpers.requests.session import Session
 from requests import PreparedRequest, Response
 from requests import exceptions as lost
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_random
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+    stop_any,
+    wait_random,
+)
+from tenacity.stop import stop_base
 
-from pipeline_assets.ingest.rest.errors import BrokenBodyError, RestError, StatusError, UnreachableError
+from pipeline_assets.ingest.rest.answer import NO_CONTENT
+from pipeline_assets.ingest.rest.errors import BrokenBodyError, OutOfTimeError, RestError, StatusError, UnreachableError
 from pipeline_assets.ingest.rest.secrets import Secrets
 
 _ATTEMPTS = 5
 _BACKOFF_SECONDS = 1.0
 _JITTER_SECONDS = 1.0
-# Some APIs count calls by the hour, and say to come back in the next one.
-_LONGEST_WAIT_SECONDS = 3600.0
+# Of a poll that has no limit of time.
+_LONGEST_WAIT_SECONDS = 86_400.0
 _PASSING = (408, 425, 429, *range(500, 600))
 _LOST = (lost.ConnectionError, lost.Timeout, lost.ChunkedEncodingError, lost.ContentDecodingError, BrokenBodyError)
 _CREDENTIALS = (401, 403)
+# No content, reset content, not modified: there is nothing, and the server means it.
+_EMPTY = (204, 205, 304)
 
 
 class Renewable(Protocol):
@@ -42,12 +55,30 @@ class Renewable(Protocol):
         """Puts the token into a request."""
 
 
+class _Deadline(stop_base):
+    """Stops before a wait that would end after the deadline."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __call__(self, state: RetryCallState) -> bool:
+        """Raises OutOfTimeError; gives False as long as there is time."""
+        if monotonic() + state.upcoming_sleep <= self._deadline or state.attempt_number >= _ATTEMPTS:
+            return False
+        raise OutOfTimeError(
+            f"{_named(state.args[0])}: {_outcome_of(state)}; the next attempt would be in {state.upcoming_sleep:,.0f} "
+            "s, after the poll's max_minutes: nothing was committed, and the next poll tries again; raise max_minutes "
+            "if polls are to wait longer"
+        )
+
+
 class ApiSession(Session):
     """Sends requests to one host.
 
     Attributes:
         answer: What the last answer held, as `read` took it apart.
         renewable: Auth to renew when the API takes the token for expired.
+        deadline: When the time for all requests is over.
     """
 
     def __init__(
@@ -58,6 +89,7 @@ class ApiSession(Session):
         *,
         timeout_seconds: float,
         requests_per_second: float,
+        deadline: float = inf,
     ) -> None:
         """Makes a session.
 
@@ -67,10 +99,12 @@ class ApiSession(Session):
             read: Takes a body apart; raises BrokenBodyError for one that is worth another try.
             timeout_seconds: To wait for a connection, and for the next bytes.
             requests_per_second: The most that is sent.
+            deadline: When the time for all requests is over, by the monotonic clock.
         """
         super().__init__(timeout=timeout_seconds, raise_for_status=False)
         self.answer: Any = None
         self.renewable: Renewable | None = None
+        self.deadline = deadline
         self._base_url = base_url
         self._secrets = secrets
         self._read = read
@@ -95,7 +129,7 @@ class ApiSession(Session):
             retry=retry_if_result(lambda found: found.status_code in _PASSING) | retry_if_exception_type(_LOST),
             wait=wait_exponential_retry_after(multiplier=_BACKOFF_SECONDS, max=_LONGEST_WAIT_SECONDS)
             + wait_random(0, _JITTER_SECONDS),
-            stop=stop_after_attempt(_ATTEMPTS),
+            stop=stop_any(stop_after_attempt(_ATTEMPTS), _Deadline(self.deadline)),
             retry_error_callback=_last_outcome,
             sleep=sleep,
         )
@@ -123,14 +157,20 @@ class ApiSession(Session):
             response = super().send(request, **kwargs)
         if response.ok and not response.is_redirect:
             try:
-                self.answer = self._read(response.content)
+                self.answer = NO_CONTENT if response.status_code in _EMPTY else self._read(response.content)
             except RestError as error:
                 begins = self._secrets.excerpt(response.content)
                 raise type(error)(f"{_named(request)}: {error}; the answer begins: {begins!r}") from None
         return response
 
     def _wait_for_turn(self) -> None:
-        if (early := self._next_at - monotonic()) > 0:
+        early = max(0.0, self._next_at - monotonic())
+        if monotonic() + early > self.deadline:
+            raise OutOfTimeError(
+                "the poll's max_minutes are over before all pages were read: nothing was committed; raise max_minutes, "
+                "ask for larger pages, or poll incrementally"
+            )
+        if early:
             sleep(early)
         self._next_at = monotonic() + self._pause
 
@@ -148,6 +188,14 @@ class ApiSession(Session):
         begins = self._secrets.excerpt(response.content)
         said = f"; the answer begins: {begins!r}" if begins else ""
         return StatusError(f"{_named(request)}: HTTP {status}: {remedy}{said}", status, is_transient=status in _PASSING)
+
+
+def _outcome_of(state: RetryCallState) -> str:
+    """Says how an attempt ended, without the URL."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, Exception):
+        return str(error) if isinstance(error, RestError) else _failure(error)
+    return f"HTTP {state.outcome.result().status_code}" if state.outcome else "no answer"
 
 
 def _last_outcome(state: RetryCallState) -> object:

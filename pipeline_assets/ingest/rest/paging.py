@@ -1,0 +1,220 @@
+"""How one page leads to the next, and how the last one is known: dlt's paginators, where they would end too early.
+
+dlt takes a paging field that is not there for the end of the pages. Most APIs leave it out on their last page, so that
+is right; but of a first page it may as well mean that the declaration names the wrong place, or none. What speaks
+against an end there is looked for (`_doubt`): then the poll is an error, not a table with one page in it.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from dlt.common.jsonpath import find_values
+from dlt.sources.helpers.rest_client.paginators import (
+    BaseNextUrlPaginator,
+    BasePaginator,
+    JSONLinkPaginator,
+    JSONResponseCursorPaginator,
+    RangePaginator,
+    SinglePagePaginator,
+)
+from requests import Response
+
+from pipeline_assets.ingest.rest.answer import Answer, compiled
+from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber, RestSource
+from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
+from pipeline_assets.ingest.rest.links import next_link
+
+Last = Callable[[], Answer]
+
+_NEXT_NAME = re.compile(r"(?i)(@?odata\.?)?next([_-]?(page|link|url|uri|href|cursor|token))*")
+_MORE_NAME = re.compile(r"(?i)has[_-]?(more|next)([_-]?(items|pages?|results))?|more|truncated|is[_-]?truncated")
+_TOTAL_NAME = re.compile(r"(?i)total([_-]?(count|records|results|items|elements|size|hits))?")
+_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def paginator(source: RestSource, last: Last) -> BasePaginator:
+    """Gives dlt's paginator of a declaration.
+
+    Args:
+        source: The declaration.
+        last: Gives the last answer.
+    """
+    match declared := source.pagination:
+        case PageNumber():
+            return _UntilNothingComes(declared.param, declared.first, declared.more, by_records=False, last=last)
+        case Offset():
+            return _UntilNothingComes(declared.param, 0, declared.more, by_records=True, last=last)
+        case Cursor():
+            return _Cursor(source, declared, last)
+        case NextUrl():
+            return _NextUrl(source, declared, last)
+        case LinkHeader():
+            return _LinkHeader(source, last)
+        case _:
+            return _SinglePage(source, last)
+
+
+def _more(path: str | None, answer: Answer) -> bool | None:
+    """Whether the API says that there are more pages; None if it is not asked, or sends no content.
+
+    Raises:
+        RestError: It does not say so where it was declared.
+    """
+    if path is None or answer.envelope is None:
+        return None
+    found = find_values(compiled(path), cast("dict[str, Any]", answer.envelope))
+    flag = _FLAGS.get(str(found[0]).lower()) if found else None
+    if flag is None:
+        said = repr(found[0])[:20] if found else "nothing"
+        raise RestError(f"pagination.more: {path!r} must be true or false, found {said}")
+    return flag
+
+
+class _UntilNothingComes(RangePaginator):
+    """Pages by number or by offset. An empty page is the end only if the one after it is empty too."""
+
+    def __init__(self, param: str, first: int, more: str | None, *, by_records: bool, last: Last) -> None:
+        super().__init__(param_name=param, initial_value=first, value_step=1)
+        self._more = more
+        self._by_records = by_records
+        self._last = last
+        self._received = self._empty = 0
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        count = len(data or ())
+        self._received += count
+        self._empty = 0 if count else self._empty + 1
+        # By what came, not by what was asked for: some servers send less than that.
+        self.current_value += count if self._by_records else 1
+        answer = self._last()
+        total, more = answer.total, _more(self._more, answer)
+        self._has_next_page = self._empty < 2 and (total is None or self._received < total) and more is not False
+        if more and not self._has_next_page and self._empty >= 2:
+            raise IncompleteError("two pages in a row are empty, but the API says that there are more")
+
+
+class _Cursor(JSONResponseCursorPaginator):
+    """The cursor in the body; null, "", 0 and false end the pages, and so does what `more` says."""
+
+    def __init__(self, source: RestSource, declared: Cursor, last: Last) -> None:
+        super().__init__(cursor_path=compiled(declared.path), cursor_param=declared.param)
+        self._end = _End(source, declared.path, declared.more, last)
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        super().update_state(response, data)
+        if isinstance(self._next_reference, dict | list):
+            raise RestError(f"no cursor at {self.cursor_path}, but {type(self._next_reference).__name__}")
+        self._next_reference = self._end.or_next(response, self._next_reference or None)
+
+
+class _NextUrl(JSONLinkPaginator):
+    """The next URL in the body; null and "" end the pages, and so does what `more` says."""
+
+    def __init__(self, source: RestSource, declared: NextUrl, last: Last) -> None:
+        super().__init__(next_url_path=compiled(declared.path))
+        self._end = _End(source, declared.path, declared.more, last)
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        super().update_state(response, data)
+        found = self._next_reference or None
+        if not isinstance(found, str | None):
+            raise RestError(f"no URL at {self.next_url_path}, but {type(found).__name__}")
+        self._next_reference = self._end.or_next(response, found)
+
+
+class _LinkHeader(BaseNextUrlPaginator):
+    """The next URL in the header `Link`."""
+
+    def __init__(self, source: RestSource, last: Last) -> None:
+        super().__init__()
+        self._end = _End(source, None, None, last)
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        self._next_reference = self._end.or_next(response, next_link(response.headers.get("Link", "")) or None)
+
+
+class _SinglePage(SinglePagePaginator):
+    """One answer, which must not speak of others."""
+
+    def __init__(self, source: RestSource, last: Last) -> None:
+        super().__init__()
+        self._end = _End(source, None, None, last)
+
+    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
+        self._end.or_next(response, None)
+        super().update_state(response, data)
+
+
+class _End:
+    """Whether an answer without a reference to a next page is the last one."""
+
+    def __init__(self, source: RestSource, path: str | None, more: str | None, last: Last) -> None:
+        self._source = source
+        self._path = path
+        self._more = more
+        self._last = last
+        self._pages = 0
+
+    def or_next(self, response: Response, reference: Any) -> Any:  # noqa: ANN401  a cursor is any scalar
+        """Gives the reference that the next page is asked for with; None at the end.
+
+        Raises:
+            IncompleteError: The API says that there are more, and not how to get them.
+            RestError: The first page seems not to be the only one.
+        """
+        answer = self._last()
+        self._pages += 1
+        more = _more(self._more, answer)
+        if more is False:
+            return None
+        if more and reference is None:
+            raise IncompleteError(f"page {self._pages} says that there are more, and names no next one")
+        is_odd = reference is None and more is None and self._pages == 1 and answer.records
+        if is_odd and (doubt := self._doubt(response, answer)):
+            raise RestError(f"the first page names no next one{self._where}, but {doubt}")
+        return reference
+
+    @property
+    def _where(self) -> str:
+        return f" at {self._path}" if self._path else ""
+
+    def _doubt(self, response: Response, answer: Answer) -> str | None:
+        """Says what speaks against a first page being the only one."""
+        count = len(answer.records)
+        if answer.total is not None:
+            return None  # the records are counted when all have come
+        remedy = "declare pagination as the API has it"
+        if not isinstance(self._source.pagination, LinkHeader) and next_link(response.headers.get("Link", "")):
+            return f"its header Link names one: {remedy} (type: link_header)"
+        for path, name, value in _members(answer.envelope, self._source.records):
+            if path != self._path and _NEXT_NAME.fullmatch(name) and value and isinstance(value, str | int | dict):
+                return f"there is something at {path}: {remedy}"
+            if _MORE_NAME.fullmatch(name) and value is True:
+                return f"{path} says that there are more: {remedy}"
+            if _TOTAL_NAME.fullmatch(name) and isinstance(value, int) and value > count:
+                return f"{path} is {value}, and {count} records came: {remedy}"
+        limits = {name: value for name, value in self._source.params.items() if _is_limit(name, value, count)}
+        if self._source.pagination is not None and limits:
+            return (
+                f"it is full ({next(iter(limits))}={count}): declare `total` or pagination.more, if the API tells "
+                "either; if these are all records, ask for larger pages"
+            )
+        return None
+
+
+def _is_limit(name: str, value: object, count: int) -> bool:
+    """Whether a parameter is the page size, and the page has as many records."""
+    is_size = re.search(r"(?i)limit|size|per_?page|count|top|rows|results|first", name)
+    return bool(is_size) and not isinstance(value, bool) and str(value) == str(count)
+
+
+def _members(found: object, records: str, path: str = "") -> Iterator[tuple[str, str, object]]:
+    """The members of the envelope, at any depth, as path, name and value; not those within the records."""
+    if not isinstance(found, Mapping):
+        return
+    for name, value in found.items():
+        here = f"{path}.{name}" if path else str(name)
+        yield here, str(name), value
+        if here != records:
+            yield from _members(value, records, here)

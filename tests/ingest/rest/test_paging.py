@@ -1,0 +1,213 @@
+"""The last page is known as such, however the API says so; a first page is never taken for the whole."""
+
+import json
+
+import pytest
+from crm_api import Api, Reply, account, body
+from polled import UPDATED, Crm
+
+from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber
+from pipeline_assets.ingest.rest.errors import RestError
+from pipeline_assets.ingest.rest.links import next_link
+
+CURSOR = Cursor(type="cursor", path="meta.next", more="meta.has_more")
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ('<a?page=2>; rel="next"', "a?page=2"),
+        ('<a>; rel="NEXT"', "a"),
+        ("<a>; rel=next", "a"),
+        ('<a>; REL = "next last"', "a"),
+        ('<a>; rel="last\tnext"', "a"),
+        ('<a>; title="x"; rel="next"', "a"),
+        ('<a>;rel="next";title="a \\"quoted\\", one; rel=last"', "a"),
+        ('<b>; rel="prev", <a>; rel="next"', "a"),
+        ('<b>; rel="prev" , , <a>; rel="next",', "a"),
+        ("<a?x=1,2;3&y=,<b>; rel=next", None),
+        ('<a?x=1,2;3&f=id,name>; rel="next"', "a?x=1,2;3&f=id,name"),
+        ('<b,<c>; rel="last", <a>; rel="next"', "a"),
+        ('<b>; rel="nextish"', None),
+        ('<b>; rel="last"; rel="next"', None),  # the first one counts
+        ('<b>; rel="next"; anchor="/other"', None),
+        ('<b>; crossorigin; rel="next"', "b"),
+        ('<a>; rel="next", <a>; rel="next"', "a"),
+        ("<b>", None),
+        ("", None),
+    ],
+)
+def test_relations_are_read_as_the_rfc_has_them(header: str, found: str | None) -> None:
+    if found is None and header.startswith("<a?x=1"):
+        with pytest.raises(RestError, match="cannot be read"):
+            next_link(header.replace(">", "", 1))
+        return
+    assert next_link(header) == found
+
+
+@pytest.mark.parametrize("header", ['a; rel="next"', '<a; rel="next"', '<a>; rel="next', '<a> rel="next"'])
+def test_a_header_that_cannot_be_read_is_an_error_not_the_end(header: str) -> None:
+    with pytest.raises(RestError, match="cannot be read"):
+        next_link(header)
+
+
+def test_two_next_pages_are_an_error() -> None:
+    with pytest.raises(RestError, match="2 different next pages"):
+        next_link('<a>; rel="next", <b>; rel="next"')
+
+
+@pytest.mark.parametrize(
+    "form", ['<{url}>; rel="NEXT"', "<{url}>; rel=next", '</accounts>; rel=first, <{url}>; rel="last next"']
+)
+def test_every_form_of_the_header_leads_to_all_records(crm: Crm, form: str) -> None:
+    def written(n: int, query: dict[str, str]) -> Reply:
+        reply = api.page(query)
+        link = reply.headers.get("Link")
+        return Reply(200, reply.body, {"Link": form.format(url=link[1 : link.index(">")])} if link else {})
+
+    with Api("link_header", fault=written) as api:
+        assert crm.poll(api).counts.rows == 10
+
+
+@pytest.mark.parametrize("paging", ["single", "page", "offset", "cursor", "next_url", "link_header"])
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_an_answer_without_content_means_nothing_new(crm: Crm, paging, status: int) -> None:
+    with Api(paging) as api:
+        assert crm.poll(api, incremental=UPDATED).counts.rows == 10
+        before = len(api.asked)
+        api.fault = lambda n, query: Reply(status)
+        polled = crm.poll(api, incremental=UPDATED)
+        assert (polled.counts.records_in, polled.counts.rows) == (0, 0)
+        assert len(api.asked) - before <= 2
+    assert len(crm.rows()) == 10
+
+
+def test_no_content_ends_pages_by_number(crm: Crm) -> None:
+    with Api("page", fault=lambda n, query: Reply(204) if n > 4 else None) as api:
+        assert crm.poll(api).counts.rows == 10
+
+
+def test_no_content_does_not_empty_a_table_that_is_read_whole(crm: Crm) -> None:
+    with Api() as api:
+        crm.poll(api)
+        api.fault = lambda n, query: Reply(204)
+        with pytest.raises(RestError, match="sent no record at all"):
+            crm.poll(api)
+    assert len(crm.rows()) == 10
+
+
+def test_no_content_in_place_of_a_page_does_not_pass_for_the_total(crm: Crm) -> None:
+    api = Api(fault=lambda n, query: Reply(204) if "cursor" in query else None)
+    with api, pytest.raises(RestError, match=r"3 different records came.* 10 were promised"):
+        crm.poll(api, total="meta.total")
+
+
+@pytest.mark.parametrize("sent", ["null", '{"data": null}', '{"data": {"items": null}}'])
+def test_null_on_the_way_to_the_records_is_no_record(crm: Crm, sent: str) -> None:
+    with Api() as api:
+        crm.poll(api, incremental=UPDATED)
+        api.fault = lambda n, query: Reply(200, sent.encode())
+        assert crm.poll(api, incremental=UPDATED).counts.records_in == 0
+
+
+@pytest.mark.parametrize("sent", ["", "{}", '{"data": {}}', '{"error": "try later"}', "[]"])
+def test_a_body_without_the_place_of_the_records_is_an_error(crm: Crm, sent: str) -> None:
+    with Api(fault=lambda n, query: Reply(200, sent.encode())) as api, pytest.raises(RestError):
+        crm.poll(api, incremental=UPDATED)
+
+
+def test_a_flag_ends_the_pages_though_the_cursor_is_still_there(crm: Crm) -> None:
+    def page(n: int, query: dict[str, str]) -> Reply:
+        return body([account(n)], {"next": "same", "has_more": n < 2})
+
+    with Api(fault=page) as api:
+        assert crm.poll(api, pagination=CURSOR).counts.rows == 2
+        assert len(api.asked) == 2
+        with pytest.raises(RestError, match=r"pagination\.more"):
+            crm.poll(api)
+
+
+@pytest.mark.parametrize(
+    "pagination",
+    [
+        Cursor(type="cursor", path="meta.next", more="meta.more"),
+        NextUrl(type="next_url", path="meta.next", more="meta.more"),
+        PageNumber(type="page", more="meta.more"),
+        Offset(type="offset", more="meta.more"),
+    ],
+)
+def test_every_kind_of_paging_may_have_a_flag(crm: Crm, pagination) -> None:
+    def flagged(n: int, query: dict[str, str]) -> Reply:
+        found = json.loads(api.page(query).body)
+        found["meta"]["more"] = n < 4
+        return Reply(200, json.dumps(found).encode())
+
+    with Api(pagination.type, fault=flagged) as api:
+        assert crm.poll(api, pagination=pagination).counts.rows == 10
+        assert len(api.asked) == 4  # no page beyond the last one
+
+
+@pytest.mark.parametrize("meta", [{}, {"has_more": None}, {"has_more": "perhaps"}])
+def test_a_flag_that_is_not_there_is_an_error(crm: Crm, meta: dict[str, object]) -> None:
+    api = Api(fault=lambda n, query: body([account(1)], meta))
+    with api, pytest.raises(RestError, match=r"pagination\.more: 'meta\.has_more' must be true or false"):
+        crm.poll(api, pagination=CURSOR)
+
+
+def test_more_without_a_cursor_is_an_error(crm: Crm) -> None:
+    api = Api(fault=lambda n, query: body([account(1)], {"has_more": True}))
+    with api, pytest.raises(RestError, match="says that there are more, and names no next one"):
+        crm.poll(api, pagination=CURSOR)
+
+
+@pytest.mark.parametrize(
+    ("paging", "options", "meta", "headers", "error"),
+    [
+        ("cursor", {}, {"nextPageToken": "c3"}, {}, "there is something at meta.nextPageToken"),
+        ("cursor", {}, {"paging": {"next": "c3"}}, {}, "there is something at meta.paging.next"),
+        ("cursor", {}, {"has_more": True}, {}, "meta.has_more says that there are more"),
+        ("cursor", {}, {"total_count": 10}, {}, "meta.total_count is 10, and 3 records came"),
+        ("cursor", {}, {}, {"Link": '</accounts?start=3>; rel="Next"'}, "its header Link names one"),
+        ("cursor", {"params": {"limit": 3}}, {}, {}, r"it is full \(limit=3\)"),
+        ("next_url", {}, {"@odata.nextLink": "/accounts?start=3"}, {}, "there is something at meta.@odata.nextLink"),
+        ("next_url", {"params": {"per_page": "3"}}, {}, {}, r"it is full \(per_page=3\)"),
+        ("link_header", {}, {"next": "/accounts?start=3"}, {}, "there is something at meta.next"),
+        ("link_header", {"params": {"per_page": 3}}, {}, {}, r"it is full \(per_page=3\)"),
+        ("single", {}, {"next": "c3"}, {}, "there is something at meta.next"),
+        ("single", {}, {"total": 10}, {}, "meta.total is 10, and 3 records came"),
+        ("single", {}, {}, {"Link": '</accounts?start=3>; rel="next"'}, "its header Link names one"),
+    ],
+)  # fmt: skip
+def test_a_first_page_that_is_not_the_whole_is_an_error(crm: Crm, paging, options, meta, headers, error: str) -> None:
+    api = Api(paging, fault=lambda n, query: body([account(n) for n in range(3)], meta, headers))
+    with api, pytest.raises(RestError, match=error):
+        crm.poll(api, **options)
+    assert crm.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("paging", "options", "meta"),
+    [
+        ("cursor", {}, {}),  # most APIs leave the cursor out on the last page
+        ("cursor", {}, {"next": None, "previous": "c0", "total": 3, "has_more": False}),
+        ("cursor", {"params": {"limit": 4}}, {}),
+        ("cursor", {"params": {"limit": 3}, "total": "meta.total"}, {"total": 3}),
+        ("next_url", {}, {"next": "", "next_due": "2026-01-01"}),
+        ("link_header", {}, {}),
+        ("single", {"params": {"limit": 3}}, {"count": 3}),
+    ],
+)
+def test_a_first_page_that_is_the_whole_is_taken(crm: Crm, paging, options, meta) -> None:
+    with Api(paging, fault=lambda n, query: body([account(n) for n in range(3)], meta)) as api:
+        assert crm.poll(api, **options).counts.rows == 3
+
+
+def test_records_that_hold_a_next_of_their_own_say_nothing_of_pages(crm: Crm) -> None:
+    with Api(fault=lambda n, query: body([account(1, next="x", total=99)], {})) as api:
+        assert crm.poll(api).counts.rows == 1
+
+
+@pytest.mark.parametrize("pagination", [LinkHeader(type="link_header"), None])
+def test_a_page_read_by_its_last_record_s_key_is_unaffected(crm: Crm, pagination) -> None:
+    with Api("single") as api:
+        assert crm.poll(api, pagination=pagination).counts.rows == 10
