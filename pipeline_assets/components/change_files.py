@@ -25,6 +25,7 @@ from pipeline_assets.ingest.cdc.accounting import dead_letters
 from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.cdc.file_account import account
 from pipeline_assets.ingest.cdc.file_plan import FileSource
+from pipeline_assets.ingest.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.lake import Table
 from pipeline_assets.partitions import days_of
@@ -69,6 +70,9 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
     frequency: Literal["hourly", "daily", "weekly"] = "hourly"
     """How often files are expected; twice that without one and the assets are no longer fresh."""
 
+    max_unpacked_mb: Annotated[int, Field(gt=0)] = MAX_UNPACKED_MB
+    """A gzip or zstd file that holds more megabytes is one dead letter, and the limit is its reason."""
+
     description: str = ""
 
     @field_validator("path")
@@ -89,7 +93,9 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
     @property
     def source(self) -> FileSource:
         """The declaration as the domain code takes it."""
-        return FileSource(self.name, PathPattern.parse(self.path), self.format, tuple(self._tables))
+        return FileSource(
+            self.name, PathPattern.parse(self.path), self.format, tuple(self._tables), self.max_unpacked_mb
+        )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""

@@ -20,6 +20,7 @@ from pipeline_assets.components.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
+from pipeline_assets.ingest.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings
@@ -73,6 +74,10 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     schema_evolution: bool = False
     """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
 
+    max_unpacked_mb: Annotated[int, Field(gt=0)] = MAX_UNPACKED_MB
+    """A gzip or zstd file that holds more megabytes is one dead letter, and the limit is its reason. Raise it and touch
+    the file: bytes that could not be read are tried again when they land again."""
+
     failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a day's records that may be dead letters before the blocking check fails. A file that cannot be read
     counts as its lines; a binary one as the records that it declares, or as one for each 100 bytes."""
@@ -122,6 +127,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             delimiter=self.delimiter,
             schema_evolution=self.schema_evolution,
             delivery=self.delivery,
+            max_unpacked_mb=self.max_unpacked_mb,
         )
 
     def _checks(self) -> dg.AssetChecksDefinition:

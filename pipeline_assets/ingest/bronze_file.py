@@ -67,6 +67,7 @@ class FileReader:
         delimiter: Of CSV files.
         schema_evolution: Whether unknown fields become columns.
         by_day: Whether a content is told apart by its day, as of snapshots.
+        max_unpacked_bytes: As of `read_content`.
     """
 
     con: duckdb.DuckDBPyConnection
@@ -77,6 +78,7 @@ class FileReader:
     delimiter: str
     schema_evolution: bool
     by_day: bool = False
+    max_unpacked_bytes: int | None = None
 
     def read(self, delivery: Delivery, shape: RawShape) -> Landed | Cause | None:
         """Reads one file.
@@ -91,7 +93,9 @@ class FileReader:
         """
         path = self.root / delivery.file.path
         try:
-            content = with_head(delivery.content, path) if delivery.content else read_content(path)
+            content = (
+                with_head(delivery.content, path) if delivery.content else read_content(path, self.max_unpacked_bytes)
+            )
             if identity(delivery.file, content, by_day=self.by_day) != delivery.content_id:
                 return None
             landed = self._read(delivery, path, content, shape)
@@ -171,7 +175,8 @@ class FileReader:
             return error.reason  # as proved by the pass over its bytes
         if not isinstance(error, UnreadableFile) and (is_of_memory(error) or is_of_system(error)):
             raise error
-        if identity(delivery.file, read_content(path)) != delivery.content_id:
+        again = read_content(path, self.max_unpacked_bytes)
+        if identity(delivery.file, again, by_day=self.by_day) != delivery.content_id:
             raise FileNotFoundError(path)
         try:
             with self._open(path, content, shape) as records:
@@ -181,10 +186,10 @@ class FileReader:
                     every = f"SELECT count(*), bit_xor(hash(*COLUMNS(*))) FROM ({select})"
                     (rows, _) = self.con.execute(every).fetchone() or (0, None)
                     outcome = records.finish(self.con, rows)
-        except (UnreadableFile, duckdb.Error) as again:
-            if is_of_system(again):
+        except (UnreadableFile, duckdb.Error) as proof:
+            if is_of_system(proof):
                 raise
-            return file_failure(again)
+            return file_failure(proof)
         raise error
 
     def _open(self, path: Path, content: Content, shape: RawShape, *, careful: bool = False) -> Records:

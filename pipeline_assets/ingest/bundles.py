@@ -156,7 +156,7 @@ def _member(reader: FileReader, delivery: Delivery) -> tuple[_Layout, _Member] |
         return None
     try:
         kind = resolve_format(name.name, reader.format)
-        content = read_content(reader.root / name)
+        content = read_content(reader.root / name, reader.max_unpacked_bytes)
     except (UnreadableFile, OSError):
         return None  # read alone, it is told why
     is_planned = identity(delivery.file, content, by_day=reader.by_day) == delivery.content_id

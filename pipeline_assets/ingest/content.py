@@ -24,6 +24,9 @@ HEAD_BYTES = 1024 * 1024
 
 EXCERPT_BYTES = 1_000
 
+MAX_UNPACKED_MB = 100_000
+"""A gigabyte of gzip can hold a terabyte; who delivers more than this in one file declares it."""
+
 _MAGIC: tuple[tuple[bytes, Compression], ...] = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _SKIPPABLE_ZSTD_FRAME = b"\x2a\x4d\x18"  # bytes 1..3; byte 0 is 0x50 to 0x5f (RFC 8878, 3.1.2)
 _UNSUPPORTED = (
@@ -161,11 +164,15 @@ def _chunks(file: "BinaryIO | _HashingReader", compression: Compression | None) 
             yield data
 
 
-def read_content(path: Path) -> Content:
+def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
     """Read a file once and tell its identity, integrity and line ends; memory is bounded by the chunk size.
 
     A file that is empty, truncated, corrupt or of an unknown compression is no exception here: `Content.failure`
     says so, and its identity is still that of all its bytes, because its dead letter needs one.
+
+    Args:
+        path: The file.
+        max_unpacked_bytes: A compressed file that holds more is not unpacked any further, which is a failure, too.
 
     Raises:
         OSError: The file cannot be opened or read from its disk.
@@ -180,6 +187,9 @@ def read_content(path: Path) -> Content:
         try:
             for chunk in _chunks(reader, compression):
                 counts.add(chunk)
+                if compression and max_unpacked_bytes is not None and counts.size > max_unpacked_bytes:
+                    failure = _limit_failure(compression, max_unpacked_bytes)
+                    break
         except OSError as error:
             if reader.error is not None:
                 raise reader.error from None
@@ -211,6 +221,13 @@ def with_head(content: Content, path: Path) -> Content:
     while len(head) < HEAD_BYTES and (chunk := next(chunks, b"")):
         head += chunk
     return replace(content, head=head[:HEAD_BYTES])
+
+
+def _limit_failure(compression: str, max_unpacked_bytes: int) -> str:
+    return (
+        f"limit: the {compression} stream holds more than max_unpacked_mb = {max_unpacked_bytes // 1_000_000}: raise "
+        "it and touch the file, or have it delivered in parts"
+    )
 
 
 def _stream_failure(compression: str, error: OSError) -> str:

@@ -32,11 +32,13 @@ class Stored:
         day: The partition that it lies in.
         content_id: What the file's bytes were.
         delivered_at: Its modification time.
+        is_unread: Whether one dead letter stands for the whole file.
     """
 
     day: date
     content_id: str
     delivered_at: datetime
+    is_unread: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,11 @@ def in_tables(con: duckdb.DuckDBPyConnection, tables: Iterable[Table], days: Ite
         if not table.exists():
             continue
         rows = con.execute(
-            f"SELECT DISTINCT _source.file, _partition_date, _batch_id, _extracted_at FROM {table.scan()} WHERE {where}"
+            "SELECT _source.file, _partition_date, _batch_id, _extracted_at, "
+            f"count(*) = 1 AND count(_source.line) = 0 FROM {table.scan()} WHERE {where} GROUP BY ALL"
         )
-        for path, day, content_id, at in rows.fetchall():
-            found.setdefault(path, set()).add(Stored(day, content_id, at.astimezone(UTC)))
+        for path, day, content_id, at, is_unread in rows.fetchall():
+            found.setdefault(path, set()).add(Stored(day, content_id, at.astimezone(UTC), is_unread))
     return found
 
 
@@ -176,6 +179,7 @@ def plan(
     settle_seconds: float,
     held_up: Collection[str] = (),
     by_day: bool = False,
+    max_unpacked_bytes: int | None = None,
 ) -> Plan:
     """Decides what to do with the files of some days.
 
@@ -188,6 +192,7 @@ def plan(
         settle_seconds: Younger files wait.
         held_up: Paths of files that changed while they were read; they wait too.
         by_day: Whether a content is in the table once for each day, as of snapshots, instead of once.
+        max_unpacked_bytes: As of `read_content`.
     """
     result = Plan()
     now = datetime.now(UTC).timestamp()
@@ -198,7 +203,7 @@ def plan(
             result.waiting.append(file)
             continue
         try:
-            contents[file.path] = _identify(root, file, known.get(file.path, ()), by_day)
+            contents[file.path] = _identify(root, file, known.get(file.path, ()), by_day, max_unpacked_bytes)
             settled.append(file)
         except OSError as error:  # vanished, or not ours to read: it waits, the others do not
             if not isinstance(error, FileNotFoundError):
@@ -207,7 +212,9 @@ def plan(
     current = {path: content_id for path, (content_id, _) in contents.items()}
     stored, letters = _stored(log, known)
     for path in stored.keys() & current.keys():
-        if current[path] != stored[path].content_id:
+        # Who delivers the same bytes again wants what could not be read to be tried again, with other limits, say.
+        is_again = stored[path].is_unread and contents[path][1] is not None
+        if is_again or current[path] != stored[path].content_id:
             result.gone.add((stored[path].day, stored[path].content_id))
             result.corrected.add(path)
     claims: dict[str, list[LandedFile]] = {}
@@ -263,13 +270,15 @@ def _moves(owner_path: str | None, first: LandedFile, contents: Mapping[str, obj
     return owner_path is not None and owner_path in contents and first.path < owner_path
 
 
-def _identify(root: Path, file: LandedFile, known: Iterable[Stored], by_day: bool) -> tuple[str, Content | None]:
+def _identify(
+    root: Path, file: LandedFile, known: Iterable[Stored], by_day: bool, max_unpacked_bytes: int | None
+) -> tuple[str, Content | None]:
     """Tells what a file's bytes are; reads them only if size and time do not say that they were read before."""
     at = extracted_at(file)
     for entry in known:
         if entry.content_id.endswith(f"-{file.size_bytes}") and entry.delivered_at == at:
             return entry.content_id, None
-    content = replace(read_content(root / file.path), head=b"")  # a megabyte each otherwise
+    content = replace(read_content(root / file.path, max_unpacked_bytes), head=b"")  # a megabyte each otherwise
     return identity(file, content, by_day=by_day), content
 
 

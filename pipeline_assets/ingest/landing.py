@@ -25,6 +25,7 @@ from pipeline_assets.ingest.bronze_file import LETTERS, FileReader, Landed
 from pipeline_assets.ingest.bronze_table import prepare, schema_of
 from pipeline_assets.ingest.bundles import compact, read_all
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
+from pipeline_assets.ingest.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.deliveries import Plan, files_of, holders, in_tables, plan
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.ingest.readers import Format
@@ -61,6 +62,7 @@ class LandingSource:
         schema_evolution: Whether unknown fields become columns instead of going to `_rescued`.
         delivery: "append": each content is in the table once. "snapshot": the files of a day are all rows there are, so
             a content is in the table once for each day.
+        max_unpacked_mb: A compressed file that holds more megabytes is one dead letter.
     """
 
     name: str
@@ -70,6 +72,7 @@ class LandingSource:
     delimiter: str = ","
     schema_evolution: bool = False
     delivery: Literal["append", "snapshot"] = "append"
+    max_unpacked_mb: int = MAX_UNPACKED_MB
 
     @property
     def by_day(self) -> bool:
@@ -247,6 +250,7 @@ def ingest(
             settle_seconds=settle_seconds,
             held_up=held_up,
             by_day=source.by_day,
+            max_unpacked_bytes=source.max_unpacked_mb * 1_000_000,
         )
         # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
         if not source.by_day and (more := holders(root, source.pattern, todo.orphaned, days)):
@@ -285,7 +289,15 @@ def _carry_out(
     try:
         with TemporaryDirectory(dir=spill_folder()) as folder:
             reader = FileReader(
-                con, bronze, root, Path(folder), source.format, source.delimiter, source.schema_evolution, source.by_day
+                con,
+                bronze,
+                root,
+                Path(folder),
+                source.format,
+                source.delimiter,
+                source.schema_evolution,
+                source.by_day,
+                source.max_unpacked_mb * 1_000_000,
             )
             for delivery, landed in read_all(reader, todo.read, shape):
                 path = delivery.file.path

@@ -254,3 +254,43 @@ def test_a_wide_file_lands_in_the_memory_that_its_rows_need(tmp_path: Path) -> N
     count = f"SELECT count(extra_1499), count(*) FROM {shop.bronze.scan()} WHERE invoice_no = '536000'"
     assert shop.con.execute(count).fetchone() == (300, 306)
     assert shop.ingest().unchanged == 4
+
+
+def test_a_file_that_unpacks_to_more_than_is_declared_is_a_dead_letter_with_the_limit_named(shop: Shop) -> None:
+    shop.source = replace(shop.source, max_unpacked_mb=1)
+    path = shop.land("2011-01-02/bomb.csv.gz", gzip.compress(HEADER.encode() + b"y" * 20_000_000))
+    report = shop.ingest()
+    (reason,) = shop.reasons()
+    assert reason.startswith("limit: the gzip stream holds more than max_unpacked_mb = 1: raise it")
+    assert report.total.dead_letters > 1  # it weighs more than one record
+    assert shop.days() == {"2011-01-01": 1, "2011-01-02": 2, "2011-01-03": 3}
+    assert shop.ingest().unchanged == 4
+    path.write_bytes(gzip.compress(HEADER.encode() + LINE.format("HEART").encode() * 30_000))
+    shop.source = replace(shop.source, max_unpacked_mb=10)
+    assert shop.ingest().total.rows == 30_000
+    assert not shop.reasons()
+
+
+def test_a_file_that_could_not_be_read_is_tried_again_when_its_bytes_land_again(shop: Shop) -> None:
+    shop.source = replace(shop.source, max_unpacked_mb=1)
+    path = shop.land("2011-01-02/big.csv.gz", gzip.compress(HEADER.encode() + LINE.format("HEART").encode() * 30_000))
+    shop.ingest()
+    assert len(shop.reasons()) == 1
+    shop.source = replace(shop.source, max_unpacked_mb=10)
+    assert shop.ingest().unchanged == 4
+    os.utime(path, (1_300_000_000, 1_300_000_000))
+    assert shop.ingest().total.rows == 30_000
+    assert not shop.reasons()
+    assert shop.days()["2011-01-02"] == 30_002
+
+
+def test_a_damaged_file_that_lands_again_is_read_again_and_keeps_one_dead_letter(shop: Shop, tmp_path: Path) -> None:
+    good = tmp_path / "good.parquet"
+    shop.con.execute(f"COPY (SELECT range::VARCHAR AS InvoiceNo FROM range(1_000)) TO '{good}'")
+    path = shop.land("2011-01-02/bad.parquet", good.read_bytes()[:-200])
+    shop.ingest()
+    os.utime(path, (1_300_000_000, 1_300_000_000))
+    report = shop.ingest()
+    assert [file.outcome for file in report.files] == ["corrected"]
+    assert len(shop.reasons()) == 1
+    assert shop.ingest().unchanged == 4

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.formats import Format
-from pipeline_assets.ingest.content import Content, read_content
+from pipeline_assets.ingest.content import MAX_UNPACKED_MB, Content, read_content
 from pipeline_assets.ingest.deliveries import files_of, identity, owner_of, position_of
 from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
@@ -32,12 +32,14 @@ class FileSource:
         pattern: Where its files lie, with the day in the path.
         format: Of the records.
         tables: The tables whose changes are in the files; the first is the reference.
+        max_unpacked_mb: A compressed file that holds more megabytes is one dead letter.
     """
 
     name: str
     pattern: PathPattern
     format: Format
     tables: tuple[ChangeTable, ...]
+    max_unpacked_mb: int = MAX_UNPACKED_MB
 
     def reference(self, lake: Lake) -> Table:
         """The table whose log says which files and days are done."""
@@ -120,7 +122,7 @@ def plan(
             continue
         if log.transaction_version(known) is not None:
             todo.unchanged += 1
-        elif _look_into(todo, logs, root, file, contents):
+        elif _look_into(todo, logs, root, file, contents, source.max_unpacked_mb * 1_000_000):
             todo.positions[known] = file.date.toordinal()
         else:
             todo.waiting += 1
@@ -133,10 +135,17 @@ def plan(
     return todo
 
 
-def _look_into(todo: Plan, logs: Mapping[str, DeltaTable], root: Path, file: LandedFile, contents: set[str]) -> bool:
+def _look_into(
+    todo: Plan,
+    logs: Mapping[str, DeltaTable],
+    root: Path,
+    file: LandedFile,
+    contents: set[str],
+    max_unpacked_bytes: int,
+) -> bool:
     """Notes what a file's content asks for; False if it cannot be read now."""
     try:
-        content = replace(read_content(root / file.path), head=b"")  # a megabyte each otherwise
+        content = replace(read_content(root / file.path, max_unpacked_bytes), head=b"")  # a megabyte each otherwise
     except OSError as error:  # vanished, or not ours to read: it waits, the others do not
         if not isinstance(error, FileNotFoundError):
             todo.left[file.path] = cause_of(error)
