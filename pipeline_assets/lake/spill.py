@@ -24,8 +24,8 @@ _UNLOCKED_FOR_SECONDS = 86_400
 
 
 def spill_folder() -> Path:
-    """Gives the folder of this process, mode 0700; a fork has one of its own."""
-    return _folder_of(os.getpid())
+    """Gives the folder of this process, mode 0700; a fork has one of its own, and so has another user."""
+    return _folder_of(os.getpid(), os.geteuid())
 
 
 def spill_path() -> str:
@@ -33,8 +33,8 @@ def spill_path() -> str:
     return str(spill_folder() / uuid4().hex)
 
 
-@lru_cache(maxsize=1)
-def _folder_of(pid: int) -> Path:
+@lru_cache(maxsize=2)
+def _folder_of(pid: int, user: int) -> Path:  # noqa: ARG001  it is part of the key
     sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # open until the process ends
