@@ -34,7 +34,7 @@ def spill_path() -> str:
 
 
 @lru_cache(maxsize=2)
-def _folder_of(pid: int, user: int) -> Path:  # noqa: ARG001  it is part of the key
+def _folder_of(pid: int, user: int) -> Path:
     sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # open until the process ends
