@@ -231,8 +231,10 @@ class DamageFinder:
         return not (first and last and nearly_all and len(self._kinds) > 1)
 
     def _is_full(self, text: bytes) -> bool:
-        fields = _fields(text, self._separator)
         n = len(self._kinds)
+        if text.count(self._separator) < n - 1:
+            return False
+        fields = _fields(text, self._separator)
         if fields is None or len(fields) < n or any(field.strip() for field in fields[n:]):
             return False
         return all(self._fits(field, kind) for field, kind in zip(fields, self._kinds, strict=False))
