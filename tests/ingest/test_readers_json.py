@@ -149,11 +149,13 @@ def test_unknown_fields_are_rescued_as_they_were(land):
     assert [row[3] for row in landed.rows] == ['{"extra":null}', None, '{"x/y~\\"z":{"q":1.50},"":"e"}']
 
 
-def test_a_key_may_be_spelt_differently_from_line_to_line_but_not_in_one(land):
+def test_a_key_may_be_spelt_differently_from_line_to_line_and_in_one_if_one_spelling_is_exact(land):
     lines = b'{"InvoiceNo":"1","quantity":1}\n{"invoice_no":"2","Quantity":2}\n'
-    lines += b'{"InvoiceNo":"3","invoice_no":"4","quantity":3}\n'
+    lines += b'{"InvoiceNo":"3","invoice_no":"4","quantity":3}\n{"InvoiceNo":"5","INVOICE_NO":"6","quantity":4}\n'
     landed = land(lines, "a.jsonl")
-    assert [row[1:3] for row in landed.rows] == [("1", 1), ("2", 2)]
+    assert [(*row[1:3], row[-1]) for row in landed.rows] == [
+        ("1", 1, None), ("2", 2, None), ("4", 3, '{"InvoiceNo":"3"}'),
+    ]  # fmt: skip
     assert landed.reasons == ["json: invoice_no is given twice, in two spellings"]
 
 
