@@ -20,7 +20,7 @@ from typing import Literal
 import duckdb
 
 from pipeline_assets.contracts.base import RawShape
-from pipeline_assets.ingest import json_records
+from pipeline_assets.ingest import json_documents, json_records
 from pipeline_assets.ingest.avro_reader import load_avro, open_avro
 from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_chunks, read_content
 from pipeline_assets.ingest.csv_reader import open_csv
@@ -168,27 +168,42 @@ def file_failure(error: Exception) -> str:
 def _open_json(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kind: Format, scratch: Path) -> Records:
     if not content.head.removeprefix(BOM).strip() and content.text_bytes <= HEAD_BYTES:
         raise UnreadableFile("file: empty")
-    rejects_id = None
     if kind == "jsonl":
         path, content = uniform(path, content, b"", scratch)
-        rejects_id = uuid.uuid4().hex
-        source, lines = _line_reader(path, content, rejects_id), _line_reader(path, content, None)
-    else:
-        path, content = _json_document(path, content, scratch)
-        layout = "array" if content.head.lstrip().startswith(b"[") else "unstructured"
-        source = lines = (
-            f"(SELECT json::VARCHAR AS _text FROM read_json_objects({quoted(str(path))}, format = '{layout}', "
-            f"hive_partitioning = false, compression = '{content.compression or 'uncompressed'}', "
-            f"maximum_object_size = {MAX_LINE_BYTES}))"
-        )
+        return _open_lines(con, path, content, kind, scratch)
+    path, content = _json_document(path, content, scratch)
+    layout = "array" if content.head.lstrip().startswith(b"[") else "unstructured"
+    source = (
+        f"(SELECT json::VARCHAR AS _text FROM read_json_objects({quoted(str(path))}, format = '{layout}', "
+        f"hive_partitioning = false, compression = '{content.compression or 'uncompressed'}', "
+        f"maximum_object_size = {MAX_LINE_BYTES}))"
+    )
+    try:
+        keys = json_records.keys(con, source)
+    except duckdb.InvalidInputException:
+        elements = scratch / "elements"
+        if layout != "array" or not json_documents.write_elements(read_chunks(path, content.compression), elements):
+            raise
+        return _open_lines(con, elements, read_content(elements), "jsonl", scratch)
+    sql, fields = json_records.sql(source, keys), _json_fields(keys)
+    return Records(kind, sql, fields, con, path, scratch, has_problems=True, content=content, lines=source)
+
+
+def _open_lines(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kind: Format, scratch: Path) -> Records:
+    """JSON, one record a line."""
+    rejects_id = uuid.uuid4().hex
+    source, lines = _line_reader(path, content, rejects_id), _line_reader(path, content, None)
     keys = json_records.keys(con, lines)
-    if len(keys.names) > json_records.MAX_FIELDS:
-        raise UnreadableFile(f"json: {len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
-    fields = tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(keys.names))
-    sql = json_records.sql(source, keys)
+    sql, fields = json_records.sql(source, keys), _json_fields(keys)
     return Records(
         kind, sql, fields, con, path, scratch, has_problems=True, content=content, rejects_id=rejects_id, lines=lines
     )
+
+
+def _json_fields(keys: json_records.Keys) -> tuple[SourceField, ...]:
+    if len(keys.names) > json_records.MAX_FIELDS:
+        raise UnreadableFile(f"json: {len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
+    return tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(keys.names))
 
 
 def _line_reader(path: Path, content: Content, rejects_id: str | None) -> str:

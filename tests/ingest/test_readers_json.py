@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest.json_documents import write_elements
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES
 
 TEXTS = RawShape((RawColumn("a", "VARCHAR"), RawColumn("b", "VARCHAR")))
@@ -65,10 +66,8 @@ def test_elements_that_are_no_objects_are_dead_letters(land):
     "data",
     [
         b"[" + GOOD + b"," + GOOD,
-        b"[" + GOOD + b', {"a": nul}]',
         GOOD + b'{"a":',
         b"[" + GOOD + b"] trailing",
-        b'[{"a":"\xff"}]',
     ],
 )
 def test_a_malformed_document_is_one_dead_letter(land, data):
@@ -77,6 +76,42 @@ def test_a_malformed_document_is_one_dead_letter(land, data):
     assert len(landed.dead) == 1
     assert landed.dead[0].line is None
     assert landed.reasons[0].startswith(("json: malformed", "file: "))
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b'{"a": nul}', "json: malformed"),
+        (b'{"a": "\\ud800", "b": "],[{\\"\\\\"}', "json: malformed"),
+        (b'{"a": "\xff"}', "encoding: not UTF-8"),
+        (b'{"a": "two\nlines"}', "json: malformed"),
+        (b"", "json: malformed"),
+        (b'[1, {"x": [nul]}]', "json: malformed"),
+    ],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_element_that_is_no_json_costs_itself(land, bad, reason, pack):
+    data = b"\xef\xbb\xbf [" + GOOD.replace(b",", b",\r\n  ") + b"," + bad + b", " + GOOD + b"]\n"
+    landed = land(pack(data), "a.json")
+    assert landed.rows == [(1, *ROW), (3, *ROW)]
+    assert [(letter.line, letter.reason) for letter in landed.dead] == [(2, reason)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_an_array_is_taken_apart_alike_wherever_its_chunks_end(tmp_path, size):
+    data = b'[{"a": "\\"],\\\\"}, nul ,\n[1, [2]], "x,y", {"b": {}}]'
+    chunks = [data[i : i + size] for i in range(0, len(data), size)]
+    assert write_elements(chunks, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes().splitlines() == [
+        b'{"a": "\\"],\\\\"}', b"nul", b"[1, [2]]", b'"x,y"', b'{"b": {}}'
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data", [b"[1", b"[1]]", b"[1] x", b'["a]', b"{}", b"[1}", b"x[1]", b"", b'"a"', b"[1][2]", b"[[1]"]
+)
+def test_what_is_no_whole_array_is_not_taken_apart(tmp_path, data):
+    assert not write_elements([data], tmp_path / "out")
 
 
 def test_lines_that_are_no_objects_are_dead_letters_with_their_lines(land):
