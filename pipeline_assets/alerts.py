@@ -6,7 +6,7 @@ Targets by configuration: a Slack webhook, a generic JSON webhook, both; the log
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import requests
 from pydantic import SecretStr
@@ -30,6 +30,7 @@ class Alert:
         owners: Who is to look at it.
         details: The first failing cases, the error, or what to look at, one per line.
         run_id: Dagster's run; empty if there is none.
+        link: Where to see it; empty if it is not known where the web server is.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Alert:
     owners: Sequence[str]
     details: Sequence[str]
     run_id: str
+    link: str = ""
 
     def text(self) -> str:
         """The alert as plain text, for people."""
@@ -47,7 +49,7 @@ class Alert:
             f"partition {self.partition}" if self.partition else "",
         ]
         owners = f"owner {', '.join(self.owners)}" if self.owners else "no owner declared"
-        run = f"run {self.run_id}" if self.run_id else ""
+        run = f"run {self.link or self.run_id}" if self.run_id else ""
         lines = [" | ".join(part for part in [*head, owners, run] if part)]
         return "\n".join([*lines, *(f"  - {detail}" for detail in self.details)])
 
@@ -57,6 +59,8 @@ def send(alert: Alert, settings: Settings, log: logging.Logger) -> None:
 
     Dagster calls a run status sensor once per run, whatever becomes of the call: so nothing is raised here.
     """
+    if settings.dagster_url and alert.run_id:
+        alert = replace(alert, link=f"{settings.dagster_url.rstrip('/')}/runs/{alert.run_id}")
     bodies: list[tuple[SecretStr | None, dict[str, object]]] = [
         (settings.alert_slack_webhook_url, {"text": alert.text()}),
         (settings.alert_webhook_url, asdict(alert)),

@@ -156,6 +156,12 @@ class Settings(BaseSettings):
     alert_slack_webhook_url: WebhookUrl | None = None
     alert_webhook_url: WebhookUrl | None = None
 
+    alert_row_values: bool = False
+    """Whether alerts quote values of rows, which may be personal: they leave this machine. The UI shows them anyway."""
+
+    dagster_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Root of Dagster's web server as people reach it, for links in alerts."""
+
     dagster_postgres_url: SecretStr | None = None
     """Dagster's own database (runs, events, schedules); None is SQLite below `state_dir`."""
 

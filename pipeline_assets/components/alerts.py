@@ -7,6 +7,7 @@ finished run exactly once.
 Concept: https://docs.dagster.io/guides/automate/sensors/run-status-sensors
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ from pipeline_assets.partitions import range_of_tags
 from pipeline_assets.settings import load_settings
 
 _CASES_SHOWN = 5
+_COUNTS = ("failing_rows", "records_in", "dead_letters")
+_VALUES = {"value", "row"}
+# DuckDB's errors quote the value that does not fit; ours name tables and files.
+_FOREIGN = re.compile(r"Exception$")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 
 class Alerts(dg.Component, dg.Model, dg.Resolvable):
@@ -101,7 +107,9 @@ def _own_words(error: Any) -> str:  # noqa: ANN401 - Dagster's class for it is p
     """The first line of the error that our code raised; Dagster's around it only say that a step failed."""
     while error.cause and error.cls_name.startswith(("Dagster", "RetryRequested")):
         error = error.cause
-    return str(error.message.strip().splitlines()[0])
+    text = str(error.message.strip().splitlines()[0])
+    is_told = load_settings().alert_row_values or not _FOREIGN.search(error.cls_name or "")
+    return text if is_told else _QUOTED.sub("'***'", text)
 
 
 def _partition(run: dg.DagsterRun) -> str:
@@ -115,9 +123,14 @@ def _owners(context: dg.RunStatusSensorContext, key: dg.AssetKey) -> list[str]:
 
 
 def _details(metadata: object) -> list[str]:
-    """The first failing cases, else the check's own numbers."""
+    """The counts and the first failing cases, without values of rows unless they are asked for; else the numbers."""
     found = dict(metadata) if isinstance(metadata, dict) else {}
     cases = found.pop("failing_cases", None)
     if isinstance(cases, dg.TableMetadataValue):
-        return [", ".join(f"{key}={value}" for key, value in row.data.items()) for row in cases.records[:_CASES_SHOWN]]
+        hidden = set() if load_settings().alert_row_values else _VALUES
+        lines = [
+            ", ".join(f"{key}={value}" for key, value in row.data.items() if key not in hidden) for row in cases.records
+        ]
+        counts = [f"{key}={found[key].value}" for key in _COUNTS if key in found]
+        return [*([", ".join(counts)] if counts else []), *list(dict.fromkeys(lines))[:_CASES_SHOWN]]
     return [f"{key}={getattr(value, 'value', value)}" for key, value in found.items()][:_CASES_SHOWN]
