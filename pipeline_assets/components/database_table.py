@@ -50,7 +50,8 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
     SQLAlchemy whose driver is installed. Unset: the source rests."""
 
     table: str | None = None
-    """What is read, as `schema.table`. Or:"""
+    """What is read, as `schema.table`, capitals as the database has them; a name with dots or quotes of its own in
+    double quotes: `public."Order.Items"`. Or:"""
 
     query: str | None = None
     """SQL. With `:lower` (inclusive) in incremental mode, with `:lower` and `:upper` (exclusive) in windows."""

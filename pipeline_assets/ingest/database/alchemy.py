@@ -24,7 +24,16 @@ from sqlalchemy.pool import NullPool
 
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_sqlalchemy
-from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
+from pipeline_assets.ingest.database.reading import (
+    Reading,
+    Relation,
+    Selection,
+    Stream,
+    column_of,
+    distinct,
+    name_parts,
+    reading,
+)
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.watermark import Value
 
@@ -157,7 +166,7 @@ class AlchemySnapshot:
         """What is read as SQL, and the parameters."""
         values = {name: _sqlite_text(value) if self._is_sqlite else value for name, value in selection.bounds.items()}
         if self._relation.query is None:
-            return ".".join(self._name(part) for part in str(self._relation.table).split(".")), values
+            return ".".join(self._name(part) for part in name_parts(str(self._relation.table))), values
         return f"({parameters.render(self._relation.query, ':{}'.format, _escaped)}\n) pulled", values
 
     def _name(self, name: str) -> str:

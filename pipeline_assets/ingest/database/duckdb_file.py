@@ -13,7 +13,16 @@ import pyarrow as pa
 from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_duckdb
-from pipeline_assets.ingest.database.reading import Reading, Relation, Selection, Stream, column_of, distinct, reading
+from pipeline_assets.ingest.database.reading import (
+    Reading,
+    Relation,
+    Selection,
+    Stream,
+    column_of,
+    distinct,
+    name_parts,
+    reading,
+)
 from pipeline_assets.ingest.json_text import to_json
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.sql import identifier
@@ -110,7 +119,7 @@ class DuckDBSnapshot:
     def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value | str]]:
         """What is read as SQL, and its parameters: DuckDB wants all that are there, and no other."""
         if self._relation.query is None:
-            return ".".join(identifier(part) for part in str(self._relation.table).split(".")), {}
+            return ".".join(identifier(part) for part in name_parts(str(self._relation.table))), {}
         query = self._relation.query
         values = {name: selection.bounds[name] for name in parameters.names(query)}
         return f"({parameters.render(query, '${}'.format)}\n) AS pulled", values

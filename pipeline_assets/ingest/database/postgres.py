@@ -32,6 +32,7 @@ from pipeline_assets.ingest.database.reading import (
     Transactions,
     column_of,
     distinct,
+    name_parts,
     reading,
 )
 from pipeline_assets.ingest.records import SourceField
@@ -189,11 +190,13 @@ class _Table:
 
 
 def _described(session: Session, relation: Relation, place: str) -> _Table:
-    schema, _, name = str(relation.table).rpartition(".")
-    quoted_name = ".".join(identifier(part) for part in (schema, name) if part)
+    quoted_name = ".".join(map(identifier, name_parts(str(relation.table))))
     row = session.execute(_TABLE, {"name": quoted_name}).fetchone()
     if row is None:
-        raise DatabaseError(f"PostgreSQL {place}: there is no table {relation.table}: correct the declared table")
+        raise DatabaseError(
+            f"PostgreSQL {place}: there is no table {relation.table}: correct the declared table; a name with "
+            'dots is written in double quotes, public."Order.Items"'
+        )
     return _Table(*row)
 
 

@@ -30,6 +30,7 @@ from pipeline_assets.ingest.database.reading import (
     Snapshot,
     Transactions,
     column_of,
+    name_parts,
 )
 from pipeline_assets.ingest.pull import Batch, Pull, Pulled, PullSource
 from pipeline_assets.ingest.watermark import SECONDS, Watermark, at, position
@@ -88,6 +89,8 @@ class DatabaseSource(PullSource):
             raise ValueError(f"keys: {', '.join(unknown)} are no columns of the contract {self.model.__name__}")
         if (self.source_table is None) == (self.query is None):
             raise ValueError("declare either a table or a query")
+        if self.source_table is not None:
+            name_parts(self.source_table)
         if (self.mode == "full") != (self.watermark is None):
             raise ValueError(f"mode {self.mode} {'takes no' if self.mode == 'full' else 'needs a'} watermark")
         if self.mode == "window" and self.watermark is not None:

@@ -3,6 +3,7 @@
 How a database is asked is in `postgres`, `alchemy` and `duckdb_file`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -254,6 +255,31 @@ def reading(
     finally:
         con.interrupt()  # what a signal has left running reads from it still
         con.unregister(name)
+
+
+_PART = re.compile(r'(?:"((?:[^"]|"")+)"|([^".]+))(?:\.(?=.)|$)', re.DOTALL)
+
+
+def name_parts(table: str) -> list[str]:
+    """Takes a declared table apart: dots separate schema and name, double quotes hold what has dots of its own.
+
+    Capitals are kept either way. A quote within quotes is written twice, as in SQL.
+
+    Raises:
+        ValueError: It is no such name.
+    """
+    parts, at = [], 0
+    while at < len(table):
+        match = _PART.match(table, at)
+        if match is None:
+            raise ValueError(
+                f'table {table!r}: write schema.table, and a name with dots or quotes as public."Order.Items"'
+            )
+        parts.append(match[2] or match[1].replace('""', '"'))
+        at = match.end()
+    if not parts:
+        raise ValueError("table: there is no name")
+    return parts
 
 
 def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
