@@ -80,6 +80,10 @@ debezium: $(STAMP)
 test-long: $(STAMP) debezium ## all tests, the ones with real servers and all 305 days too
 	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
 
+.PHONY: live-connectors
+live-connectors: $(STAMP) ## Debezium on Kafka Connect to silver, row by row; a part of test-long (Java 17, Maven)
+	@.venv/bin/python -m pytest tests/integration/test_live_connectors.py
+
 .PHONY: check
 check: $(STAMP) ## formatting, lint, types, and that dbt and Dagster load
 	.venv/bin/ruff format --check .
