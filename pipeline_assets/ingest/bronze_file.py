@@ -27,6 +27,7 @@ from pipeline_assets.ingest.readers import (
     open_records,
     resolve_format,
 )
+from pipeline_assets.ingest.records import ContradictoryFile
 from pipeline_assets.ingest.unread import Cause, cause_of, is_of_memory, is_of_system
 from pipeline_assets.ingest.weight import records_of
 from pipeline_assets.lake import MANY_COLUMNS, DataFile, Table, quote_text
@@ -148,6 +149,7 @@ class FileReader:
                     select = self._select(records, delivery, shape)
                     written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})", is_wide)
                     rows = sum(file.rows for file in written)
+                    _refuse_nulls(written, shape)
                     outcome = records.finish(self.con, rows)
                 matching = match_fields(records.fields, shape, schema_evolution=self.schema_evolution)
                 added, no_header = matching.added, bool(matching.missing) and records.format == "csv"
@@ -171,7 +173,7 @@ class FileReader:
         The COPY reads the file and writes the lake, and not every error says which of the two it is about. So the
         bytes are read again, and then the records, with nothing written: only what fails once more is the file's.
         """
-        if isinstance(error, UnreadableFile) and content.failure is not None:
+        if isinstance(error, ContradictoryFile) or (isinstance(error, UnreadableFile) and content.failure is not None):
             return error.reason  # as proved by the pass over its bytes
         if not isinstance(error, UnreadableFile) and (is_of_memory(error) or is_of_system(error)):
             raise error
@@ -285,3 +287,14 @@ def rejects_table(rejects: Sequence[Reject]) -> pa.Table:
 
 def _is_html(line: str) -> bool:
     return line.lstrip("\ufeff \t").lower().startswith(("<!doctype html", "<html"))
+
+
+def _refuse_nulls(files: list[DataFile], shape: RawShape) -> None:
+    """Finds nulls in a required column that `_reason` does not tell of.
+
+    DuckDB does not look for nulls where the statistics of a Parquet file say that there are none.
+    """
+    bad = misfits(files)
+    for column in shape.columns:
+        if column.required and sum(file.null_count(column.name) for file in files) > bad:
+            raise ContradictoryFile(f"file: {column.name} has nulls, and statistics that say it has none")

@@ -41,10 +41,10 @@ def open_parquet(
     try:
         wrong: Sequence[int] | None = parquet_values.inexact(path, doubtful) if doubtful and not careful else []
         decoded = parquet_values.decode(path, None if careful else wrong, target) if careful or wrong else []
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # names that are no UTF-8, too
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk that is written
-        raise UnreadableFile(f"file: {str(error).splitlines()[0]}") from error
+        raise UnreadableFile(f"file: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     instead = {each.index: each for each in decoded}
     exact = f"(SELECT * FROM read_parquet({quoted(str(target))}, hive_partitioning = false))"
     if careful:

@@ -40,6 +40,10 @@ class UnreadableFile(Exception):  # noqa: N818  it names a state of the file, as
         self.reason = reason
 
 
+class ContradictoryFile(UnreadableFile):
+    """What came out of a file is not what the file says of itself; reading it again the same way proves nothing."""
+
+
 @dataclass(frozen=True)
 class SourceField:
     """A field of the source.

@@ -45,5 +45,5 @@ def _declared(format: Format | None, path: Path) -> int | None:  # noqa: A002
 
             return int(parquet.read_metadata(path).num_rows)
         return avro.count_records(path) if format == "avro" else None
-    except (avro.AvroError, pa.ArrowException, OSError):
+    except (avro.AvroError, pa.ArrowException, OSError, ValueError):  # names that are no UTF-8, too
         return None

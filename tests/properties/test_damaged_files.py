@@ -88,6 +88,14 @@ def test_a_hundred_damaged_files_cost_nothing_but_what_is_damaged(tmp_path: Path
     check(tmp_path, seeds(range(120)))
 
 
+@pytest.mark.parametrize("seed", [
+    2_545,  # statistics of Parquet that say a column of nulls has none
+    9_342,  # a name in a Parquet footer that is no UTF-8
+])  # fmt: skip
+def test_damage_that_was_found_stays_mended(tmp_path: Path, seed: int) -> None:
+    check(tmp_path, range(seed, seed + 1))
+
+
 @pytest.mark.integration
 def test_ten_thousand_damaged_files_cost_nothing_but_what_is_damaged(tmp_path: Path) -> None:
     check(tmp_path, seeds(range(1_000, 11_000)))
