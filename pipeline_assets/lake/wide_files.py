@@ -7,6 +7,7 @@ of 300 rows do not fit in 1 GB. Arrow's writer takes twice the CPU, so it is ask
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import duckdb
 import pyarrow as pa
@@ -18,6 +19,18 @@ MANY_COLUMNS = 400
 
 _BATCH_ROWS = 1_024
 _ROW_GROUP_BYTES = 32 * 1024 * 1024
+# The number of threads is set for all cursors of a database, and a pull writes with several at once.
+_alone = Lock()
+# By the start of their messages; those that somebody asks for.
+_DUCKDB_ERRORS: Mapping[str, type[duckdb.Error]] = {
+    "Out of Memory": duckdb.OutOfMemoryException,
+    "IO": duckdb.IOException,
+    "HTTP": duckdb.HTTPException,
+    "Permission": duckdb.PermissionException,
+    "INTERRUPT": duckdb.InterruptException,
+    "INTERNAL": duckdb.InternalException,
+    "FATAL": duckdb.FatalException,
+}
 
 
 def copy_by_batches(
@@ -53,7 +66,7 @@ def copy_by_batches(
     ):
         # Of a struct Delta wants the nulls of each of its fields: rather none.
         nulls = {column.name: 0 for column in batches.schema if not pa.types.is_nested(column.type)}
-        for batch in batches:
+        for batch in _read(batches):
             rows += batch.num_rows
             size += batch.nbytes
             for name in nulls:
@@ -67,15 +80,28 @@ def copy_by_batches(
     return rows, int(store.get_file_info(target).size), {name: {"null_count": str(n)} for name, n in nulls.items()}
 
 
+def _read(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Yields the batches of a query, with DuckDB's own error where it fails.
+
+    Arrow makes an OSError of it as soon as the first rows are out, which would pass for one of the disk written to.
+    """
+    try:
+        yield from batches
+    except OSError as error:
+        kind = str(error).partition(" Error:")[0]
+        raise _DUCKDB_ERRORS.get(kind, duckdb.Error)(str(error)) from error
+
+
 @contextmanager
 def _one_thread(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """Has one thread read, which needs the memory of one."""
-    (threads,) = con.execute("SELECT current_setting('threads')").fetchone() or (1,)
-    con.execute("SET threads = 1")
-    try:
-        yield
-    finally:
-        con.execute(f"SET threads = {threads}")
+    with _alone:
+        (threads,) = con.execute("SELECT current_setting('threads')").fetchone() or (1,)
+        con.execute("SET threads = 1")
+        try:
+            yield
+        finally:
+            con.execute(f"SET threads = {threads}")
 
 
 def _place(table_uri: str, path: str, storage_options: Mapping[str, str] | None) -> tuple[FileSystem, str]:

@@ -1,6 +1,8 @@
 """Statistics in the log must let readers skip files and never make them skip a wrong one."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -112,3 +114,26 @@ def test_a_wide_file_is_written_by_batches_and_read_as_any_other(con: duckdb.Duc
         5_000, 12_497_500, 12_497_500,
     )  # fmt: skip
     assert write_parquet(con, f"{select} WHERE false", table.uri, is_wide=True) == []
+
+
+@pytest.mark.parametrize("fault", ["error('damaged')", "CAST('x' || i AS BIGINT)"])
+def test_a_query_that_fails_behind_its_first_rows_is_not_the_fault_of_the_lake(
+    con: duckdb.DuckDBPyConnection, lake: Lake, fault: str
+) -> None:
+    select = f"SELECT CASE WHEN i < 900_000 THEN i ELSE {fault} END AS v FROM range(1_000_000) AS t(i)"
+    with pytest.raises(duckdb.Error):
+        write_parquet(con, select, lake.table_uri("silver.wide"), is_wide=True)
+    assert not list(Path(lake.table_uri("silver.wide")).rglob("*.parquet"))
+
+
+def test_wide_files_that_are_written_at_once_leave_the_number_of_threads(
+    con: duckdb.DuckDBPyConnection, lake: Lake
+) -> None:
+    con.execute("SET threads = 3")
+
+    def write(cursor: duckdb.DuckDBPyConnection) -> None:
+        write_parquet(cursor, "SELECT range AS id FROM range(100_000)", lake.table_uri("silver.wide"), is_wide=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [con.cursor() for _ in range(8)]))
+    assert con.execute("SELECT current_setting('threads')").fetchone() == (3,)
