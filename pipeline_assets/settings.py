@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline_assets.lake_place import refusal
+
 ENV_PREFIX = "PIPELINE_"
 NESTED_DELIMITER = "__"
 
@@ -167,12 +169,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _lake_can_be_read(self) -> "Settings":
-        from pipeline_assets.lake import LakeError, check_place
-
-        try:
-            check_place(self.lake_uri)
-        except LakeError as error:
-            raise ValueError(f"{ENV_PREFIX}LAKE_URI: {error}") from None
+        if problem := refusal(self.lake_uri):
+            raise ValueError(f"{ENV_PREFIX}LAKE_URI: {problem}")
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from pipeline_assets.lake.errors import (
 from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
 from pipeline_assets.lake.positions import Positions
 from pipeline_assets.lake.quarantine import audited_version, held_days, judge, published
-from pipeline_assets.lake.storage import LAYERS, Lake, check_place, quote_name, quote_names, quote_text
+from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_names, quote_text
 from pipeline_assets.lake.table import Table
 from pipeline_assets.lake.wide_files import MANY_COLUMNS
 
@@ -46,7 +46,6 @@ __all__ = [
     "audited_version",
     "batches_since",
     "changes_since",
-    "check_place",
     "days_predicate",
     "held_days",
     "judge",

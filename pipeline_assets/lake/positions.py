@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyarrow.fs import FileSelector, FileSystemHandler, PyFileSystem
 
@@ -66,8 +65,10 @@ def _checkpoint(store: FileSystemHandler, version: int) -> int | None:
 
 
 def _of_checkpoint(store: FileSystemHandler, version: int) -> Iterator[tuple[str, int]]:
+    from pyarrow import parquet  # 0.1 s, which a process that reads no position need not pay
+
     path = f"{log.FOLDER}/{version:020d}.checkpoint.parquet"
-    actions = pq.read_table(path, columns=["txn"], filesystem=PyFileSystem(store))
+    actions = parquet.read_table(path, columns=["txn"], filesystem=PyFileSystem(store))
     for chunk in actions["txn"].chunks if actions.num_columns else ():
         known = chunk.drop_null()
         yield from zip(known.field("appId").to_pylist(), known.field("version").to_pylist(), strict=True)

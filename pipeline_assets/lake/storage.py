@@ -13,6 +13,7 @@ import duckdb
 
 from pipeline_assets.lake.errors import LakeError
 from pipeline_assets.lake.spill import spill_path
+from pipeline_assets.lake_place import refusal
 
 LAYERS = ("bronze", "dead_letters", "silver", "gold")
 _NAME = re.compile(r"(bronze|dead_letters|silver|gold)\.[a-z][a-z0-9_]*")
@@ -24,26 +25,6 @@ _S3_SECRET_FIELDS = {
     "session_token": "SESSION_TOKEN",
     "region": "REGION",
 }
-
-
-# What one of those that have to find the same file (DuckDB, delta-rs, our log entries) takes for something else:
-# a code of a character, a folder, a part of a query. Tried with all of them, on disk and on S3.
-_MISREAD = re.compile(r"[%\\\x00-\x1f]")
-_MISREAD_IN_URI = re.compile(r"[%\\#?\x00-\x1f]|(?<!:)//")
-
-
-def check_place(uri: str) -> None:
-    """Refuses a place whose tables could not be found again.
-
-    Raises:
-        LakeError: It has a character that not all readers of tables take as it is.
-    """
-    wrong = (_MISREAD_IN_URI if "://" in uri else _MISREAD).search(uri)
-    if wrong:
-        raise LakeError(
-            f"a lake cannot lie at {uri!r}: {wrong[0]!r} in its path is not taken as it is by all that read Delta "
-            "tables. Rename the folder, or choose another"
-        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +40,8 @@ class Lake:
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        check_place(self.uri)
+        if problem := refusal(self.uri):
+            raise LakeError(problem)
 
     @property
     def is_local(self) -> bool:
