@@ -55,7 +55,7 @@ def _checkpoint(store: FileSystemHandler, version: int) -> int | None:
     """Gives the version of a checkpoint to start from: the last one, or for an older version the last one before."""
     try:
         last = int(json.loads(log.read(store, "_last_checkpoint"))["version"])
-    except FileNotFoundError:
+    except (FileNotFoundError, KeyError, TypeError, ValueError):  # it is a hint, and every reader does without
         last = -1
     if 0 <= last <= version:
         return last
