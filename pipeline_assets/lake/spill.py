@@ -37,8 +37,10 @@ def spill_path() -> str:
 def _folder_of(pid: int, user: int) -> Path:
     sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # open until the process ends
+    made = folder / "new.lock"  # under its own name a sweep could take it first, and delete the folder
+    lock = os.open(made, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # open until the process ends
     fcntl.flock(lock, fcntl.LOCK_EX)
+    made.rename(folder / _LOCK)
     atexit.register(_remove, folder, pid)
     return folder
 

@@ -1,16 +1,18 @@
 """Spill folders are private, with names that cannot be foreseen; what killed processes left is swept, and only that."""
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline_assets.lake import Lake
+from pipeline_assets.lake import Lake, spill
 from pipeline_assets.lake.spill import spill_folder, sweep
 
 _SPILLS = """
@@ -77,3 +79,19 @@ def test_an_old_folder_without_a_lock_is_swept(tmp_path: Path) -> None:
     os.utime(folder, (time.time() - 100_000,) * 2)
     sweep(tmp_path)
     assert not folder.exists()
+
+
+def test_a_folder_is_not_swept_while_it_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock = fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        if how == fcntl.LOCK_EX:  # another process sweeps just before the owner has its lock
+            sweep(tmp_path)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    folder = spill._folder_of.__wrapped__(os.getpid(), os.geteuid())
+    assert folder.exists()
+    sweep(tmp_path)
+    assert folder.exists()
