@@ -37,7 +37,9 @@ from pipeline_assets.lake import (
     PositionMovedError,
     Positions,
     Table,
+    TypesMovedError,
     days_predicate,
+    schemas,
 )
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
@@ -263,6 +265,9 @@ def ingest(
             left |= error.left
         except PositionMovedError:
             moved += 1
+        except TypesMovedError:
+            shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
+            moved += 1
         else:
             if found := {**closed, **todo.left, **left}:
                 raise FilesLeftError(bronze.name, found, report)
@@ -279,7 +284,7 @@ def _carry_out(
     todo: Plan,
     run_id: str,
 ) -> Report:
-    """Reads what the plan says and commits it. Raises PositionMovedError when another run was faster."""
+    """Reads what the plan says and commits it. Raises PositionMovedError, TypesMovedError when others were faster."""
     con.execute(f"CREATE OR REPLACE TEMP TABLE {LETTERS} ({', '.join(f'{n} {t}' for n, t in LETTER_COLUMNS.items())})")
     reports = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
     reports += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
@@ -314,7 +319,9 @@ def _carry_out(
                 reports.append(FileReport(path, delivery.file.date, delivery.content_id, outcome, *counts))
             held_up.check({delivery.file.path for delivery in todo.read} - {report.file for report in _read(reports)})
             files = compact(con, bronze, files)
-        version = _commit(con, bronze, files, reports, added.values(), todo, run_id)
+        if added:
+            bronze.create(schema_of(con, added.values()))
+        version = _commit(con, bronze, files, reports, shape.extended(added.values()), todo, run_id)
     except BaseException:
         bronze.discard(files)
         raise
@@ -326,7 +333,7 @@ def _commit(
     bronze: Table,
     files: list[DataFile],
     reports: list[FileReport],
-    added: Iterable[RawColumn],
+    shape: RawShape,
     todo: Plan,
     run_id: str,
 ) -> int:
@@ -338,12 +345,11 @@ def _commit(
         record(con, letters, f"SELECT * FROM {LETTERS}", where=_listed(con, "landing_read"), metadata=facts)
         counts = {name: str(value) for name, value in asdict(_total(reports)).items()}
         read = json.dumps([report.as_dict() for report in _read(reports)])
-    if added := list(added):
-        bronze.create(schema_of(con, added))
     _list(con, "landing_gone", todo.gone)
     version = bronze.commit(
         con,
         files,
+        types=schemas.types(schema_of(con, shape.columns)),
         where=_listed(con, "landing_gone") if todo.gone else None,
         expect=todo.expect,
         positions=todo.positions,

@@ -21,7 +21,7 @@ from pipeline_assets.contracts.base import Model, RawColumn
 from pipeline_assets.ingest.bronze_table import letters_sql, misfits, prepare, rows_sql, schema_of, written_rows
 from pipeline_assets.ingest.conform import RecordSet, conform_sql, match_fields
 from pipeline_assets.ingest.repeats import WrittenBatch, find_repeats, without_repeats
-from pipeline_assets.lake import MANY_COLUMNS, DataFile, Lake, Table, quote_text
+from pipeline_assets.lake import MANY_COLUMNS, DataFile, Lake, Table, quote_text, schemas
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 
@@ -285,6 +285,7 @@ class Pull:
 
         Raises:
             PositionMovedError: Another pull was faster; nothing was committed.
+            TypesMovedError: The table was retyped meanwhile; nothing was committed.
         """
         facts = {"run_id": run_id} if run_id else {}
         counts, letters = self._sort_out()
@@ -302,6 +303,7 @@ class Pull:
         version = self.bronze.commit(
             self._con,
             self._kept,
+            types=schemas.types(schema_of(self._con, self._shape.extended(self._added.values()).columns)),
             where=self.batch.replaces,
             expect=self.batch.expect,
             positions={**self.batch.positions, **(positions or {})},

@@ -18,6 +18,7 @@ from pipeline_assets.lake.errors import (
     StorageError,
     TableNotFoundError,
     TableUnreadableError,
+    TypesMovedError,
 )
 from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
 from pipeline_assets.lake.positions import Positions
@@ -43,6 +44,7 @@ __all__ = [
     "Table",
     "TableNotFoundError",
     "TableUnreadableError",
+    "TypesMovedError",
     "audited_version",
     "batches_since",
     "changes_since",

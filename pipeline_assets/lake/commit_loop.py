@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import duckdb
 from deltalake import CommitProperties, DeltaTable, Schema
 
-from pipeline_assets.lake import commit_facts
-from pipeline_assets.lake.errors import CommitConflictError, PositionMovedError
+from pipeline_assets.lake import commit_facts, schemas
+from pipeline_assets.lake.errors import CommitConflictError, PositionMovedError, TypesMovedError
 from pipeline_assets.lake.files import DataFile
 from pipeline_assets.lake.positions import Positions
 from pipeline_assets.lake.reading import TableReader
@@ -56,6 +56,7 @@ def commit(
     expect: Mapping[str, int | None] | None,
     positions: Mapping[str, int] | None,
     metadata: Mapping[str, str] | None,
+    types: Mapping[str, str] | None = None,
 ) -> int:
     """Plans and commits until a version is won.
 
@@ -66,12 +67,14 @@ def commit(
         expect: Positions that the log must hold.
         positions: Positions to set in the same commit.
         metadata: Further facts, kept in the commit.
+        types: Delta types that the table's columns had when files were written before this.
 
     Returns:
         The version committed; the newest one when there was nothing to do.
 
     Raises:
         PositionMovedError: The log holds other positions than expected; nothing was committed.
+        TypesMovedError: A column has another type by now; nothing was committed.
         CommitConflictError: Too many conflicts with other writers.
         StorageError: Storage refused; nothing was committed.
         CommitUnknownError: Storage failed, and does not say whether the commit is there.
@@ -83,6 +86,8 @@ def commit(
         found = {key: before.get(key) for key in expect}
         if found != expect:
             raise PositionMovedError(table.name, found)
+        if types and (others := schemas.moved(types, schemas.types(opened.schema()))):
+            raise TypesMovedError(table.name, others)
         planned = plan(opened)
         moved = {key: value for key, value in (positions or {}).items() if before.get(key) != value}
         if planned.is_empty and not moved:

@@ -61,6 +61,16 @@ class SchemaMismatchError(LakeError):
         self.problems = problems
 
 
+class TypesMovedError(LakeError):
+    """A column has another type than the one that files were written for: the table was retyped meanwhile."""
+
+    def __init__(self, name: str, problems: list[str]) -> None:
+        super().__init__(
+            f"table {name}: its types changed while rows were written ({'; '.join(problems)}); nothing of them is in "
+            "the table. Run again: they are written for the new types"
+        )
+
+
 class CommitConflictError(LakeError):
     """Other writers won every race for the next version; nothing of this write is in the table."""
 

@@ -46,6 +46,15 @@ def misfits(wanted: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
     return problems
 
 
+def moved(written: Mapping[str, str], stored: Mapping[str, str]) -> list[str]:
+    """Says which columns of a table have other types than those that rows were written with."""
+    return [
+        f"column {name} was {kind}, the table has {stored[name]}"
+        for name, kind in written.items()
+        if stored.get(name, kind) != kind
+    ]
+
+
 def is_widening(stored: str, wanted: str) -> bool:
     """Whether each value of a Delta type is the same value in another one."""
     if wanted in _WIDER.get(stored, ()):

@@ -118,11 +118,12 @@ class Table(TableReader):
         """
         if self.position(batch_id) is not None:
             return None
-        files = self._write(con, rows)
+        files, types = self._write(con, rows)
         try:
             return self.commit(
                 con,
                 files,
+                types=types,
                 expect={**(expect or {}), batch_id: None},
                 positions={**(positions or {}), batch_id: 1},
                 metadata={"batch_id": batch_id, **(metadata or {})},
@@ -158,9 +159,8 @@ class Table(TableReader):
         Raises:
             PositionMovedError: Another run moved a position meanwhile; nothing was committed.
         """
-        return self.commit(
-            con, self._write(con, rows), where=where, expect=expect, positions=positions, metadata=metadata
-        )
+        files, types = self._write(con, rows)
+        return self.commit(con, files, types=types, where=where, expect=expect, positions=positions, metadata=metadata)
 
     def overwrite(
         self,
@@ -249,14 +249,14 @@ class Table(TableReader):
         gone = "replaced_keys"
         further = f" UNION ALL SELECT {quote_names(keys)} FROM {also}" if also else ""
         con.execute(f"CREATE OR REPLACE TEMP TABLE {gone} AS SELECT {quote_names(keys)} FROM ({rows}){further}")
-        files = self._write(con, rows)
+        files, types = self._write(con, rows)
 
         def plan(table: DeltaTable) -> Plan:
             stored = rows_near_keys(con, table, self.scan(table.version()), keys, gone)
             where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {gone})"
             return Plan(files, self._removal(con, table, stored, where))
 
-        return self._commit(con, plan, files, expect=expect, positions=positions, metadata=metadata)
+        return self._commit(con, plan, files, types=types, expect=expect, positions=positions, metadata=metadata)
 
     def merge(
         self,
@@ -294,7 +294,7 @@ class Table(TableReader):
         def plan(table: DeltaTable) -> Plan:
             stored = rows_near_keys(con, table, self.scan(table.version()), keys, merging.INCOMING)
             merging.find_winners(con, stored, list(schemas.types(table.schema())), keys, sequence)
-            files = self._write(con, f"SELECT * FROM {merging.WINNERS}")
+            files, _ = self._write(con, f"SELECT * FROM {merging.WINNERS}")
             if not files:
                 return Plan([])
             where = f"({quote_names(keys)}) IN (SELECT {quote_names(keys)} FROM {merging.WINNERS})"
@@ -311,6 +311,7 @@ class Table(TableReader):
         con: duckdb.DuckDBPyConnection,
         files: Sequence[DataFile],
         *,
+        types: Mapping[str, str] | None = None,
         where: str | None = None,
         expect: Mapping[str, int | None] | None = None,
         positions: Mapping[str, int] | None = None,
@@ -321,6 +322,8 @@ class Table(TableReader):
         Args:
             con: A connection of the lake.
             files: What `files.write_parquet` gave.
+            types: Column name to Delta type as the files have them. Another run may have given the table other types
+                since they were planned, and then nobody could read it with them.
             where: SQL predicate on the rows to remove.
             expect: Positions as they were when the files were planned.
             positions: Positions to set in the same commit.
@@ -331,6 +334,7 @@ class Table(TableReader):
 
         Raises:
             PositionMovedError: The log holds other positions than expected; nothing was committed.
+            TypesMovedError: The table has other types by now; nothing was committed.
             CommitConflictError: Too many conflicts with other writers.
         """
 
@@ -340,7 +344,7 @@ class Table(TableReader):
             rows = f"(SELECT *, filename FROM {self.scan(table.version())})"
             return Plan(files, self._removal(con, table, rows, where), replaces_all=where == "TRUE")
 
-        return self._commit(con, plan, files, expect=expect, positions=positions, metadata=metadata)
+        return self._commit(con, plan, files, types=types, expect=expect, positions=positions, metadata=metadata)
 
     def _commit(
         self,
@@ -351,9 +355,12 @@ class Table(TableReader):
         expect: Mapping[str, int | None] | None,
         positions: Mapping[str, int] | None,
         metadata: Mapping[str, str] | None,
+        types: Mapping[str, str] | None = None,
     ) -> int:
         try:
-            return commit_loop.commit(con, self, plan, expect=expect, positions=positions, metadata=metadata)
+            return commit_loop.commit(
+                con, self, plan, expect=expect, positions=positions, metadata=metadata, types=types
+            )
         except BaseException:
             self.discard(files)
             raise
@@ -362,12 +369,12 @@ class Table(TableReader):
         column = commit_facts.date_column(table)
         return plan_removal(con, table, self.uri, rows, where, column, self.lake.storage_options)
 
-    def _write(self, con: duckdb.DuckDBPyConnection, rows: str) -> list[DataFile]:
-        """Writes a query's rows as files of this table, refusing what does not fit its schema."""
+    def _write(self, con: duckdb.DuckDBPyConnection, rows: str) -> tuple[list[DataFile], dict[str, str]]:
+        """Writes a query's rows as files of this table, refusing what does not fit its schema; gives its types, too."""
         table = self.open()
         wanted, given = schemas.types(table.schema()), schemas.types(data_files.query_schema(con, rows))
         problems = schemas.misfits(wanted, given)
         if problems:
             raise SchemaMismatchError(self.name, problems)
         select = f"SELECT {quote_names(list(wanted))} FROM ({rows})"
-        return self.write(con, select, partition_by=table.metadata().partition_columns)
+        return self.write(con, select, partition_by=table.metadata().partition_columns), wanted

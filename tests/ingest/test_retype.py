@@ -1,5 +1,6 @@
 """A contract whose types change: the table follows where no value can be lost, else a command is named that helps."""
 
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Any
 import pandera.polars as pa
 import polars as pl
 import pytest
+from pulled import at, listed
 
-from pipeline_assets.contracts.base import Model
+from pipeline_assets.contracts.base import Model, raw_shape
 from pipeline_assets.ingest import landing, retype
+from pipeline_assets.ingest.bronze_table import schema_of
 from pipeline_assets.ingest.landing import LandingSource
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Lake, SchemaMismatchError
+from pipeline_assets.ingest.pull import Batch, Pull, PullSource
+from pipeline_assets.lake import DataFile, Lake, SchemaMismatchError, TypesMovedError, query_schema
 
 DAYS = date(2026, 1, 5), date(2026, 1, 6)
 
@@ -96,3 +100,78 @@ def test_a_narrower_type_names_the_command(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(SchemaMismatchError, match="column n is INTEGER in the contract, BIGINT in the table"):
         ingest(lake, tmp_path, model(n=pl.Int32, m=str))
     assert source.table(lake).open().version() == 1
+
+
+def in_between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Does something once, after the files of the next run are written and before they are committed."""
+    real = landing.compact
+
+    def compact(*arguments: Any) -> list[DataFile]:
+        monkeypatch.setattr(landing, "compact", real)
+        act()
+        return real(*arguments)
+
+    monkeypatch.setattr(landing, "compact", compact)
+
+
+def test_files_written_for_the_old_types_are_read_again_for_the_new_ones(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(tmp_path, DAYS[0], "id,n\n1,7\n")
+    table = ingest(lake, tmp_path, model(), evolve=True).table(lake)
+    land(tmp_path, DAYS[1], "id,n\n2,8\n3,x\n")
+
+    def retyped() -> None:
+        with lake.connect() as con:
+            retype.carry_out(con, table, retype.plan(con, table, {"n": "BIGINT"}))
+
+    in_between(monkeypatch, retyped)
+    ingest(lake, tmp_path, model(), evolve=True)
+    with lake.connect() as con:
+        rows = con.execute(f"SELECT id, n, _rescued FROM {table.scan()} ORDER BY id").fetchall()
+    assert rows == [(1, 7, None), (2, 8, None), (3, None, '{"n":"x"}')]
+    written = {str(path) for path in Path(table.uri).rglob("_partition_date=2026-01-06/*.parquet")}
+    assert written <= set(table.open().file_uris()), "what was written for the old types is gone"
+
+
+def test_two_runs_that_add_a_column_with_different_types_agree_on_one(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(tmp_path, DAYS[0], "id\n1\n")
+    table = ingest(lake, tmp_path, model(), evolve=True).table(lake)
+    (tmp_path / f"in/{DAYS[1]}").mkdir()
+    pl.DataFrame({"id": [2], "n": [8]}).write_parquet(tmp_path / f"in/{DAYS[1]}/a.parquet")
+    with lake.connect() as con:
+        in_between(monkeypatch, lambda: table.create(query_schema(con, "SELECT 'x' AS n")))
+        ingest(lake, tmp_path, model(), evolve=True)
+        rows = con.execute(f"SELECT id, n FROM {table.scan()} ORDER BY id").fetchall()
+    assert rows == [(1, None), (2, "8")]
+    (written,) = (tmp_path / "lake/bronze").rglob("_partition_date=2026-01-06/*.parquet")
+    assert pl.read_parquet_schema(written)["n"] == pl.String, "Spark would not read another type than the table's"
+
+
+def test_a_run_of_the_former_contract_adds_nothing_to_a_table_that_was_widened(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(tmp_path, DAYS[0], "id,n\n1,7\n")
+    table = ingest(lake, tmp_path, model(n=pl.Int32)).table(lake)
+    land(tmp_path, DAYS[1], "id,n\n2,8\n")
+    with lake.connect() as con:
+        in_between(monkeypatch, lambda: table.widen(con, schema_of(con, raw_shape(model(n=pl.Int64)).columns)))
+        with pytest.raises(SchemaMismatchError, match="column n is INTEGER in the contract, BIGINT in the table"):
+            ingest(lake, tmp_path, model(n=pl.Int32))
+        assert con.execute(f"SELECT n FROM {table.scan()}").fetchall() == [(7,)]
+    ingest(lake, tmp_path, model(n=pl.Int64))
+    with lake.connect() as con:
+        assert con.execute(f"SELECT n FROM {table.scan()} ORDER BY n").fetchall() == [(7,), (8,)]
+
+
+def test_a_pull_written_for_the_old_types_is_not_committed(lake: Lake) -> None:
+    batch = Batch("full", "1", "2", DAYS[0], at("2026-01-05T12:00:00"), expect={"x": None}, positions={"x": 1})
+    source = PullSource("t__pulled", model(n=pl.Int32), ("id",))
+    with lake.connect() as con, Pull(lake, con, source, batch) as pull:
+        pull.write(listed((1, 7), names="id n"), origin="public.t", counted=lambda: 1)
+        pull.bronze.widen(con, schema_of(con, raw_shape(model(n=pl.Int64)).columns))
+        with pytest.raises(TypesMovedError, match="column n was integer, the table has long"):
+            pull.commit()
+        assert pull.bronze.position("x") is None

@@ -1,12 +1,13 @@
 """Types that change: what cannot lose a value happens in one commit, and everything around it stays."""
 
 from datetime import date
+from typing import Any
 
 import duckdb
 import pytest
 from deltalake import DeltaTable
 
-from pipeline_assets.lake import Lake, Table, changes_since, query_schema, schemas
+from pipeline_assets.lake import Lake, Table, TypesMovedError, changes_since, commit_loop, query_schema, schemas
 
 ROWS = """
     SELECT i AS id, DATE '2020-01-01' + (i % 3)::INTEGER AS day, i::INTEGER AS n, (i / 8)::DECIMAL(10, 2) AS price,
@@ -78,6 +79,26 @@ def test_another_writer_between_reading_and_commit_loses_no_row(
     monkeypatch.setattr(DeltaTable, "create_write_transaction", overtaken)
     old.widen(con, wider(con)[1])
     assert con.execute(f"SELECT count(*), sum(n) FROM {old.scan()}").fetchone() == (20, 90)
+
+
+@pytest.mark.parametrize("write", ["append", "replace", "replace_keys"])
+def test_rows_written_before_a_table_was_widened_are_not_committed_after_it(
+    con: duckdb.DuckDBPyConnection, old: Table, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    real = commit_loop.commit
+
+    def overtaken(*args: Any, **options: Any) -> int:
+        monkeypatch.setattr(commit_loop, "commit", real)
+        with old.lake.connect() as other:
+            old.widen(other, wider(other)[1])
+        return real(*args, **options)
+
+    options = {"append": {"batch_id": "second"}, "replace": {"where": "TRUE"}, "replace_keys": {"keys": ["id"]}}[write]
+    monkeypatch.setattr(commit_loop, "commit", overtaken)
+    with pytest.raises(TypesMovedError, match=r"bronze\.old: its types changed .*column n was integer"):
+        getattr(old, write)(con, ROWS, **options)
+    assert con.execute(f"SELECT count(*), sum(n) FROM {old.scan()}").fetchone() == (10, 45)
+    assert old.position("second") is None
 
 
 def test_a_table_without_rows_is_widened(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:

@@ -21,7 +21,7 @@ from tenacity import (
 
 from pipeline_assets.ingest.cdc.connection import redact
 from pipeline_assets.ingest.pull import PullError
-from pipeline_assets.lake import PositionMovedError
+from pipeline_assets.lake import PositionMovedError, TypesMovedError
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +117,9 @@ def retrying() -> Retrying:
 
 def _is_worth_it(error: BaseException) -> bool:
     # A position that moved: another pull of the source was faster. The next attempt starts where that one ended.
-    return isinstance(error, PositionMovedError) or (isinstance(error, DatabaseError) and error.is_transient)
+    return isinstance(error, PositionMovedError | TypesMovedError) or (
+        isinstance(error, DatabaseError) and error.is_transient
+    )
 
 
 def _tell(state: RetryCallState) -> None:

@@ -16,7 +16,7 @@ from pipeline_assets.ingest.database.pulls import EXTRACTED, DatabaseSource
 from pipeline_assets.ingest.database.reading import Database, Selection, Snapshot
 from pipeline_assets.ingest.pull import Counts, LostRecordsError, PullError
 from pipeline_assets.ingest.watermark import at, position
-from pipeline_assets.lake import Lake, Table, quote_name, quote_names, quote_text
+from pipeline_assets.lake import Lake, Table, quote_name, quote_names, quote_text, schemas
 
 _KEYS, _STORED, _GONE = "pull_keys", "pull_stored", "pull_gone"
 
@@ -124,6 +124,7 @@ def _bury(
         FROM (SELECT s.*, row_number() OVER (PARTITION BY {keys} ORDER BY _extracted_at DESC) AS place
               FROM {bronze.scan()} AS s SEMI JOIN {_GONE} AS g ON {same})
         WHERE place = 1"""
+    types = schemas.types(bronze.open().schema())
     files = bronze.write(con, rows, partition_values={"_partition_date": day.isoformat()})
     if (written := sum(file.rows for file in files)) != gone:
         bronze.discard(files)
@@ -134,6 +135,7 @@ def _bury(
     bronze.commit(
         con,
         files,
+        types=types,
         expect={EXTRACTED: before},
         positions={EXTRACTED: extracted},
         metadata={"batch_id": batch_id, "read": json.dumps([entry]), **({"run_id": run_id} if run_id else {})},
