@@ -95,7 +95,8 @@ def _dates(con: duckdb.DuckDBPyConnection, uri: str, files: Sequence[DataFile], 
             date.fromisoformat(value) for file in files if (value := file.partition_values[column]) is not None
         )
     names = ", ".join(quote_text(f"{uri}/{file.path}") for file in files)
-    found = con.execute(f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM read_parquet([{names}])")
+    rows = f"read_parquet([{names}], hive_partitioning = false)"  # else a folder day=... above the lake is the column
+    found = con.execute(f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {rows}")
     return frozenset(row[0] for row in found.fetchall() if row[0] is not None)
 
 

@@ -47,6 +47,16 @@ def test_a_commit_says_what_it_did(table: Table) -> None:
     assert json.loads(commit["touched_dates"]) == ["2020-01-01", "2020-01-02", "2020-01-03"]
 
 
+def test_a_folder_above_the_lake_is_no_column(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    table = Table(Lake(str(tmp_path / "day=1999-01-01" / "lake")), "silver.things")
+    table.create(query_schema(con, ROWS.format(1)), date_column="day")
+    table.append(con, ROWS.format(10), batch_id="first")
+    commit = table.open().history(1)[0]
+    assert json.loads(commit["touched_dates"]) == ["2020-01-01", "2020-01-02", "2020-01-03"]
+    table.replace(con, ROWS.format(1), where="day = DATE '2020-01-01'")
+    assert con.execute(f"SELECT count(*), min(day)::VARCHAR FROM {table.scan()}").fetchone() == (7, "2020-01-01")
+
+
 def test_replacing_a_range_leaves_other_files_alone(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     before = set(table.open().file_uris())
     table.replace(con, ROWS.format(10) + " WHERE i = 1", where="day = DATE '2020-01-02'")
