@@ -24,6 +24,8 @@ from pipeline_assets.interruption import end_all
 _PATIENCE_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
+# Where the numbers of signals go: to nobody (or whoever it was before), then to each block that is open.
+_told = [-1]
 
 
 class _UnlessCanceled(dg.RetryPolicy):
@@ -66,10 +68,12 @@ def interruptible() -> Iterator[Event]:
     heard, told = os.pipe()
     os.set_blocking(told, False)
     watcher = Thread(target=_watch, args=(heard, interrupted, done), name="interrupts", daemon=True)
-    before = -1
+    watcher.start()
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    if len(_told) == 1:
+        _told[0] = before
+    _told.append(told)
     try:
-        watcher.start()
-        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         yield interrupted
         if interrupted.is_set():  # somebody took DuckDB's error for one of a file, and went on
             raise dg.DagsterExecutionInterruptedError
@@ -80,9 +84,13 @@ def interruptible() -> Iterator[Event]:
             raise dg.DagsterExecutionInterruptedError from error
         raise
     finally:
-        signal.set_wakeup_fd(before)
-        done.set()
-        os.close(told)  # which ends the watcher, and it closes the other end
+        done.set()  # first: a watcher that goes on would end each later query of the process
+        _told.remove(told)
+        # A generator that an error holds is closed late: after a block that it is in, or in a thread that may not ask
+        # for signals. Then the pipe stays: its number would be that of another file.
+        if current_thread() is main_thread():
+            signal.set_wakeup_fd(_told[-1])
+            os.close(told)  # which ends the watcher, and it closes the other end
 
 
 def _watch(heard: int, interrupted: Event, done: Event) -> None:

@@ -1,7 +1,9 @@
 """A run that is canceled as Dagster's launcher does it: marked as CANCELING, then SIGINT to its process."""
 
+import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +13,9 @@ import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 from dagster._utils.interrupts import capture_interrupts
+
+# A run that goes on although it is canceled hears of no other signal either: no timeout but this ends its tests.
+_AT_MOST_SECONDS = 240
 
 
 def canceled(
@@ -28,6 +33,7 @@ def canceled(
         told[0] = time.monotonic()
         os.kill(os.getpid(), signal.SIGINT)
 
+    faulthandler.dump_traceback_later(_AT_MOST_SECONDS, exit=True, file=sys.__stderr__)
     with capture_interrupts():  # for all of it: a signal that comes too late must not end the tests
         thread = threading.Thread(target=cancel)
         thread.start()
@@ -38,6 +44,7 @@ def canceled(
             pass
         ended = time.monotonic()
         thread.join()
+    faulthandler.cancel_dump_traceback_later()
     found = instance.get_run_by_id(run.run_id)
     assert found
     return found, ended - told[0]
