@@ -8,23 +8,44 @@ Concept: https://docs.dagster.io/guides/automate/sensors/run-status-sensors
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from pipeline_assets import alerts
 from pipeline_assets.components import silence
-from pipeline_assets.components.bronze_assets import WITHHELD
+from pipeline_assets.components.bronze_assets import ERROR_CLASS, WITHHELD
+from pipeline_assets.ingest.pull import LostRecordsError
+from pipeline_assets.lake.errors import (
+    CommitConflictError,
+    CommitUnknownError,
+    PositionMovedError,
+    SchemaMismatchError,
+    StorageError,
+    TableNotFoundError,
+    TableUnreadableError,
+)
 from pipeline_assets.partitions import range_of_tags
-from pipeline_assets.settings import load_settings
+from pipeline_assets.settings import SettingsError, load_settings
 
 _CASES_SHOWN = 5
-_COUNTS = ("failing_rows", "records_in", "dead_letters")
-_VALUES = {"value", "row"}
-# DuckDB's errors quote the value that does not fit; ours name tables and files.
-_FOREIGN = re.compile(r"Exception$")
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+# What may be told of rows without quoting one; whatever is not named here is a value, or may hold one.
+_TOLD_CELLS = frozenset(
+    {"column", "check", "day", "file", "in_silver", "records_in", "rows", "rows_before", "dead_letters", "letters"}
+)
+_TOLD_TEXTS = frozenset({"remedy", "problem", "withheld_days"})
+# A reason begins with its kind and column, and goes on with the value: "cast: amount: 'x' is not BIGINT".
+_KIND = re.compile(r"(\w+(?:: \w+)?):")
+# Errors that name tables, columns and storage. Those of a source, a file or an engine may quote what they met there.
+_TOLD_ERRORS = frozenset(
+    error.__name__
+    for error in (
+        TableNotFoundError, TableUnreadableError, StorageError, CommitUnknownError, SchemaMismatchError,
+        CommitConflictError, PositionMovedError, SettingsError, LostRecordsError,
+    )
+)  # fmt: skip
+_AROUND = ("Dagster", "RetryRequested", "Failure")
 
 
 class Alerts(dg.Component, dg.Model, dg.Resolvable):
@@ -90,8 +111,7 @@ def _failed_checks(context: dg.RunStatusSensorContext) -> Iterator[alerts.Alert]
 
 
 def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
-    steps = [event.event_specific_data.error for event in context.get_step_failure_events()]  # type: ignore[union-attr]
-    errors = [_own_words(error) for error in steps if error]
+    errors = [_failed_step(event) for event in context.get_step_failure_events()]
     run = context.dagster_run
     return alerts.Alert(
         title=f"run of {run.job_name} failed",
@@ -103,13 +123,17 @@ def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
     )
 
 
-def _own_words(error: Any) -> str:  # noqa: ANN401 - Dagster's class for it is private
-    """The first line of the error that our code raised; Dagster's around it only say that a step failed."""
-    while error.cause and error.cls_name.startswith(("Dagster", "RetryRequested")):
+def _failed_step(event: dg.DagsterEvent) -> str:
+    """The step and the error that it met, with its first line if that quotes no rows; Dagster's say only "failed"."""
+    failure: Any = event.event_specific_data
+    error, user = failure.error, failure.user_failure_data
+    while error and error.cause and error.cls_name.startswith(_AROUND):
         error = error.cause
-    text = str(error.message.strip().splitlines()[0])
-    is_told = load_settings().alert_row_values or not _FOREIGN.search(error.cls_name or "")
-    return text if is_told else _QUOTED.sub("'***'", text)
+    told = user.metadata.get(ERROR_CLASS) if user else None
+    name = str(told.value) if told else error.cls_name if error else "an error"
+    if error and (name in _TOLD_ERRORS or load_settings().alert_row_values):
+        return f"{event.step_key}: {error.message.strip().splitlines()[0]}"
+    return f"{event.step_key}: {name} (the run has its words, which may quote rows)"
 
 
 def _partition(run: dg.DagsterRun) -> str:
@@ -123,14 +147,23 @@ def _owners(context: dg.RunStatusSensorContext, key: dg.AssetKey) -> list[str]:
 
 
 def _details(metadata: object) -> list[str]:
-    """The counts and the first failing cases, without values of rows unless they are asked for; else the numbers."""
+    """The counts, the remedy and the first failing cases; values of rows only if they are asked for."""
     found = dict(metadata) if isinstance(metadata, dict) else {}
-    cases = found.pop("failing_cases", None)
-    if isinstance(cases, dg.TableMetadataValue):
-        hidden = set() if load_settings().alert_row_values else _VALUES
-        lines = [
-            ", ".join(f"{key}={value}" for key, value in row.data.items() if key not in hidden) for row in cases.records
-        ]
-        counts = [f"{key}={found[key].value}" for key in _COUNTS if key in found]
-        return [*([", ".join(counts)] if counts else []), *list(dict.fromkeys(lines))[:_CASES_SHOWN]]
-    return [f"{key}={getattr(value, 'value', value)}" for key, value in found.items()][:_CASES_SHOWN]
+    tables = [value for value in found.values() if isinstance(value, dg.TableMetadataValue)]
+    lines = [_line(row.data) for table in tables for row in table.records]
+    plain = {key: getattr(value, "value", value) for key, value in found.items() if value not in tables}
+    is_all = load_settings().alert_row_values
+    facts = [
+        f"{key}={value}"
+        for key, value in plain.items()
+        if is_all or key in _TOLD_TEXTS or isinstance(value, int | float)
+    ]
+    return [*facts, *list(dict.fromkeys(line for line in lines if line))[:_CASES_SHOWN]]
+
+
+def _line(cells: Mapping[str, Any]) -> str:
+    if not load_settings().alert_row_values:
+        kind = _KIND.match(str(cells.get("reason", "")))
+        cells = {key: value for key, value in cells.items() if key in _TOLD_CELLS}
+        cells |= {"reason": kind[1]} if kind else {}
+    return ", ".join(f"{key}={value}" for key, value in cells.items())

@@ -39,6 +39,9 @@ FILE_RETRIES = RETRIES
 WITHHELD = "withheld"
 """The check that is red as long as any day of a table is withheld, whatever the run at hand is about."""
 
+ERROR_CLASS = "error"
+"""Metadata of a failure: the class of the error that it tells."""
+
 _SIZE = "snapshot_size"
 _KINDS = {"deltalake", "duckdb"}
 _FILES_LEFT = "files_left"
@@ -144,9 +147,14 @@ def failures_told(name: str, *, again: bool = True) -> Iterator[None]:
     try:
         yield
     except PullError as error:
-        raise dg.Failure(f"{name}: {error}", allow_retries=again and error.is_transient) from None
+        raise _failure(name, error, allow_retries=again and error.is_transient) from None
     except SchemaMismatchError as error:
-        raise dg.Failure(f"{name}: {error}", allow_retries=False) from None
+        raise _failure(name, error, allow_retries=False) from None
+
+
+def _failure(name: str, error: Exception, *, allow_retries: bool) -> dg.Failure:
+    metadata = {ERROR_CLASS: type(error).__name__}
+    return dg.Failure(f"{name}: {error}", metadata=metadata, allow_retries=allow_retries)
 
 
 def checks(

@@ -4,13 +4,16 @@ import asyncio
 import importlib.util
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import dagster as dg
+import duckdb
+import polars as pl
+import psycopg
 import pytest
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.loader import LoadingContextForTest
@@ -20,6 +23,11 @@ from landing_source import Source
 
 from pipeline_assets import alerts
 from pipeline_assets.components import Alerts, ChangeStream, DatabaseTable, LandingFiles, RestResource
+from pipeline_assets.components.bronze_assets import failures_told
+from pipeline_assets.components.checks import table_value
+from pipeline_assets.ingest.database.errors import DatabaseError
+from pipeline_assets.ingest.unread import Cause, FilesLeftError
+from pipeline_assets.lake.errors import StorageError
 from pipeline_assets.settings import Settings, load_settings, project_root
 
 
@@ -167,6 +175,102 @@ def test_a_failed_run_without_a_failed_check_is_an_alert(alerting: Source, recei
     ((_, alert),) = receiver.posts
     assert "could not be opened" in str(alert["details"])
     assert alert["partition"] == "2011-01-04"
+
+
+SECRET = "jane@example.org"
+QUOTING: dict[str, Callable[[], object]] = {
+    "ConversionException": lambda: duckdb.sql(f"SELECT '{SECRET}'::BIGINT").fetchall(),
+    "UniqueViolation": lambda: raising(psycopg.errors.UniqueViolation(f"duplicate key, Key (email)=({SECRET}) exists")),
+    "ValueError": lambda: int(SECRET),
+    "KeyError": lambda: {}[SECRET],
+    "SchemaError": lambda: checked(),
+    "DatabaseError": lambda: raising(DatabaseError(f"db: invalid input syntax for type integer: {SECRET}")),
+    "FilesLeftError": lambda: raising(FilesLeftError("shop", {"a.csv": Cause(f"cannot cast {SECRET}")}, None)),
+}
+
+
+def raising(error: Exception) -> None:
+    raise error
+
+
+def checked() -> None:
+    import pandera.polars as pa
+
+    schema = pa.DataFrameSchema({"email": pa.Column(pl.String, pa.Check.isin(["nobody"]))})
+    schema.validate(pl.DataFrame({"email": [SECRET]}))
+
+
+def failed(raises: Callable[[], object], alerting: Source) -> None:
+    @dg.op
+    def step() -> None:
+        with failures_told("shop__lines"):
+            raises()
+
+    @dg.job
+    def failing() -> None:
+        step()
+
+    result = failing.execute_in_process(instance=alerting.instance, raise_on_error=False)
+    assert not result.success
+    evaluate(alerting, "alert_on_failure", result)
+
+
+@pytest.mark.parametrize("name", QUOTING)
+def test_a_failed_run_is_told_by_step_class_and_link_and_quotes_no_row(
+    alerting: Source, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    configured(monkeypatch, ALERT_WEBHOOK_URL=receiver.url, DAGSTER_URL="https://dagster.example.org/")
+    failed(QUOTING[name], alerting)
+    ((_, alert),) = receiver.posts
+    assert SECRET not in str(alert)
+    (detail,) = alert["details"]  # type: ignore[misc]
+    assert f"step: {name} " in f"{detail} "
+    assert alert["link"] == f"https://dagster.example.org/runs/{alert['run_id']}"
+
+
+@pytest.mark.parametrize("name", ["ConversionException", "DatabaseError", "ValueError"])
+def test_a_failed_run_quotes_rows_if_that_is_asked_for(
+    alerting: Source, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    configured(monkeypatch, ALERT_WEBHOOK_URL=receiver.url, ALERT_ROW_VALUES="true")
+    failed(QUOTING[name], alerting)
+    ((_, alert),) = receiver.posts
+    assert SECRET in str(alert["details"])
+
+
+def test_errors_of_the_lake_are_told_with_their_remedy(alerting: Source, receiver: Receiver) -> None:
+    failed(lambda: raising(StorageError("file:///lake/x", OSError(28, "No space left on device"))), alerting)
+    ((_, alert),) = receiver.posts
+    assert "No space left on device" in str(alert["details"])
+    assert "free space" in str(alert["details"])
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_checks_tell_counts_kinds_and_columns_and_values_only_if_asked_for(
+    alerting: Source, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, is_asked_for: bool
+) -> None:
+    configured(monkeypatch, ALERT_WEBHOOK_URL=receiver.url, ALERT_ROW_VALUES=str(is_asked_for).lower())
+    letter = f"cast: customer_id: '{SECRET}' is not BIGINT; cast: amount: 'it's {SECRET}' is not DOUBLE"
+    metadata = {
+        "dead_letters": 3,
+        "example": f"the row of {SECRET}",
+        "remedy": "mend the contract",
+        "reasons": table_value([{"reason": letter, "letters": 2}, {"reason": f"{SECRET} is odd", "letters": 1}]),
+        "failing_cases": table_value([{"in_silver": "differs", "key": SECRET, "reason": f"unreadable: '{SECRET}'"}]),
+    }
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec("dead_letters", asset="customers")])
+    def customers() -> Iterator[object]:
+        yield dg.MaterializeResult()
+        yield dg.AssetCheckResult(passed=False, metadata=metadata)
+
+    result = dg.materialize([customers], instance=alerting.instance)
+    evaluate(alerting, "alert_on_failed_check", result)
+    ((_, alert),) = receiver.posts
+    for told in ("dead_letters=3", "remedy=mend the contract", "letters=2", "cast: customer_id", "in_silver=differs"):
+        assert told in str(alert["details"])
+    assert (SECRET in str(alert)) == is_asked_for
+    assert ("jane" in str(alert)) == is_asked_for
 
 
 def test_a_good_run_is_no_alert(alerting: Source, receiver: Receiver) -> None:
