@@ -1,67 +1,23 @@
-"""Runs of a change stream against a real PostgreSQL: snapshot, stream, kills, gaps, altered tables."""
+"""Runs of a change stream against a real PostgreSQL: snapshot, stream, kills, altered tables."""
 
 import json
-from contextlib import closing
 
-import psycopg
 import pytest
-from postgres import execute
+from shop_stream import ORDERS, PRODUCTS, Shop, insert
 
-from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc import chunks
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.drain import Drain
-from pipeline_assets.ingest.cdc.errors import CdcError
-from pipeline_assets.ingest.cdc.health import ChangeSource, inspect, stream_position
+from pipeline_assets.ingest.cdc.health import ChangeSource, stream_position
 from pipeline_assets.ingest.cdc.postgres import Postgres
-from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake import Table
 
-PRODUCTS = ChangeTable("public.products", "shop_db__products", contract("shop_db.Products"), ("stock_code",))
-ORDERS = ChangeTable("public.orders", "shop_db__orders", contract("shop_db.Orders"), ("order_id",))
-SOURCE = ChangeSource("shop_db", (PRODUCTS, ORDERS), 1024**3)
 LONG = "SELECT json_agg(json_build_object('stock_code', md5(i::text))) FROM generate_series(1, 200) i"
-
-
-class Shop:
-    """A shop's database, and a stream of it into a lake."""
-
-    def __init__(self, url, folder):
-        self.url = url
-        self.lake = Lake(str(folder / "lake"))
-        self.postgres = Postgres(url, slot=f"s{url.rpartition('_')[2]}", publication="shop")
-        self.sql(
-            "CREATE TABLE products (stock_code text PRIMARY KEY, description text, unit_price numeric(12,3) NOT NULL, "
-            "updated_at timestamptz NOT NULL DEFAULT now())",
-            "CREATE TABLE orders (order_id text PRIMARY KEY, customer_id bigint, status text NOT NULL, ordered_at "
-            "timestamptz NOT NULL DEFAULT now(), lines jsonb NOT NULL, line_count int NOT NULL DEFAULT 1, "
-            "total numeric(18,3) NOT NULL DEFAULT 1, updated_at timestamptz NOT NULL DEFAULT now())",
-            "CREATE PUBLICATION shop FOR TABLE products, orders",
-        )
-
-    def sql(self, *statements):
-        return execute(self.url, *statements)
-
-    def drain(self, **options):
-        with self.lake.connect() as con:
-            return Drain(self.lake, con, SOURCE, self.postgres, "run").run(**options)
-
-    def stored(self, columns="*", name="bronze.shop_db__products"):
-        with self.lake.connect() as con:
-            return con.execute(
-                f"SELECT {columns} FROM {Table(self.lake, name).scan()} ORDER BY commit_lsn, tx_seq"
-            ).fetchall()
-
-    def ops(self, name="bronze.shop_db__products"):
-        return [op for (op,) in self.stored("op", name)]
 
 
 @pytest.fixture
 def shop(database, tmp_path):
     return Shop(database, tmp_path)
-
-
-def insert(*codes, price="1.5"):
-    return "INSERT INTO products VALUES " + ", ".join(f"('{code}', 'd {code}', {price})" for code in codes)
 
 
 def test_the_first_run_reads_the_tables_whole_and_the_next_goes_on_from_there(shop):
@@ -118,68 +74,6 @@ def test_a_kill_between_the_commits_of_a_snapshot_or_a_batch_changes_nothing(sho
     assert sorted(shop.stored("key")) == [(f'{{"stock_code":"{code}"}}',) for code in "ABC"]
     assert shop.ops("bronze.shop_db__orders") == ["r"]
     assert not shop.drain().suspects
-
-
-def test_a_lost_slot_makes_tables_suspect_until_they_are_read_again(shop):
-    shop.sql(insert("A", "B"))
-    shop.drain()
-    shop.postgres.drop_slot()
-    shop.sql("DELETE FROM products WHERE stock_code = 'A'", insert("C"))
-    report = shop.drain()
-    assert "is gone" in report.suspects["shop_db__products"]
-    assert "shop_db__resnapshot" in report.suspects["shop_db__products"]
-    assert shop.ops() == ["r", "r"]
-    assert shop.postgres.slot() is None
-    again = shop.drain(resnapshot=["shop_db__products", "shop_db__orders"])
-    assert not again.suspects
-    assert shop.ops() == ["r", "r", "t", "r", "r"]
-    shop.sql(insert("D"))
-    shop.drain()
-    assert shop.ops()[-1] == "c"
-
-
-def test_a_slot_that_somebody_else_advanced_is_a_gap(shop):
-    shop.drain()
-    shop.sql(insert("A"))
-    shop.postgres.advance(shop.postgres.flush_lsn())
-    report = shop.drain()
-    assert "another reader advanced the slot" in report.suspects["shop_db__products"]
-    assert shop.drain(resnapshot=list(report.suspects)).suspects == {}
-    assert shop.ops() == ["r"]
-
-
-def test_a_gap_is_not_forgotten_when_the_remedy_is_killed(shop, monkeypatch):
-    shop.drain()
-    shop.sql(insert("LOST"), "INSERT INTO orders (order_id, status, lines) VALUES ('LOST', 'placed', '[]')")
-    shop.postgres.advance(shop.postgres.flush_lsn())
-    suspects = list(shop.drain().suspects)
-    taken, real = [], Drain._snapshot
-
-    def dying(drain, report, table, *rest):
-        if taken:
-            raise KeyboardInterrupt
-        taken.append(table)
-        real(drain, report, table, *rest)
-
-    monkeypatch.setattr(Drain, "_snapshot", dying)
-    with pytest.raises(KeyboardInterrupt):
-        shop.drain(resnapshot=suspects)
-    monkeypatch.undo()
-    again = shop.drain()  # as the sensor asks for it, without the remedy's tag
-    assert len(again.snapshots) == 1
-    assert shop.ops() == ["r"]
-    assert shop.ops("bronze.shop_db__orders") == ["r"]
-    assert shop.drain().snapshots == frozenset()
-
-
-def test_a_source_that_was_put_back_is_a_gap(shop):
-    shop.drain()
-    table = PRODUCTS.bronze(shop.lake)
-    with shop.lake.connect() as con:
-        table.commit(con, [], positions={stream_position(shop.postgres): shop.postgres.flush_lsn() + 10**9})
-    shop.sql(insert("A"))
-    assert "put back to an older state" in shop.drain().suspects["shop_db__products"]
-    assert shop.ops() == []
 
 
 def test_dead_letters_are_there_once_whatever_was_killed(shop, monkeypatch):
@@ -266,19 +160,6 @@ def test_a_table_that_could_not_be_read_for_some_runs_is_read_again_unasked(shop
     assert shop.drain().snapshots == frozenset()
 
 
-def test_a_publication_that_was_gone_for_a_moment_has_its_tables_read_again(shop):
-    shop.sql(insert("A"))
-    shop.drain()
-    shop.sql("DROP PUBLICATION shop", insert("B"), "CREATE PUBLICATION shop FOR TABLE products, orders", insert("C"))
-    report = shop.drain()
-    assert report.snapshots == {"shop_db__products", "shop_db__orders"}
-    assert report.suspects == {}
-    assert [json.loads(key)["stock_code"] for (key,) in shop.stored("key")[-3:]] == ["A", "B", "C"]
-    shop.sql(insert("D"))
-    assert shop.drain().snapshots == frozenset()
-    assert shop.ops()[-1] == "c"
-
-
 def test_a_table_whose_keys_are_not_those_of_its_updates_is_left_alone(shop):
     wrong = ChangeTable("public.products", "shop_db__products", PRODUCTS.model, ("description",))
     shop.sql(insert("A"))
@@ -342,87 +223,3 @@ def test_what_does_not_fit_and_what_is_not_declared_are_dead_letters(shop):
     with shop.lake.connect() as con:
         rows = con.execute(f"FROM {Table(shop.lake, 'dead_letters.shop_db__products').scan()} SELECT reason").fetchall()
     assert rows == [("cast: unit_price: 'NaN' is not DECIMAL(12,3)",)]
-
-
-def test_a_slot_that_is_older_than_the_publication_and_the_lake_is_taken_over(shop):
-    shop.sql("DROP PUBLICATION shop", "CREATE PUBLICATION shop")
-    shop.postgres.create_slot()
-    shop.sql(insert("A"), "DROP PUBLICATION shop", insert("B"), "CREATE PUBLICATION shop FOR TABLE products, orders")
-    report = shop.drain()
-    assert report.suspects == {}
-    assert report.snapshots == {"shop_db__products", "shop_db__orders"}
-    assert shop.ops() == ["r", "r"]
-    shop.sql(insert("C"))
-    assert shop.drain().snapshots == frozenset()
-    assert shop.ops() == ["r", "r", "c"]
-
-
-def test_tables_are_read_again_when_the_publication_was_missing_for_a_part_of_the_slot(shop, monkeypatch):
-    shop.sql("DROP PUBLICATION shop", "CREATE PUBLICATION shop")
-    shop.postgres.create_slot()
-    shop.sql("DROP PUBLICATION shop", insert("A"), "CREATE PUBLICATION shop FOR TABLE products, orders")
-    monkeypatch.setattr(Drain, "_snapshots", killed_after(Drain._snapshots))
-    monkeypatch.setattr(Postgres, "advance", lambda *_: None)
-    with pytest.raises(KeyboardInterrupt):  # the tables are read, and the slot still holds the gap
-        shop.drain()
-    monkeypatch.undo()
-    assert shop.drain().suspects == {}
-    shop.sql(insert("B"))
-    assert shop.drain().suspects == {}
-    assert [json.loads(key)["stock_code"] for (key,) in shop.stored("key")[-2:]] == ["A", "B"]
-
-
-def killed_after(method):
-    def dying(*arguments):
-        method(*arguments)
-        raise KeyboardInterrupt
-
-    return dying
-
-
-def test_what_stands_in_the_way_of_a_slot_is_told_before_anything_is_read(shop):
-    name = shop.postgres.slot_name
-    drop = f"SELECT pg_drop_replication_slot('{name}')"
-    shop.sql(insert("A"), f"SELECT pg_create_logical_replication_slot('{name}', 'test_decoding')")
-    for make, told in (
-        (
-            "SELECT 1",
-            f"the slot {name} uses test_decoding, not pgoutput: give the source another slot name; if nobody ",
-        ),
-        (f"{drop}; SELECT pg_create_physical_replication_slot('{name}')", "is one of physical replication: give the "),
-    ):
-        shop.sql(make)
-        state = inspect(shop.lake, SOURCE, shop.postgres)
-        assert told in state.blocked[0]
-        assert drop in state.blocked[0]
-        assert shop.drain().target is None
-        assert not PRODUCTS.bronze(shop.lake).exists()
-    shop.sql(drop)
-    shop.postgres.create_slot()
-    shop.sql(insert("B"))
-    parameters = {"replication": "database", "application_name": "debezium", "autocommit": True}
-    with closing(psycopg.connect(shop.url, **parameters)) as other:
-        options = "(proto_version '1', publication_names 'shop')"
-        other.pgconn.exec_(f"START_REPLICATION SLOT {name} LOGICAL 0/0 {options}".encode())
-        told = f"the slot {name} is being read by PID {other.info.backend_pid} debezium: end it, or give the source "
-        assert told in inspect(shop.lake, SOURCE, shop.postgres).blocked[0]
-        assert shop.drain().target is None
-        assert not PRODUCTS.bronze(shop.lake).exists()
-
-
-def test_problems_of_the_source_are_named_with_the_remedy(shop):
-    shop.sql("ALTER PUBLICATION shop DROP TABLE orders", "ALTER PUBLICATION shop SET (publish = 'insert')")
-    state = inspect(shop.lake, SOURCE, shop.postgres)
-    assert "ALTER PUBLICATION shop ADD TABLE public.orders" in state.unreadable["shop_db__orders"]
-    assert "leaves out delete, truncate, update" in state.publication[0]
-    shop.sql("DROP PUBLICATION shop")
-    assert "there is no publication shop" in inspect(shop.lake, SOURCE, shop.postgres).blocked[0]
-    assert shop.drain().target is None
-
-
-def test_an_unreachable_database_is_an_error_without_the_password(shop):
-    away = Postgres("postgresql://reader:hunter2@127.0.0.1:1/shop", slot="s", publication="p")
-    with pytest.raises(CdcError) as error, shop.lake.connect() as con:
-        Drain(shop.lake, con, SOURCE, away).run()
-    assert "127.0.0.1" in str(error.value)
-    assert "hunter2" not in str(error.value) + repr(away)
