@@ -13,10 +13,11 @@ from typing import Any
 import pandera.polars as pa
 import pytest
 
-from pipeline_assets.ingest import bundles, landing
+from pipeline_assets.ingest import bronze_file, bundles, landing
 from pipeline_assets.ingest.audit import audit
 from pipeline_assets.ingest.landing import LandingSource, Report
 from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.readers import open_records
 from pipeline_assets.lake import Lake, Table
 
 DAY = date(2026, 1, 5)
@@ -187,16 +188,13 @@ def test_a_thousand_small_files_are_one_parquet_file_and_each_row_knows_its_file
     assert (findings.total.files, findings.mismatches) == (1000, [])
 
 
-def test_many_small_files_cost_little_more_than_a_few(world: Callable[..., Events]) -> None:
-    seconds = {}
-    for files in (20, 20, 400):  # the first run pays for what is loaded once
-        events = world(f"lake-{len(seconds)}-{files}")
-        events.root = events.root.parent / f"landing-{len(seconds)}-{files}"
-        land(events.root, {f"{number}.csv": b"id,v\n%d,a\n" % number for number in range(files)})
-        started = time.process_time()
-        assert events.ingest().total.rows == files
-        seconds[files] = time.process_time() - started
-    assert seconds[400] < 8 * seconds[20]  # 20 times as many, which was 20 times the price
+def test_many_small_files_are_opened_once(world: Callable[..., Events], monkeypatch: pytest.MonkeyPatch) -> None:
+    events, opened = world(), []
+    land(events.root, {f"{number}.csv": b"id,v\n%d,a\n" % number for number in range(400)})
+    for module in (bundles, bronze_file):
+        monkeypatch.setattr(module, "open_records", lambda *a, **k: opened.append(a) or open_records(*a, **k))
+    assert events.ingest().total.rows == 400
+    assert len(opened) == 1
 
 
 def test_one_file_of_many_is_corrected_alone(world: Callable[..., Events]) -> None:
