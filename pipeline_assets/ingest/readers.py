@@ -36,6 +36,7 @@ from pipeline_assets.ingest.records import (
 )
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.ingest.text_reader import BOM, reader_options, safe_path, uniform
+from pipeline_assets.ingest.unread import is_of_system
 
 FORMATS: tuple[Format, ...] = ("csv", "jsonl", "json", "parquet", "avro")
 
@@ -135,7 +136,7 @@ def open_records(
         return _open_binary(con, path, content, resolved, scratch, careful)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        if isinstance(error, duckdb.Error):
+        if isinstance(error, duckdb.Error) and not is_of_system(error):
             raise UnreadableFile(file_failure(error)) from error
         raise
 

@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import BinaryIO
 
+import duckdb
 import pytest
 
 from pipeline_assets.contracts.base import contract
@@ -20,6 +21,7 @@ from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.content import _chunks, _HashingReader, read_content
 from pipeline_assets.ingest.landing import LandingSource, Report
 from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.readers import open_records
 from pipeline_assets.ingest.unread import FilesLeftError
 from pipeline_assets.lake import Lake, StorageError, Table, write_parquet
 
@@ -199,6 +201,22 @@ class _FailingDisk:
         if self._file.tell() >= self._good:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return self._file.read(min(size, self._good))
+
+
+@pytest.mark.parametrize(("name", "data"), [("a.jsonl", b'{"id": 1}\n'), ("a.json", b'[{"id": 1}]')])
+def test_a_file_that_the_system_does_not_open_is_not_called_unreadable(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    content, before = read_content(path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Lake(str(tmp_path / "lake")).connect() as con:
+        next_file = os.dup(0)
+        os.close(next_file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_file, before[1]))
+        try:
+            with pytest.raises(duckdb.IOException, match="Too many open files"):
+                open_records(con, path, content, temp_dir=tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_read_error_in_the_midst_of_a_gzip_is_known_as_the_disks(tmp_path: Path) -> None:
