@@ -195,13 +195,13 @@ class Table(TableReader):
             The version committed.
         """
         listed = ", ".join(f"{value} AS {quote_name(name)}" for name, value in columns.items())
-
         shape.allow(self, data_files.query_schema(con, f"SELECT * REPLACE ({listed}) FROM {self.scan()}"))
 
         def plan(table: DeltaTable) -> Plan:
             rows = f"SELECT * REPLACE ({listed}) FROM {self.scan(table.version())}"
+            schema = data_files.query_schema(con, rows)  # first: who fails after writing leaves files
             files = self.write(con, rows, partition_by=table.metadata().partition_columns)
-            return Plan(files, own_files=True, schema=data_files.query_schema(con, rows))
+            return Plan(files, own_files=True, schema=schema)
 
         return self._commit(con, plan, (), expect=None, positions=None, metadata=None)
 
