@@ -103,7 +103,7 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
     }
     matched: dict[str, tuple[SourceField, ...]] = {}
     added: list[RawColumn] = []
-    unknown: list[SourceField] = []
+    unknown: set[SourceField] = set()
     fields, columns = list(fields), Columns(known)
     # The field of the column's very name first: of two it is the column's, also of a column that is new.
     for field in sorted(fields, key=lambda field: (field.name not in known, field.name != snake_case(field.name))):
@@ -113,12 +113,12 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
             new = snake_case(field.name)
             if new.strip("_") and new not in reserved:
                 added.append(RawColumn(new, dtype, description=f"Added from the source's field {field.name!r}."))
-                known.add(new)
-                columns, name = Columns(known), new
+                columns.add(new)
+                name = new
         if name is not None and (name not in matched or field.dtype == "JSON"):
             matched[name] = (*matched.get(name, ()), field)
         else:
-            unknown.append(field)
+            unknown.add(field)
     missing = tuple(c.name for c in shape.columns if c.required and c.name not in matched)
     return Matching(matched, tuple(added), tuple(field for field in fields if field in unknown), missing)
 
@@ -235,7 +235,7 @@ class _ColumnCast:
         return f"CASE WHEN {self.misfit} THEN NULL ELSE {self.value_name} END" if self.misfit else self.value_name
 
 
-def _column_casts(columns: Sequence[tuple[RawColumn, tuple[SourceField, ...]]]) -> "list[_ColumnCast]":
+def _column_casts(columns: Sequence[tuple[RawColumn, tuple[SourceField, ...]]]) -> list[_ColumnCast]:
     return [
         replace(_column_cast(number, column, fields), fields=fields) for number, (column, fields) in enumerate(columns)
     ]

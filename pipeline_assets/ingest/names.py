@@ -43,10 +43,15 @@ class Columns:
 
     def __init__(self, names: Iterable[str]) -> None:
         """Takes the contract's names."""
-        self.names = frozenset(names)
+        self.names: set[str] = set()
         self._by_snake_case: dict[str, str] = {}
-        for name in sorted(self.names):
-            self._by_snake_case.setdefault(snake_case(name), name)
+        for name in sorted(names):
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """Takes one name more."""
+        self.names.add(name)
+        self._by_snake_case.setdefault(snake_case(name), name)
 
     def column(self, name: str) -> str | None:
         """The column that a source's name is; None if it is none."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError
-from pipeline_assets.ingest.names import snake_case
+from pipeline_assets.ingest.names import Columns
 from pipeline_assets.ingest.records import SourceField
 from pipeline_assets.ingest.watermark import Value
 
@@ -52,7 +52,7 @@ class Relation:
 
     def is_bytes(self, column: str) -> bool:
         """Whether a column of the source feeds a column of bytes."""
-        return snake_case(column) in self.bytes_columns
+        return Columns(self.bytes_columns).column(column) is not None
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,8 @@ def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
     Raises:
         DatabaseError: There is none, or there are several, none of them of the very name.
     """
-    found = [wanted] if wanted in columns else [name for name in columns if snake_case(name) == wanted]
+    like = Columns([wanted])
+    found = [wanted] if wanted in columns else [name for name in columns if like.column(name) is not None]
     if len(found) > 1:
         raise DatabaseError(f"{place}: {' and '.join(found)} are both {wanted}: name one of them otherwise, with AS")
     if found:
