@@ -33,9 +33,6 @@ FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly
 OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 """An e-mail address or `team:<name>`."""
 
-FILE_RETRIES = RETRIES
-"""Of a step that reads landed files."""
-
 WITHHELD = "withheld"
 """The check that is red as long as any day of a table is withheld, whatever the run at hand is about."""
 
@@ -225,7 +222,7 @@ def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _Repor
         return ingest(), {}
     except FilesLeftError as error:
         context.log.error(str(error))
-        if error.is_transient and context.retry_number < FILE_RETRIES.max_retries:
+        if error.is_transient and context.retry_number < RETRIES.max_retries:
             raise dg.Failure(str(error)) from error
         return cast("_ReportT", error.report), {path: cause.reason for path, cause in error.left.items()}
 

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components import bronze_assets, change_assets
 from pipeline_assets.components.bronze_assets import FREQUENCIES, OWNER, bronze_key, letters_key
+from pipeline_assets.components.cancellation import RETRIES
 from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.checks import table_value
 from pipeline_assets.components.landing_sensor import landing_sensor
@@ -128,7 +129,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__ingest",
             specs=change_assets.specs(self.name, source.tables, owner=self.owner, every=every),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=bronze_assets.FILE_RETRIES,
+            retry_policy=RETRIES,
             pool=f"source_{self.name}",
             description=self.description or None,
         )

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from pipeline_assets.components import bronze_assets
 from pipeline_assets.components.bronze_assets import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.cancellation import RETRIES
 from pipeline_assets.components.checks import table_value
 from pipeline_assets.components.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
@@ -160,7 +161,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             name=f"{self.name}__ingest",
             specs=self._specs(),
             backfill_policy=dg.BackfillPolicy.single_run(),
-            retry_policy=bronze_assets.FILE_RETRIES,
+            retry_policy=RETRIES,
             pool=f"source_{self.name}",
         )
         def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:

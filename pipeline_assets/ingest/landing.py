@@ -81,6 +81,11 @@ class LandingSource:
         """Whether a content is in the table once for each day."""
         return self.delivery == "snapshot"
 
+    @property
+    def max_unpacked_bytes(self) -> int:
+        """`max_unpacked_mb` in bytes."""
+        return self.max_unpacked_mb * 1_000_000
+
     def table(self, lake: Lake) -> Table:
         """The bronze table of the source."""
         return Table(lake, f"bronze.{self.name}")
@@ -252,7 +257,7 @@ def ingest(
             settle_seconds=settle_seconds,
             held_up=held_up,
             by_day=source.by_day,
-            max_unpacked_bytes=source.max_unpacked_mb * 1_000_000,
+            max_unpacked_bytes=source.max_unpacked_bytes,
         )
         # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
         if not source.by_day and (more := holders(root, source.pattern, todo.orphaned, days)):
@@ -297,12 +302,12 @@ def _carry_out(
                 con,
                 bronze,
                 root,
-                Path(folder),
-                source.format,
-                source.delimiter,
-                source.schema_evolution,
-                source.by_day,
-                source.max_unpacked_mb * 1_000_000,
+                temp_dir=Path(folder),
+                format=source.format,
+                delimiter=source.delimiter,
+                schema_evolution=source.schema_evolution,
+                by_day=source.by_day,
+                max_unpacked_bytes=source.max_unpacked_bytes,
             )
             for delivery, landed in read_all(reader, todo.read, shape):
                 path = delivery.file.path

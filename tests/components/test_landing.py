@@ -226,7 +226,7 @@ def test_a_yaml_declaration_is_all_it_takes(settings: Settings) -> None:
 def test_a_file_that_cannot_be_read_makes_the_run_red_and_the_others_are_published(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bronze_assets, "FILE_RETRIES", dg.RetryPolicy(max_retries=0))
+    monkeypatch.setattr(bronze_assets, "RETRIES", dg.RetryPolicy(max_retries=0))
     source.land("2011-01-04/a.csv", source.line(1))
     source.land("2011-01-05/big.csv", *(source.line(n, stock_code=os.urandom(40).hex()) for n in range(5_000)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

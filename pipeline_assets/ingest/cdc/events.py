@@ -78,7 +78,7 @@ class EventStream(Protocol):
 
     @property
     def unlike(self) -> Mapping[str, tuple[int, str]]:
-        """As above."""
+        """Gives the tables whose changes were passed over; see the class."""
 
     def __iter__(self) -> Iterator[ChangeEvent]: ...
 
