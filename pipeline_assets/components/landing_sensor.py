@@ -15,12 +15,13 @@ from datetime import date
 from pathlib import Path
 
 import dagster as dg
+from deltalake import DeltaTable
 
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import Listing, look, ranges
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Lake, Positions, Table, held_days, position_name
+from pipeline_assets.lake import Lake, Positions, Table, held_in, position_name
 from pipeline_assets.partitions import FIRST_DAY, range_of_tags, request_days, today
 from pipeline_assets.settings import load_settings
 
@@ -125,12 +126,13 @@ def tick(
     cursor = Cursor.from_text(context.cursor)
     listing = look(root, pattern, last=cursor.listing, settle_seconds=settle)
     days = _known_days(context, listing.days)
-    seen = (position_name(table), table.open().version()) if table.exists() else ("", 0)
+    log = table.open() if table.exists() else None
+    seen = (position_name(table, log), log.version()) if log else ("", 0)
     is_same = seen[0] == cursor.table[0] and seen[1] >= cursor.table[1]
-    done = _done(table, days, cursor.done if is_same else {})
+    done = _done(log, days, cursor.done if is_same else {})
     history = _history(context.instance, name)
     # A withheld day is in the table and was reported: only another delivery, or a person, can mend it.
-    withheld = held_days(table) if table.exists() else frozenset()
+    withheld = held_in(log) if log else frozenset()
     failed = (history.failed & days.keys()) - (withheld & done.keys())
     dirty = ({day for day in days if day not in done} | failed) - history.busy
     requests, held = [], []
@@ -163,11 +165,11 @@ def _known_days(context: dg.SensorEvaluationContext, days: Mapping[date, int]) -
     return {day: fingerprint for day, fingerprint in days.items() if first <= day <= last}
 
 
-def _done(table: Table, days: Mapping[date, int], cached: Mapping[date, int]) -> dict[date, int]:
+def _done(log: DeltaTable | None, days: Mapping[date, int], cached: Mapping[date, int]) -> dict[date, int]:
     """Days whose position in the log is the folder's fingerprint; asks the log only where the cache differs."""
     done = {day: value for day, value in days.items() if cached.get(day) == value}
-    if len(done) < len(days) and table.exists():
-        positions = Positions(table.open())
+    if len(done) < len(days) and log:
+        positions = Positions(log)
         for day in days.keys() - done.keys():
             if positions.get(position_of(day)) == days[day]:
                 done[day] = days[day]

@@ -20,7 +20,7 @@ def validate_rows(con: duckdb.DuckDBPyConnection, select: str, model: Model) -> 
     """
 
     def frames() -> Iterator[pl.DataFrame]:
-        for batch in con.sql(select).to_arrow_reader(_ROWS_PER_CHUNK):
+        for batch in con.execute(select).to_arrow_reader(_ROWS_PER_CHUNK):
             frame = pl.from_arrow(batch)
             if isinstance(frame, pl.DataFrame):
                 yield frame

@@ -13,12 +13,13 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.landing import DayCounts
-from pipeline_assets.lake import Positions, Table, audited_version, days_predicate, held_days, judge, quote_names
+from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, judge, quote_names
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 
 _COMMITS_LOOKED_AT = 20
@@ -90,8 +91,9 @@ def audit(
         shrink_budget: Of a table of snapshots, the share of the last published one's rows that may be missing from the
             next. One without any row is never published: it would take away all.
     """
-    version = bronze.open().version()
-    read = _read_since(bronze, audited_version(bronze))
+    opened = bronze.open()
+    version = opened.version()
+    read = _read_since(opened)
     where, looked_at = "TRUE", {date.fromisoformat(entry["day"]) for entry in read}
     read_days = frozenset(looked_at)
     if days is not None:
@@ -110,31 +112,33 @@ def audit(
         if not validate_rows(con, f"SELECT * FROM ({rows}) WHERE _partition_date = DATE '{day}'", model).passed
     )
     over = frozenset(day for day, found in counts.items() if found.dead_letters > failure_budget * found.records_in)
-    total, mismatches = reconcile(con, bronze, read or _last_read(bronze))
+    read = read or _last_read(opened)
+    bronze.refresh(opened)  # validating took its time: what lies in the tables now is compared with the log of now
+    total, mismatches = reconcile(con, bronze, Positions(opened), read)
     findings = Findings(where, counts, contract, failing, total, mismatches, over)
     if shrink_budget is None:
         good = counts.keys() | looked_at  # a day without any record left is as good as one that never was
     else:
-        shrunk = _shrunk(bronze, version, counts.keys() | read_days, findings.bad, shrink_budget)
+        shrunk = _shrunk(bronze.open(version), held_in(opened), counts.keys() | read_days, findings.bad, shrink_budget)
         findings, good = replace(findings, shrunk=shrunk), set(counts)
-    judge(con, bronze, version=version, good=good - findings.bad, bad=findings.bad)
-    return replace(findings, held=held_days(bronze))
+    held = judge(con, bronze, version=version, good=good - findings.bad, bad=findings.bad)
+    return replace(findings, held=held)
 
 
 def reconcile(
-    con: duckdb.DuckDBPyConnection, bronze: Table, read: list[dict[str, Any]]
+    con: duckdb.DuckDBPyConnection, bronze: Table, log: Positions, read: list[dict[str, Any]]
 ) -> tuple[DayCounts, list[Mismatch]]:
     """Compares the counts taken while reading with what lies in the tables now, file by file.
 
     Args:
         con: A connection of the lake.
         bronze: The bronze table.
+        log: Its positions now.
         read: What commits say that they read.
 
     Returns:
         The total as the tables hold it, and the files that do not add up.
     """
-    log = Positions(bronze.open())
     read = [entry for entry in read if _is_in_table(log, entry)]
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     where = days_predicate("_partition_date", {date.fromisoformat(entry["day"]) for entry in read})
@@ -177,14 +181,13 @@ def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, whe
 
 
 def _shrunk(
-    bronze: Table, version: int, days: Collection[date], bad: Collection[date], budget: float
+    opened: DeltaTable, held: Collection[date], days: Collection[date], bad: Collection[date], budget: float
 ) -> dict[date, tuple[int, int]]:
     """Finds days whose snapshot has far fewer rows than the published one before it: rows of both."""
-    opened = bronze.open(version)
     rows: Counter[date] = Counter()
     for file in pa.table(opened.get_add_actions(flatten=True)).to_pylist():
         rows[file["partition._partition_date"]] += file["num_records"]
-    published = rows.keys() - held_days(bronze) - {*days}
+    published = rows.keys() - {*held} - {*days}
     found = {}
     for day in sorted(days):
         before = max((other for other in published if other < day), default=None)
@@ -196,10 +199,9 @@ def _shrunk(
     return found
 
 
-def _read_since(bronze: Table, version: int | None) -> list[dict[str, Any]]:
-    """What the commits after a version say that they read, the newest word on each content."""
-    opened = bronze.open()
-    newest = opened.version()
+def _read_since(opened: DeltaTable) -> list[dict[str, Any]]:
+    """What the commits after the last audit say that they read, the newest word on each content."""
+    newest, version = opened.version(), audited_in(opened)
     commits = opened.history(newest - version if version is not None else None) if version != newest else []
     entries = {
         # A file's content may have moved to another file since; a pull may have read several things.
@@ -210,9 +212,9 @@ def _read_since(bronze: Table, version: int | None) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-def _last_read(bronze: Table) -> list[dict[str, Any]]:
+def _last_read(opened: DeltaTable) -> list[dict[str, Any]]:
     """What the newest commit of an ingest says that it read; [] if none of the last commits is one."""
-    for commit in bronze.open().history(_COMMITS_LOOKED_AT):
+    for commit in opened.history(_COMMITS_LOOKED_AT):
         if "read" in commit:
             return list(json.loads(commit["read"]))
     return []

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from deltalake import DeltaTable
+
 from pipeline_assets.lake.commit_facts import TOUCHED_DATES, added_dates
 from pipeline_assets.lake.pruning import neighbours
 from pipeline_assets.lake.storage import quote_text
@@ -63,9 +65,9 @@ class Batch:
     last_lsn: int
 
 
-def position_name(table: Table) -> str:
+def position_name(table: Table, opened: DeltaTable | None = None) -> str:
     """Names the position that a downstream table keeps of this one; a table made anew has another name."""
-    return f"{table.name}@{table.open().metadata().id}"
+    return f"{table.name}@{(opened or table.open()).metadata().id}"
 
 
 def changes_since(table: Table, version: int | None) -> Changes:

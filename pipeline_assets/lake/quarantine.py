@@ -28,7 +28,13 @@ _ATTEMPTS = 10
 
 def held_days(table: Table, version: int | None = None) -> frozenset[date]:
     """Reads which landing days are withheld."""
-    return _held(table.open(version))
+    return held_in(table.open(version))
+
+
+def held_in(opened: DeltaTable) -> frozenset[date]:
+    """Gives the landing days that are withheld in the version that is opened."""
+    listed = opened.metadata().configuration.get(_HELD_DAYS)
+    return frozenset(map(date.fromisoformat, json.loads(listed))) if listed else frozenset()
 
 
 def audited_version(table: Table) -> int | None:
@@ -36,9 +42,14 @@ def audited_version(table: Table) -> int | None:
     return table.position(_AUDITED)
 
 
+def audited_in(opened: DeltaTable) -> int | None:
+    """Gives the version up to which all rows were audited, as the version that is opened says."""
+    return opened.transaction_version(_AUDITED)
+
+
 def judge(
     con: duckdb.DuckDBPyConnection, table: Table, *, version: int, good: Collection[date], bad: Collection[date]
-) -> None:
+) -> frozenset[date]:
     """Withholds bad days, releases good ones, and publishes all rows up to a version.
 
     The commit that moves a day lists the dates in its rows, so that downstream recomputes them.
@@ -49,10 +60,13 @@ def judge(
         version: The version that was audited.
         good: Days that passed.
         bad: Days that failed.
+
+    Returns:
+        All days that are withheld now.
     """
     for attempt in range(_ATTEMPTS):
         opened = table.open()
-        before = _held(opened)
+        before = held_in(opened)
         after = (before - set(good)) | set(bad)
         newest = opened.version()
         if after != before:
@@ -64,9 +78,9 @@ def judge(
             if newest != version:
                 break  # the property lies behind rows that were not audited: publish nothing, audit again
             version = committed
-        if (table.position(_AUDITED) or -1) < version:
+        if (audited_in(opened) or -1) < version:
             table.commit(con, [], positions={_AUDITED: version})
-        return
+        return after
     raise CommitConflictError(table.name, _ATTEMPTS)
 
 
@@ -74,11 +88,6 @@ def published(table: Table, version: int | None = None) -> str:
     """Gives the predicate on the rows of a version that downstream may read."""
     listed = ", ".join(f"DATE '{day}'" for day in sorted(held_days(table, version)))
     return f"{PARTITION} NOT IN ({listed})" if listed else "TRUE"
-
-
-def _held(opened: DeltaTable) -> frozenset[date]:
-    listed = opened.metadata().configuration.get(_HELD_DAYS)
-    return frozenset(map(date.fromisoformat, json.loads(listed))) if listed else frozenset()
 
 
 def _hold(

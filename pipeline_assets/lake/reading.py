@@ -54,6 +54,17 @@ class TableReader:
                 raise TableNotFoundError(self.name, self.uri) from error
             raise TableUnreadableError(self.name, self.uri, error) from error
 
+    def refresh(self, opened: DeltaTable) -> None:
+        """Brings an opened table to the newest version, by what came since: opening reads the whole log again.
+
+        Raises:
+            TableUnreadableError: That cannot be read.
+        """
+        try:
+            opened.update_incremental()
+        except Exception as error:
+            raise TableUnreadableError(self.name, self.uri, error) from error
+
     def scan(self, version: int | None = None) -> str:
         """Gives the SQL table function that reads the table in a connection prepared by the lake."""
         at = "" if version is None else f", version => {version}"

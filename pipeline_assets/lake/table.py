@@ -116,9 +116,10 @@ class Table(TableReader):
         Returns:
             The version committed, or None when the batch was there already or another run moved a position.
         """
-        if self.position(batch_id) is not None:
+        opened = self.open()
+        if opened.transaction_version(batch_id) is not None:
             return None
-        files, types = self._write(con, rows)
+        files, types = self._write(con, rows, opened)
         try:
             return self.commit(
                 con,
@@ -369,9 +370,11 @@ class Table(TableReader):
         column = commit_facts.date_column(table)
         return plan_removal(con, table, self.uri, rows, where, column, self.lake.storage_options)
 
-    def _write(self, con: duckdb.DuckDBPyConnection, rows: str) -> tuple[list[DataFile], dict[str, str]]:
+    def _write(
+        self, con: duckdb.DuckDBPyConnection, rows: str, opened: DeltaTable | None = None
+    ) -> tuple[list[DataFile], dict[str, str]]:
         """Writes a query's rows as files of this table, refusing what does not fit its schema; gives its types, too."""
-        table = self.open()
+        table = opened or self.open()
         wanted, given = schemas.types(table.schema()), schemas.types(data_files.query_schema(con, rows))
         problems = schemas.misfits(wanted, given)
         if problems:

@@ -7,6 +7,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
 
 from pipeline_assets.lake import Positions, Table, log
+from pipeline_assets.lake.positions import positions_of
 
 HARD_NAMES = ('a "quoted" name', "bronze.x@1", "Größe: привет", "line\nbreak", "content:0-1", "txn")
 
@@ -92,3 +93,9 @@ def test_thousands_of_positions_are_read_in_one_pass(table: Table, monkeypatch: 
     assert [positions.get(f"content:{number}") for number in range(1_000)] == list(range(1_000))
     assert positions.get("later") == 1
     assert names == ["_last_checkpoint", log.commit_file(opened.version())]
+
+
+def test_a_few_and_many_are_the_same(opened: DeltaTable) -> None:
+    many = positions_of(opened, {*HARD_NAMES, "first", "later", "empty", "nobody"})
+    assert many == {name: value for key in many for name, value in positions_of(opened, {key}).items()}
+    assert (many["first"], many["later"], many["nobody"]) == (4, 1 << 62, None)

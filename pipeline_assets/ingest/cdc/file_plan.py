@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from deltalake import DeltaTable
-
 from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.formats import Format
 from pipeline_assets.ingest.content import MAX_UNPACKED_MB, Content, read_content
@@ -20,7 +18,7 @@ from pipeline_assets.ingest.deliveries import files_of, identity, owner_of, posi
 from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
 from pipeline_assets.ingest.unread import Cause, cause_of
-from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake import Lake, Positions, Table
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Plan:
 
 
 def plan(
-    logs: Mapping[str, DeltaTable],
+    logs: Mapping[str, Positions],
     source: FileSource,
     root: Path,
     days: Collection[date],
@@ -103,7 +101,7 @@ def plan(
     """Decides which files are read; a content that several files hold is read once.
 
     Args:
-        logs: Table name to the table as it is now.
+        logs: Table name to its positions as they are now.
         source: The declaration.
         root: The landing folder.
         days: The days.
@@ -120,7 +118,7 @@ def plan(
         if file.path in held_up or not is_settled(file, now=now, settle_seconds=settle_seconds):
             todo.waiting += 1
             continue
-        if log.transaction_version(known) is not None:
+        if log.get(known) is not None:
             todo.unchanged += 1
         elif _look_into(todo, logs, root, file, contents, source.max_unpacked_mb * 1_000_000):
             todo.positions[known] = file.date.toordinal()
@@ -128,7 +126,7 @@ def plan(
             todo.waiting += 1
             continue
         done.append(file)
-    todo.expect.update({position_of(day): log.transaction_version(position_of(day)) for day in days})
+    todo.expect.update({position_of(day): log.get(position_of(day)) for day in days})
     changing = {source.pattern.match(path) for path in held_up}
     prints, _, _ = fingerprints(done, settle_seconds=0)
     todo.positions.update({position_of(day): value for day, value in prints.items() if day not in changing})
@@ -137,7 +135,7 @@ def plan(
 
 def _look_into(
     todo: Plan,
-    logs: Mapping[str, DeltaTable],
+    logs: Mapping[str, Positions],
     root: Path,
     file: LandedFile,
     contents: set[str],
@@ -151,7 +149,7 @@ def _look_into(
             todo.left[file.path] = cause_of(error)
         return False
     content_id = identity(file, content)
-    lacking = frozenset(name for name, log in logs.items() if log.transaction_version(owner_of(content_id)) is None)
+    lacking = frozenset(name for name, log in logs.items() if log.get(owner_of(content_id)) is None)
     if lacking and content_id not in contents:
         todo.read.append(Delivery(file, content_id, content, lacking))
     else:

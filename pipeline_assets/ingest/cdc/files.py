@@ -30,7 +30,7 @@ from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.path_pattern import LandedFile
 from pipeline_assets.ingest.unread import Cause, FilesLeftError, cause_of
 from pipeline_assets.ingest.weight import records_of
-from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
+from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError, Positions
 
 BATCH = "files"
 """Position that counts a table's batches. A batch id holds the next number: a batch that was killed is the next one
@@ -104,7 +104,8 @@ def ingest(
     moved = 0
     while moved < _ATTEMPTS:
         logs = {table.name: create(con, table.bronze(lake)).open() for table in source.tables}
-        todo = plan(logs, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
+        positions = {name: Positions(log) for name, log in logs.items()}
+        todo = plan(positions, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
         try:
             report = _carry_out(lake, con, source, root, logs, todo, run_id)
         except _FileHeldUpError as error:

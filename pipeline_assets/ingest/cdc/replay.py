@@ -22,7 +22,7 @@ from pipeline_assets.ingest.cdc.formats import Format, parse
 from pipeline_assets.ingest.cdc.letters import read
 from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.ingest.sql import quoted
-from pipeline_assets.lake import Lake, PositionMovedError, Table
+from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
 from pipeline_assets.lake.dead_letters import dead_letter_table, weighed
 
 REPLAYED_BATCH, REPLAYED_LETTERS = "replayed_batch", "replayed_letters"
@@ -125,13 +125,13 @@ class _Attempt:
         self._format, self._facts = record_format, facts
         self._keys = {table.source_table: table.row_keys for table in tables}
         bronze = {table.source_table: table.bronze(lake) for table in tables}
-        self._logs = {name: table.open() for name, table in bronze.items() if table.exists()}
+        self._logs = {name: Positions(table.open()) for name, table in bronze.items() if table.exists()}
 
     def unit(self, letters: Table, batch_id: str) -> None:
         """Appends what fits of one batch's letters and removes them; leaves all as it is if nothing fits."""
         where = f"_batch_id = {quoted(batch_id)}"
         name = self._name(letters, where)
-        has_it = {table for table, log in self._logs.items() if log.transaction_version(name) is not None}
+        has_it = {table for table, log in self._logs.items() if log.get(name) is not None}
         now = datetime.now(UTC)
         stagings = {
             table.source_table: Staging(self._con, self._lake, table, self._source, name, now)

@@ -35,7 +35,7 @@ from pipeline_assets.ingest.database.reading import (
 from pipeline_assets.ingest.pull import Batch, Pull, Pulled, PullSource
 from pipeline_assets.ingest.watermark import SECONDS, Watermark, at, position
 from pipeline_assets.interruption import end_all, lent
-from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake import Lake, Positions, Table
 
 Mode = Literal["full", "incremental", "window"]
 
@@ -152,7 +152,8 @@ def days_due(lake: Lake, source: DatabaseSource, today: date) -> tuple[date, dat
         return (min(at(extracted).date() + timedelta(days=1), today) if extracted else today), today
     last = today - timedelta(days=1)
     days = [last - timedelta(days=back) for back in reversed(range(_YEAR_DAYS))]
-    pulled = {day: log.transaction_version(_window_position(day)) if log else None for day in days}
+    positions = Positions(log) if log else None
+    pulled = {day: positions.get(_window_position(day)) if positions else None for day in days}
     begun = next((number for number, day in enumerate(days) if pulled[day]), len(days))
     return next((day for day in days[begun:] if not _is_whole(day, pulled[day])), last), last
 

@@ -344,3 +344,21 @@ def test_no_line_stops_a_run(shop: Shop, line: bytes) -> None:
     assert len(shop.rows()) == 2
     assert len(shop.letters()) + len(shop.letters("crm__products")) == 1
     assert (report.records_in, shop.account().adds_up) == (3, True)
+
+
+def test_a_plan_reads_the_log_once_however_many_files_there_are(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        shop.land(f"2026-01-02/{number}.jsonl", product(f"P{number}", number + 1))
+    shop.ingest()
+    shop.land("2026-01-02/new.jsonl", product("new", 100))
+    asked: list[str] = []
+    really_ask = DeltaTable.transaction_version
+
+    def counting(table: DeltaTable, name: str) -> int | None:
+        asked.append(name)
+        return really_ask(table, name)
+
+    monkeypatch.setattr(DeltaTable, "transaction_version", counting)
+    report = shop.ingest()
+    assert (report.unchanged, len(report.read)) == (30, 1)
+    assert len(asked) < 20  # one question is one pass over the log: of 3,000 files it was 3,000
