@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks import report
 
-NAMES = ("load", "writer", "sensor", "small_files", "day_to_gold", "year_ten", "merge", "cdc", "pull")
+NAMES = ("load", "writer", "sensor", "small_files", "day_to_gold", "year_ten", "merge", "cdc", "pull", "memory")
 
 
 def main(names: list[str]) -> int:

@@ -27,6 +27,7 @@ from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.cdc.file_account import account
 from pipeline_assets.ingest.cdc.file_plan import FileSource
 from pipeline_assets.ingest.content import MAX_UNPACKED_MB
+from pipeline_assets.ingest.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.lake import Table
 from pipeline_assets.partitions import days_of
@@ -74,6 +75,9 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
     max_unpacked_mb: Annotated[int, Field(gt=0)] = MAX_UNPACKED_MB
     """A gzip or zstd file that holds more megabytes is one dead letter, and the limit is its reason."""
 
+    max_seconds_per_file: Annotated[int, Field(gt=0)] = MAX_SECONDS_PER_FILE
+    """A file whose reading takes longer is left unread, the others land; `files_read` is red and names it."""
+
     description: str = ""
 
     @field_validator("path")
@@ -95,7 +99,12 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
     def source(self) -> FileSource:
         """The declaration as the domain code takes it."""
         return FileSource(
-            self.name, PathPattern.parse(self.path), self.format, tuple(self._tables), self.max_unpacked_mb
+            self.name,
+            PathPattern.parse(self.path),
+            self.format,
+            tuple(self._tables),
+            self.max_unpacked_mb,
+            self.max_seconds_per_file,
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

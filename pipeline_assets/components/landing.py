@@ -22,6 +22,7 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.content import MAX_UNPACKED_MB
+from pipeline_assets.ingest.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings
@@ -79,6 +80,9 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """A gzip or zstd file that holds more megabytes is one dead letter, and the limit is its reason. Raise it and touch
     the file: bytes that could not be read are tried again when they land again."""
 
+    max_seconds_per_file: Annotated[int, Field(gt=0)] = MAX_SECONDS_PER_FILE
+    """A file whose reading takes longer is left unread, the others land; `files_read` is red and names it."""
+
     failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a day's records that may be dead letters before the blocking check fails. A file that cannot be read
     counts as its lines; a binary one as the records that it declares, or as one for each 100 bytes."""
@@ -129,6 +133,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             schema_evolution=self.schema_evolution,
             delivery=self.delivery,
             max_unpacked_mb=self.max_unpacked_mb,
+            max_seconds_per_file=self.max_seconds_per_file,
         )
 
     def _checks(self) -> dg.AssetChecksDefinition:

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.ingest import avro, avro_values
+from pipeline_assets.ingest.limits import check_time
 from pipeline_assets.ingest.records import Records, SourceField, UnreadableFile
 from pipeline_assets.ingest.sql import quoted
 
@@ -75,6 +76,7 @@ def _decode(path: Path, container: avro.Container, columns: Sequence[avro_values
 
     with parquet.ParquetWriter(target, schema, compression="lz4") as writer:
         for count, data in avro.blocks(path, container):
+            check_time()
             _decode_block(count, data, reads, values)
             if len(values[0]) >= _BATCH_ROWS:
                 _flush(writer, schema, values)

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.bronze_table import letters_sql, misfits, rows_sql, written_rows
 from pipeline_assets.ingest.conform import conform_sql, match_fields
 from pipeline_assets.ingest.content import Content, read_content, with_head
@@ -69,6 +70,7 @@ class FileReader:
         schema_evolution: Whether unknown fields become columns.
         by_day: Whether a content is told apart by its day, as of snapshots.
         max_unpacked_bytes: As of `read_content`.
+        max_seconds: What the reading of one may take.
     """
 
     con: duckdb.DuckDBPyConnection
@@ -80,6 +82,7 @@ class FileReader:
     schema_evolution: bool
     by_day: bool = False
     max_unpacked_bytes: int | None = None
+    max_seconds: float | None = None
 
     def read(self, delivery: Delivery, shape: RawShape) -> Landed | Cause | None:
         """Reads one file.
@@ -99,9 +102,13 @@ class FileReader:
             )
             if identity(delivery.file, content, by_day=self.by_day) != delivery.content_id:
                 return None
-            landed = self._read(delivery, path, content, shape)
+            with limits.time_limit(self.max_seconds, self.con):
+                landed = self._read(delivery, path, content, shape)
         except FileNotFoundError:
             return None
+        except limits.FileTimeLimitError as error:
+            self._forget(delivery, [])  # the interrupt may have hit the first time
+            return cause_of(error)
         except Exception as error:  # noqa: BLE001  one file stops no other, whatever is wrong
             return cause_of(error)
         if not self._is_as_listed(delivery, path):
@@ -164,7 +171,7 @@ class FileReader:
             self._forget(delivery, written)
             raise
         fit = sum(file.rows for file in written)
-        read = rows + len(outcome.rejects) + int(no_header)
+        read = rows + len(outcome.rejects) + outcome.more + int(no_header)
         return Landed(written, fit, read - fit, read, added)
 
     def _fault(self, error: Exception, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> str:
@@ -223,8 +230,12 @@ class FileReader:
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome, is_wide: bool) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
-        if outcome.rejects:
-            self.con.register("landing_rejects", rejects_table(outcome.rejects))
+        rejects = outcome.rejects[: limits.MOST_LETTERS]
+        room = limits.MOST_LETTERS - len(rejects)
+        if rest := len(outcome.rejects) - len(rejects) + outcome.more + max(misfits(written) - room, 0):
+            self._letter(delivery, None, limits.rest_reason(rest), "", rest)
+        if rejects:
+            self.con.register("landing_rejects", rejects_table(rejects))
             facts = self._facts(delivery, "line")
             self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, reason, raw, 1 FROM landing_rejects")
             self.con.unregister("landing_rejects")
@@ -234,7 +245,7 @@ class FileReader:
         if outcome.line_map is not None:
             self.con.register("landing_lines", outcome.line_map)
             source, line = f"{source} LEFT JOIN landing_lines AS l ON l.ordinal = r._source.line", "l.line"
-        self.con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, delivery.file.date, line)}")
+        self.con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, delivery.file.date, line)} LIMIT {room}")
         kept = self._write(delivery, rows_sql(source, line), is_wide)
         self.con.unregister("landing_lines")
         self._discard(written)

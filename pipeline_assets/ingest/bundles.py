@@ -315,7 +315,7 @@ def _prove(outcome: Outcome, layout: _Layout, members: Sequence[_Member], starts
     Without a map each line is a record. With one, quotes hold line ends, and a quote that a file leaves open would hold
     the first line of the next. What is refused there may be refused for a quote of another file.
     """
-    if outcome.rejects and not layout.is_by_line:
+    if outcome.more or (outcome.rejects and not layout.is_by_line):
         raise _NotProvedError
     lines = set() if outcome.line_map is None else set(outcome.line_map["line"].to_pylist())
     if None in lines or any(reject.line is None for reject in outcome.rejects):

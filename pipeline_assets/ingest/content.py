@@ -16,6 +16,8 @@ from typing import BinaryIO, Literal
 
 import pyarrow as pa
 
+from pipeline_assets.ingest.limits import check_time
+
 Compression = Literal["gzip", "zstd"]
 
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -157,10 +159,12 @@ def read_chunks(path: Path, compression: Compression | None) -> Iterator[bytes]:
 def _chunks(file: "BinaryIO | _HashingReader", compression: Compression | None) -> Iterator[bytes]:
     if compression is None:
         while data := file.read(CHUNK_BYTES):
+            check_time()
             yield data
         return
     with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression) as stream:
         while data := stream.read(CHUNK_BYTES):
+            check_time()
             yield data
 
 

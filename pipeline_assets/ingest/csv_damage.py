@@ -27,10 +27,12 @@ from typing import Literal
 
 from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.content import Content, read_chunks
+from pipeline_assets.ingest.limits import check_time
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, QUOTE
 
 _LINES_LOOKED_AT = 100  # of a block, between the first and the last
 _ENOUGH_WITHOUT_TYPES, _NEARLY_ALL = 3, 0.8
+_LINES_BETWEEN_LOOKS = 1_000  # at the clock
 _LINE_OVERHEAD_BYTES = 48  # of a bytes object
 
 _NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
@@ -44,6 +46,8 @@ _PATTERNS: dict[str, bytes] = {
 
 OPEN = "csv: quote: opened and not closed in its line"
 TEXT_AFTER = "csv: quote: text follows a closing quote"
+MISSING, TOO_MANY = "csv: missing columns: expected {}, found {}", "csv: too many columns: expected {}, found {}"
+NOT_UTF8 = "encoding: not UTF-8"
 CARRIAGE_RETURN = "csv: line ends are mixed: a carriage return stands alone outside quotes"
 
 
@@ -150,9 +154,9 @@ def _fields(text: bytes, separator: bytes) -> list[bytes] | None:
 class DamageFinder:
     """Reads the lines of one CSV file below its header."""
 
-    def __init__(self, separator: bytes, kinds: Sequence[Kind]) -> None:
-        """Takes the delimiter, and what the fields have to be, in the header's order."""
-        self._separator, self._kinds = separator, kinds
+    def __init__(self, separator: bytes, kinds: Sequence[Kind], *, is_strict: bool = False) -> None:
+        """Takes the delimiter, what the fields have to be in the header's order, and whether each line is proved."""
+        self._separator, self._kinds, self._is_strict = separator, kinds, is_strict
         self._has_types = any(kind.pattern is not None for kind in kinds)
         # Where the last look for the end of a value came to, and the last line before where another value begins.
         self._reached = self._reopened = 0
@@ -167,6 +171,8 @@ class DamageFinder:
         """
         window = _Window(lines, first_line, start)
         while (line := window.pop()) is not None:
+            if not line.line % _LINES_BETWEEN_LOOKS:
+                check_time()
             if reason := self._reason(window, line):
                 yield Damage(line.line, line.start, line.text, line.length, reason)
 
@@ -174,18 +180,36 @@ class DamageFinder:
         """What is wrong with a line that a record begins on; passes the further lines of a good record."""
         own = line.text.rstrip(b"\r\n")
         if QUOTE not in own:
-            return CARRIAGE_RETURN if b"\r" in own else None
+            if b"\r" in own:
+                return CARRIAGE_RETURN
+            return self._refusal(own, own.count(self._separator)) if self._is_strict else None
         if line.length > MAX_LINE_BYTES:
             return f"line too long: {line.length} bytes, the limit is {MAX_LINE_BYTES}"
         parsed = _parse(own, self._separator, inside=False)
         if parsed.state == "broken":
             return TEXT_AFTER
         if parsed.state == "closed":
-            return CARRIAGE_RETURN if b"\r" in own and _has_lone_carriage_return(own) else None
+            if b"\r" in own and _has_lone_carriage_return(own):
+                return CARRIAGE_RETURN
+            return self._refusal(own, parsed.delimiters) if self._is_strict else None
         block = self._block(window, line, own, parsed)
         if block is None or not self._is_value(window, block):
             return OPEN
         window.drop_through(block.end)
+        return None
+
+    def _refusal(self, own: bytes, delimiters: int) -> str | None:
+        """Why DuckDB would refuse a line whose quotes are closed; an empty one is no record."""
+        n = len(self._kinds)
+        if delimiters + 1 < n:
+            return MISSING.format(n, delimiters + 1) if own else None
+        if delimiters + 1 > n and not own.endswith(self._separator * (delimiters + 1 - n)):
+            return TOO_MANY.format(n, delimiters + 1)
+        if not own.isascii():
+            try:
+                own.decode()
+            except UnicodeDecodeError:
+                return NOT_UTF8
         return None
 
     def _block(self, window: "_Window", line: "_Line", own: bytes, parsed: _Parsed) -> "_Block | None":
@@ -322,7 +346,13 @@ class _Window:
 
 
 def find_damage(
-    path: Path, content: Content, separator: bytes, kinds: Sequence[Kind], header_lines: int
+    path: Path,
+    content: Content,
+    separator: bytes,
+    kinds: Sequence[Kind],
+    header_lines: int,
+    *,
+    is_strict: bool = False,
 ) -> Iterator[Damage]:
     """Yields the damaged lines of a file.
 
@@ -332,10 +362,12 @@ def find_damage(
         separator: The delimiter.
         kinds: What the header's fields have to be.
         header_lines: Physical lines down to the end of the header, blank ones before it included.
+        is_strict: Also find lines with too few or too many fields, or that are no UTF-8. DuckDB finds them, too, but
+            takes 7 us and a kilobyte for each.
     """
     lines = _lines(read_chunks(path, content.compression), content.terminator)
     start = sum(next(lines, (b"", 0))[1] for _ in range(header_lines))
-    yield from DamageFinder(separator, kinds).find(lines, first_line=header_lines + 1, start=start)
+    yield from DamageFinder(separator, kinds, is_strict=is_strict).find(lines, first_line=header_lines + 1, start=start)
 
 
 def _lines(chunks: Iterable[bytes], terminator: bytes) -> Iterator[tuple[bytes, int]]:
@@ -360,36 +392,3 @@ def _lines(chunks: Iterable[bytes], terminator: bytes) -> Iterator[tuple[bytes, 
             rest += last
     if rest:
         yield rest, len(rest) + dropped
-
-
-def write_changed(path: Path, content: Content, target: Path, ranges: Iterable[tuple[int, int, bytes]]) -> None:
-    """Copies a file, decompressed, with something else in place of some of its bytes.
-
-    Args:
-        path: The file.
-        content: What is known of its bytes.
-        target: The copy.
-        ranges: Start and length of what goes, ascending and apart, and what comes in its place.
-    """
-    with target.open("wb") as file:
-        base = at = 0
-        wanted = iter(ranges)
-        current = next(wanted, None)
-        for chunk in read_chunks(path, content.compression):
-            end = base + len(chunk)
-            while at < end:
-                if current is None or current[0] >= end:
-                    file.write(chunk[at - base :])
-                    at = end
-                elif at < current[0]:
-                    file.write(chunk[at - base : current[0] - base])
-                    at = current[0]
-                else:
-                    start, length, instead = current
-                    if at == start:
-                        file.write(instead)
-                    at = min(start + length, end)
-                    if at < start + length:
-                        break
-                    current = next(wanted, None)
-            base = end

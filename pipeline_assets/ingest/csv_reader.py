@@ -4,16 +4,19 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
 from pipeline_assets.contracts.base import RawShape
+from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.conform import match_fields
 from pipeline_assets.ingest.content import Content, read_content
-from pipeline_assets.ingest.csv_damage import TEXT, Damage, Kind, find_damage, kind_of, write_changed
+from pipeline_assets.ingest.csv_damage import TEXT, Kind, find_damage, kind_of
 from pipeline_assets.ingest.csv_header import STRAY_QUOTE, Header, csv_header
+from pipeline_assets.ingest.csv_removed import Removed, write_changed
 from pipeline_assets.ingest.records import Outcome, Records, Reject, SourceField, raw_text
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.ingest.text_reader import BOM, reader_options, uniform
@@ -47,8 +50,13 @@ def open_csv(
     records = CsvRecords("csv", "", header.fields, con, path, scratch, content=content, delimiter=delimiter)
     records.header, records.kinds = header, _kinds(header.fields, shape)
     if (content.uniform_line_ends and header.mended is None) or not records.mend():
-        records.read(*uniform(path, content, separator, scratch))
+        records.read(*uniform(path, content, separator, scratch), with_rejects=not _has_many_lines(content))
     return records
+
+
+def _has_many_lines(content: Content) -> bool:
+    """Whether DuckDB is not to note what it refuses until it is known to be little: each costs it 7 us and 1 KB."""
+    return content.physical_lines > limits.MOST_LETTERS
 
 
 def _kinds(fields: Sequence[SourceField], shape: RawShape | None) -> list[Kind]:
@@ -76,12 +84,19 @@ class CsvRecords(Records):
 
     header: Header | None = None
     kinds: Sequence[Kind] = ()
-    _damage: list[Damage] | None = None
+    _damage: Removed | None = None
 
-    def read(self, path: Path, content: Content) -> None:
-        """Read from a file, of which each line begins a record or is part of one."""
+    def read(self, path: Path, content: Content, *, with_rejects: bool = True) -> None:
+        """Read from a file, of which each line begins a record or is part of one.
+
+        Args:
+            path: The file.
+            content: What is known of its bytes.
+            with_rejects: Whether what is refused is noted. Else `finish` asks for another scan if anything was.
+        """
         self._drop_rejects()
-        self.path, self.content, self.rejects_id, self._starts = path, content, uuid.uuid4().hex, None
+        self.path, self.content, self._starts = path, content, None
+        self.rejects_id = uuid.uuid4().hex if with_rejects else None
         blank = re.match(rb"[\r\n]*", content.head.removeprefix(BOM))
         skip = (blank[0] if blank else b"").count(content.terminator)
         columns = ", ".join(f"'{f.column}': 'VARCHAR'" for f in self.fields)
@@ -100,11 +115,14 @@ class CsvRecords(Records):
         if self.content is None or self.header is None:
             return False
         separator, header = self.delimiter.encode(), self.header
-        self._damage = list(find_damage(self.path, self.content, separator, self.kinds, header.last_line))
-        changes = [(damage.start, damage.length, b"") for damage in self._damage]
+        is_strict = _has_many_lines(self.content)
+        self._damage = Removed(
+            find_damage(self.path, self.content, separator, self.kinds, header.last_line, is_strict=is_strict)
+        )
+        changes = self._damage.ranges()
         if header.mended is not None:
-            changes.insert(0, (header.start, len(header.text), header.mended))
-        if not changes:
+            changes = chain([(header.start, len(header.text), header.mended)], changes)
+        elif not self._damage.number:
             return False
         copy = self.scratch / "mended"
         write_changed(self.path, self.content, copy, changes)
@@ -113,25 +131,24 @@ class CsvRecords(Records):
 
     def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome | None:
         """Account for a scan, as `Records.finish`; the damaged lines are among the rejects."""
-        if self._damage is None and not self.is_clean(con, n_rows) and self.mend():
-            return None
+        if not self.is_clean(con, n_rows):
+            if self._damage is None and self.mend():
+                return None
+            if self.rejects_id is None and self.content is not None:
+                self.read(self.path, self.content)
+                return None
         outcome = super().finish(con, n_rows)
         if outcome is None or self._damage is None:
             return outcome
-        removed = pl.Series([damage.line for damage in self._damage], dtype=pl.Int64)
-        before = removed - pl.int_range(0, len(removed), dtype=pl.Int64, eager=True)
-
-        def line_in_file(lines: pl.Series) -> pl.Series:
-            return lines + before.search_sorted(lines, side="right").cast(pl.Int64)
-
-        line_map = outcome.line_map
+        line_map, damage = outcome.line_map, self._damage
         ordinals = pl.int_range(2, n_rows + 2, dtype=pl.Int64, eager=True)
         lines = ordinals if line_map is None else pl.Series(line_map["line"])
         known = [reject.line for reject in outcome.rejects]
-        mapped = line_in_file(pl.Series(known, dtype=pl.Int64)).to_list()
+        mapped = damage.lines_in_file(pl.Series(known, dtype=pl.Int64)).to_list()
         rejects = [replace(reject, line=line) for reject, line in zip(outcome.rejects, mapped, strict=True)]
-        rejects += [Reject(d.line, d.reason, raw_text(d.text)) for d in self._damage]
+        rejects += [Reject(d.line, d.reason, raw_text(d.text)) for d in damage.kept]
         if self.header is not None and self.header.mended is not None:
             rejects.append(Reject(self.header.last_line, STRAY_QUOTE, raw_text(self.header.text)))
-        found = pl.DataFrame([ordinals.alias("ordinal"), line_in_file(lines).alias("line")])
-        return Outcome(sorted(rejects, key=lambda reject: reject.line or 0), found.to_arrow())
+        found = pl.DataFrame([ordinals.alias("ordinal"), damage.lines_in_file(lines).alias("line")])
+        more = outcome.more + damage.number - len(damage.kept)
+        return Outcome(sorted(rejects, key=lambda reject: reject.line or 0), found.to_arrow(), more)

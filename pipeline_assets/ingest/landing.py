@@ -27,6 +27,7 @@ from pipeline_assets.ingest.bundles import compact, read_all
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
 from pipeline_assets.ingest.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.deliveries import Plan, files_of, holders, in_tables, plan
+from pipeline_assets.ingest.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.ingest.readers import Format
 from pipeline_assets.ingest.unread import Cause, FilesLeftError
@@ -65,6 +66,7 @@ class LandingSource:
         delivery: "append": each content is in the table once. "snapshot": the files of a day are all rows there are, so
             a content is in the table once for each day.
         max_unpacked_mb: A compressed file that holds more megabytes is one dead letter.
+        max_seconds_per_file: A file whose reading takes longer is left unread.
     """
 
     name: str
@@ -75,6 +77,7 @@ class LandingSource:
     schema_evolution: bool = False
     delivery: Literal["append", "snapshot"] = "append"
     max_unpacked_mb: int = MAX_UNPACKED_MB
+    max_seconds_per_file: float = MAX_SECONDS_PER_FILE
 
     @property
     def by_day(self) -> bool:
@@ -308,6 +311,7 @@ def _carry_out(
                 schema_evolution=source.schema_evolution,
                 by_day=source.by_day,
                 max_unpacked_bytes=source.max_unpacked_bytes,
+                max_seconds=source.max_seconds_per_file,
             )
             for delivery, landed in read_all(reader, todo.read, shape):
                 path = delivery.file.path

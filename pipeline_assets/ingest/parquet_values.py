@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from pipeline_assets.ingest import exact_text
+from pipeline_assets.ingest.limits import check_time
 from pipeline_assets.ingest.sql import quoted
 
 _ROWS = 20_000
@@ -106,6 +107,7 @@ def _batches(path: Path, indexes: Sequence[int] | None) -> Iterator[tuple[int, d
         empty = [pa.RecordBatch.from_pylist([], schema=pa.schema(each.schema_arrow)) for each in (file, again)]
         both = zip(file.iter_batches(_ROWS, columns=columns), again.iter_batches(_ROWS, columns=columns), strict=True)
         for rows, micros in chain(both, [empty] if file.metadata.num_rows == 0 else []):
+            check_time()
             places = [rows.schema.get_field_index(names[i]) for i in chosen] if by_name else chosen
             yield (
                 rows.num_rows,

@@ -79,10 +79,12 @@ class Outcome:
         rejects: Records that the reader refused.
         line_map: None if `_line` of the scan is right; else an Arrow table (ordinal BIGINT: `_line` as scanned, line
             BIGINT: the physical line, null if it cannot be proved).
+        more: How many more the reader refused than `rejects` holds.
     """
 
     rejects: list[Reject]
     line_map: pa.Table | None
+    more: int = 0
 
 
 @dataclass
@@ -156,7 +158,7 @@ class Records:
             raise UnreadableFile(
                 f"file: {n_rows} records could be read of {self.expected_rows} that its blocks declare"
             )
-        if self.rejects_id is None or self.content is None:
+        if self.content is None or (self.rejects_id is None and self.format != "csv"):
             return Outcome([], None)
         header = 1 if self.format == "csv" else 0
         rejected = self._reject_rows(con)
@@ -211,6 +213,8 @@ class Records:
         return self._starts
 
     def _reject_rows(self, con: duckdb.DuckDBPyConnection) -> "list[_RejectRow]":
+        if self.rejects_id is None:
+            return []
         rows = con.execute(
             f"""
             SELECT DISTINCT ON (line_byte_position) line_byte_position, error_type, error_message, csv_line

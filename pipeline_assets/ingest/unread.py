@@ -1,8 +1,8 @@
 """Files that stay unread though nothing is wrong with them, and whose fault it is when reading one fails.
 
 A dead letter says: these bytes are no good. It may only be written if that is proved, because a file with a dead letter
-counts as read. A full disk, a mount that is away, a missing permission and too little memory prove nothing; such a file
-is left where it lies, the others of the run are read, and the run ends with the list. Reading is in `bronze_file`.
+counts as read. A full disk, a mount that is away, a missing permission, too little memory or time prove nothing; such a
+file is left where it lies, the others of the run are read, and the run ends with the list. Reading is in `bronze_file`.
 """
 
 import errno
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
+
+from pipeline_assets.ingest.limits import FileTimeLimitError
 
 _SHOWN = 10
 _BROKEN = (duckdb.InterruptException, duckdb.InternalException, duckdb.FatalException)
@@ -69,6 +71,8 @@ def cause_of(error: BaseException) -> Cause:
             "it delivered in parts",
             is_transient=False,
         )
+    if isinstance(error, FileTimeLimitError):
+        return Cause(str(error), is_transient=False)
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         return Cause(f"it could not be read: {error.strerror or text}{place}; mend permissions, mount or disk")

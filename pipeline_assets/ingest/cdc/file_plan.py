@@ -15,6 +15,7 @@ from pipeline_assets.ingest.cdc.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.formats import Format
 from pipeline_assets.ingest.content import MAX_UNPACKED_MB, Content, read_content
 from pipeline_assets.ingest.deliveries import files_of, identity, owner_of, position_of
+from pipeline_assets.ingest.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.listing import fingerprints, is_settled
 from pipeline_assets.ingest.path_pattern import LandedFile, PathPattern
 from pipeline_assets.ingest.unread import Cause, cause_of
@@ -31,6 +32,7 @@ class FileSource:
         format: Of the records.
         tables: The tables whose changes are in the files; the first is the reference.
         max_unpacked_mb: A compressed file that holds more megabytes is one dead letter.
+        max_seconds_per_file: A file whose reading takes longer is left unread.
     """
 
     name: str
@@ -38,6 +40,7 @@ class FileSource:
     format: Format
     tables: tuple[ChangeTable, ...]
     max_unpacked_mb: int = MAX_UNPACKED_MB
+    max_seconds_per_file: float = MAX_SECONDS_PER_FILE
 
     def reference(self, lake: Lake) -> Table:
         """The table whose log says which files and days are done."""

@@ -9,6 +9,8 @@ them. Dead letters that it makes untrue go (`superseded`). Which files are read 
 """
 
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -17,6 +19,7 @@ from pathlib import Path
 import duckdb
 from deltalake import DeltaTable
 
+from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging, create
 from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
@@ -27,6 +30,7 @@ from pipeline_assets.ingest.cdc.superseded import Superseded
 from pipeline_assets.ingest.cdc.tally import Tally
 from pipeline_assets.ingest.content import Content
 from pipeline_assets.ingest.deliveries import owner_of
+from pipeline_assets.ingest.limits import FileTimeLimitError, time_limit_error
 from pipeline_assets.ingest.path_pattern import LandedFile
 from pipeline_assets.ingest.unread import Cause, FilesLeftError, cause_of
 from pipeline_assets.ingest.weight import records_of
@@ -37,6 +41,7 @@ BATCH = "files"
 again, and replaces the dead letters that it left."""
 
 _ATTEMPTS = 8
+_LINES_BETWEEN_LOOKS = 1_000  # at the clock
 
 
 @dataclass
@@ -196,17 +201,33 @@ class _Batch:
             yield from self._new(delivery, [_unreadable(path, root / path, content, content.failure)])
             return
         try:
-            for number, data, is_cut in lines(root / path, content):
-                self._superseded.compare(path, number, data)
-                found = [_too_long(path, number, data)] if is_cut else self._parse(path, number, data)
-                yield from self._new(delivery, found)
+            yield from self._new_within_bounds(root, delivery)
         except FileNotFoundError as error:
             raise _FileHeldUpError(path) from error
-        except OSError as error:
+        except (OSError, FileTimeLimitError) as error:
             raise _FileHeldUpError(path, cause_of(error)) from error
         if not _is_as_listed(root / path, delivery.file):
             raise _FileHeldUpError(path)
         self._superseded.was_read(path)
+
+    def _new_within_bounds(self, root: Path, delivery: Delivery) -> Iterator[ChangeEvent | Reject]:
+        """Yields what is new of a file's lines; of rejects beyond the bound, one for each table."""
+        path, started = delivery.file.path, time.monotonic()
+        seen, rest = 0, Counter[str | None]()
+        for number, data, is_cut in lines(root / path, delivery.content):
+            if not number % _LINES_BETWEEN_LOOKS and time.monotonic() - started > self._source.max_seconds_per_file:
+                raise time_limit_error(self._source.max_seconds_per_file)
+            self._superseded.compare(path, number, data)
+            found = [_too_long(path, number, data)] if is_cut else self._parse(path, number, data)
+            for item in self._new(delivery, found):
+                if isinstance(item, Reject):
+                    seen += 1
+                    if seen > limits.MOST_LETTERS:
+                        rest[item.table] += item.records
+                        continue
+                yield item
+        for table, number in rest.items():
+            yield Reject(limits.rest_reason(number), "", path, 0, table, number)
 
     def _parse(self, path: str, number: int, data: bytes) -> Sequence[ChangeEvent | Reject]:
         return parse(self._source.format, data, origin=path, place=number, keys=self._keys)
