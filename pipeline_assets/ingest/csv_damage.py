@@ -53,13 +53,17 @@ CARRIAGE_RETURN = "csv: line ends are mixed: a carriage return stands alone outs
 
 @dataclass(frozen=True)
 class Damage:
-    """A damaged line: its number, where it starts, its bytes (of a long one the first), their number, what is wrong."""
+    """A damaged line: its number, where it starts, its bytes (of a long one the first), their number, what is wrong.
+
+    Or a run of `lines` neighbours, without text and reason.
+    """
 
     line: int
     start: int
     text: bytes
     length: int
     reason: str
+    lines: int = 1
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,23 @@ class DamageFinder:
     """Reads the lines of one CSV file below its header."""
 
     def __init__(self, separator: bytes, kinds: Sequence[Kind], *, is_strict: bool = False) -> None:
-        """Takes the delimiter, what the fields have to be in the header's order, and whether each line is proved."""
+        """Takes what is known of all lines.
+
+        Args:
+            separator: The delimiter.
+            kinds: What the header's fields have to be, in order.
+            is_strict: Also find lines with too few or too many fields, or that are no UTF-8. DuckDB finds them, too,
+                but takes 7 us and a kilobyte for each.
+        """
         self._separator, self._kinds, self._is_strict = separator, kinds, is_strict
         self._has_types = any(kind.pattern is not None for kind in kinds)
         # Where the last look for the end of a value came to, and the last line before where another value begins.
         self._reached = self._reopened = 0
+
+    @property
+    def columns(self) -> int:
+        """Number of fields."""
+        return len(self._kinds)
 
     def find(self, lines: Iterable[tuple[bytes, int]], *, first_line: int, start: int) -> Iterator[Damage]:
         """Yields the damaged ones of physical lines.
@@ -345,32 +361,21 @@ class _Window:
             pass
 
 
-def find_damage(
-    path: Path,
-    content: Content,
-    separator: bytes,
-    kinds: Sequence[Kind],
-    header_lines: int,
-    *,
-    is_strict: bool = False,
-) -> Iterator[Damage]:
+def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines: int) -> Iterator[Damage]:
     """Yields the damaged lines of a file.
 
     Args:
         path: The file.
         content: What is known of its bytes.
-        separator: The delimiter.
-        kinds: What the header's fields have to be.
+        finder: What looks at the lines.
         header_lines: Physical lines down to the end of the header, blank ones before it included.
-        is_strict: Also find lines with too few or too many fields, or that are no UTF-8. DuckDB finds them, too, but
-            takes 7 us and a kilobyte for each.
     """
-    lines = _lines(read_chunks(path, content.compression), content.terminator)
+    lines = lines_of(read_chunks(path, content.compression), content.terminator)
     start = sum(next(lines, (b"", 0))[1] for _ in range(header_lines))
-    yield from DamageFinder(separator, kinds, is_strict=is_strict).find(lines, first_line=header_lines + 1, start=start)
+    yield from finder.find(lines, first_line=header_lines + 1, start=start)
 
 
-def _lines(chunks: Iterable[bytes], terminator: bytes) -> Iterator[tuple[bytes, int]]:
+def lines_of(chunks: Iterable[bytes], terminator: bytes) -> Iterator[tuple[bytes, int]]:
     """Splits chunks into lines with their ends, and their lengths; of a line over the limit only the start is kept."""
     rest, dropped = b"", 0
     for chunk in chunks:

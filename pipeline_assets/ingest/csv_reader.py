@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from pipeline_assets.contracts.base import RawShape
 from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.conform import match_fields
 from pipeline_assets.ingest.content import Content, read_content
-from pipeline_assets.ingest.csv_damage import TEXT, Kind, find_damage, kind_of
+from pipeline_assets.ingest.csv_damage import TEXT, DamageFinder, Kind, find_damage, kind_of
 from pipeline_assets.ingest.csv_header import STRAY_QUOTE, Header, csv_header
+from pipeline_assets.ingest.csv_quiet import find_all_damage
 from pipeline_assets.ingest.csv_removed import Removed, write_changed
 from pipeline_assets.ingest.records import Outcome, Records, Reject, SourceField, raw_text
 from pipeline_assets.ingest.sql import quoted
@@ -115,10 +117,9 @@ class CsvRecords(Records):
         if self.content is None or self.header is None:
             return False
         separator, header = self.delimiter.encode(), self.header
-        is_strict = _has_many_lines(self.content)
-        self._damage = Removed(
-            find_damage(self.path, self.content, separator, self.kinds, header.last_line, is_strict=is_strict)
-        )
+        finder = DamageFinder(separator, self.kinds, is_strict=_has_many_lines(self.content))
+        find = partial(find_all_damage, separator=separator) if _has_many_lines(self.content) else find_damage
+        self._damage = Removed(find(self.path, self.content, finder=finder, header_lines=header.last_line))
         changes = self._damage.ranges()
         if header.mended is not None:
             changes = chain([(header.start, len(header.text), header.mended)], changes)

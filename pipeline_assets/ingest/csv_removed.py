@@ -31,15 +31,15 @@ class Removed:
             self._add(damage)
 
     def _add(self, damage: Damage) -> None:
-        self.number += 1
+        self.number += damage.lines
         is_next = bool(self._lines) and self._starts[-1] + self._lengths[-1] == damage.start
         if is_next and self._lines[-1] + self._counts[-1] == damage.line:
-            self._counts[-1] += 1
+            self._counts[-1] += damage.lines
             self._lengths[-1] += damage.length
         else:
             for places, value in (
                 (self._lines, damage.line),
-                (self._counts, 1),
+                (self._counts, damage.lines),
                 (self._starts, damage.start),
                 (self._lengths, damage.length),
             ):

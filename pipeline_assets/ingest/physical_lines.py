@@ -105,7 +105,8 @@ class _Found:
         return RecordStarts(offsets, pl.concat([empty, *self._lines]), self.open_quote, content.physical_lines)
 
 
-def _bytes_series(chunk: bytes) -> pl.Series:
+def bytes_series(chunk: bytes) -> pl.Series:
+    """Gives bytes as numbers, without a copy."""
     array = pa.Array.from_buffers(pa.uint8(), len(chunk), [None, pa.py_buffer(chunk)])
     series = pl.from_arrow(array)
     if not isinstance(series, pl.Series):
@@ -113,7 +114,8 @@ def _bytes_series(chunk: bytes) -> pl.Series:
     return series
 
 
-def _positions(series: pl.Series, byte: bytes) -> pl.Series:
+def positions(series: pl.Series, byte: bytes) -> pl.Series:
+    """Gives the places of a byte."""
     return (series == byte[0]).arg_true().cast(pl.UInt64)
 
 
@@ -125,14 +127,14 @@ def _scan_by_parity(chunks: Iterable[bytes], separator: bytes, terminator: bytes
     base, inside, line, last = 0, False, 1, terminator
     edges = [separator, b"\r", b"\n", QUOTE] if separator else []
     for chunk in chunks:
-        values = _bytes_series(chunk)
-        ends = _positions(values, terminator)
+        values = bytes_series(chunk)
+        ends = positions(values, terminator)
         before = pl.concat([pl.Series([last[0]], dtype=pl.UInt8), values.head(-1)])
         lines_after = pl.int_range(line + 1, line + 1 + len(ends), dtype=pl.UInt64, eager=True)
         line += len(ends)
         is_record = None
         if separator and QUOTE in chunk:
-            quotes = _positions(values, QUOTE)
+            quotes = positions(values, QUOTE)
             opening = before.gather(quotes.gather_every(2, offset=int(inside)))
             allowed = pl.Series([edge[0] for edge in edges], dtype=pl.UInt8)
             if not opening.is_in(allowed.implode()).all():

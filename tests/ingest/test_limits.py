@@ -4,14 +4,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from random import Random
 
 import duckdb
 import pandera.polars as pa
 import polars as pl
 import pytest
 
-from pipeline_assets.ingest import landing, limits
+from pipeline_assets.ingest import content, landing, limits
 from pipeline_assets.ingest.audit import audit
+from pipeline_assets.ingest.content import read_content
+from pipeline_assets.ingest.csv_damage import TEXT, DamageFinder, find_damage
+from pipeline_assets.ingest.csv_quiet import find_all_damage
+from pipeline_assets.ingest.csv_removed import Removed
 from pipeline_assets.ingest.landing import LandingSource, Report
 from pipeline_assets.ingest.limits import FileTimeLimitError, check_time, time_limit
 from pipeline_assets.ingest.path_pattern import PathPattern
@@ -147,3 +152,27 @@ def test_a_file_that_takes_too_long_is_left_and_the_others_land(world: World) ->
     assert not left.value.is_transient
     assert world.rows() == [(2, 1), (2, 2)]
     assert not world.letters.exists() or not world.dead()
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("quote_at", [None, 0, 300], ids=["no quote", "in the header", "late"])
+def test_damage_in_bulk_is_the_damage_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bytes, quote_at: int | None
+) -> None:
+    monkeypatch.setattr(limits, "MOST_LETTERS", KEPT)
+    monkeypatch.setattr(content, "CHUNK_BYTES", 100)
+    random = Random(7)
+    texts = [b"1,a", b"2,b", b"3", b"4,a,b", b"5,a,", b"6,a,,,", b"", b" ", "7,é".encode(), b"8,a,b,,", b","]
+    lines = [b"id,what", *random.choices(texts, k=400)]
+    if quote_at is not None:
+        lines[quote_at] = b'"id","what"' if quote_at == 0 else b'9,"x'
+    path = tmp_path / "a.csv"
+    path.write_bytes(ends.join([b"", *lines, b"3,last,one"]))
+    known = read_content(path)
+    finder = DamageFinder(b",", [TEXT, TEXT], is_strict=True)
+    slow = list(find_damage(path, known, finder, 2))
+    fast, expected = Removed(find_all_damage(path, known, b",", finder, 2)), Removed(slow)
+    assert (fast.number, fast.kept) == (len(slow), slow[:KEPT])
+    assert list(fast.ranges()) == list(expected.ranges())
+    places = pl.Series(range(1, 400), dtype=pl.Int64)
+    assert fast.lines_in_file(places).to_list() == expected.lines_in_file(places).to_list()
