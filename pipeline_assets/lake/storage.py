@@ -16,7 +16,7 @@ from pipeline_assets.lake.spill import spill_path
 from pipeline_assets.lake_place import refusal
 
 LAYERS = ("bronze", "dead_letters", "silver", "gold")
-_DUCKDB_SHARE = 0.8
+_DUCKDB_SHARE = 0.85
 _NAME = re.compile(r"(bronze|dead_letters|silver|gold)\.[a-z][a-z0-9_]*")
 # DuckDB's names of the S3 settings, by the names that object stores' clients (and dagster_deltalake's S3Config) use.
 _S3_SECRET_FIELDS = {
@@ -65,7 +65,7 @@ class Lake:
         """Opens an in-memory DuckDB that reads Delta tables of this lake; state never lives in it.
 
         Args:
-            memory_limit: Of the process, e.g. "1GB". DuckDB takes four fifths, and spills what exceeds them to a
+            memory_limit: Of the process, e.g. "1GB". DuckDB takes 0.85 of it, and spills what exceeds that to a
                 temporary folder: Python and its libraries take 220 MB, buffers that DuckDB does not count 130 MB.
             threads: Worker threads; all cores when None.
         """

@@ -48,7 +48,7 @@ def test_connections_are_in_utc_and_bounded(lake: Lake) -> None:
         found = con.sql(
             "SELECT current_setting('TimeZone'), current_setting('memory_limit'), current_setting('threads')"
         )
-        assert found.fetchone() == ("UTC", "95.3 MiB", 1)
+        assert found.fetchone() == ("UTC", "81.0 MiB", 1)
 
 
 def test_a_connection_loads_nothing_unsigned_once_it_is_open(lake: Lake) -> None:
