@@ -20,7 +20,7 @@ from dlt.sources.helpers.rest_client.paginators import (
 )
 from requests import Response
 
-from pipeline_assets.ingest.rest.answer import Answer, compiled
+from pipeline_assets.ingest.rest.answer import NO_CONTENT, Answer, compiled
 from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber, RestSource
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.links import next_link
@@ -30,6 +30,9 @@ Last = Callable[[], Answer]
 _NEXT_NAME = re.compile(r"(?i)(@?odata\.?)?next([_-]?(page|link|url|uri|href|cursor|token))*")
 _MORE_NAME = re.compile(r"(?i)has[_-]?(more|next)([_-]?(items|pages?|results))?|more|truncated|is[_-]?truncated")
 _TOTAL_NAME = re.compile(r"(?i)total([_-]?(count|records|results|items|elements|size|hits))?")
+_PAGES_NAME = re.compile(r"(?i)(total|last|num(ber[_-]?of)?)[_-]?pages?|page[_-]?count")
+_TOTAL_HEADERS = ("X-Total-Count", "X-Total", "X-WP-Total")
+_PAGES_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -154,7 +157,7 @@ class _End:
         self._path = path
         self._more = more
         self._last = last
-        self._pages = 0
+        self._pages = self._received = self._promised = 0
 
     def or_next(self, response: Response, reference: Any) -> Any:  # noqa: ANN401  a cursor is any scalar
         """Gives the reference that the next page is asked for with; None at the end.
@@ -165,6 +168,14 @@ class _End:
         """
         answer = self._last()
         self._pages += 1
+        self._received += len(answer.records)
+        self._promised = max([self._promised, *_totals(answer, self._source.records)])
+        is_cut = answer is NO_CONTENT and self._pages > 1 and self._received < self._promised
+        if is_cut and self._source.total is None:  # one that is declared is compared when all have come
+            raise IncompleteError(
+                f"page {self._pages} has no content (HTTP {response.status_code}), after {self._received} records of "
+                f"{self._promised} that the API spoke of"
+            )
         more = _more(self._more, answer)
         if more is False:
             return None
@@ -194,6 +205,10 @@ class _End:
                 return f"{path} says that there are more: {remedy}"
             if _TOTAL_NAME.fullmatch(name) and isinstance(value, int) and value > count:
                 return f"{path} is {value}, and {count} records came: {remedy}"
+            if _PAGES_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
+                return f"{path} is {value}: {remedy}"
+        if told := _told_by_headers(response.headers, count):
+            return f"{told}: {remedy}"
         limits = {name: value for name, value in self._source.params.items() if _is_limit(name, value, count)}
         if self._source.pagination is not None and limits:
             return (
@@ -201,6 +216,27 @@ class _End:
                 "either; if these are all records, ask for larger pages"
             )
         return None
+
+
+def _told_by_headers(headers: Mapping[str, str], count: int) -> str | None:
+    """What headers say of more pages than the first, or of more records than it has."""
+    if (after := headers.get("X-Next-Page", "").strip()) and after != "0":
+        return f"its header X-Next-Page is {after}"
+    range_of = re.search(r"/\s*([0-9]+)\s*$", headers.get("Content-Range", ""))
+    found = [(name, headers.get(name, "").strip(), count) for name in _TOTAL_HEADERS]
+    found += [(name, headers.get(name, "").strip(), 1) for name in _PAGES_HEADERS]
+    found += [("Content-Range", range_of[1], count)] if range_of else []
+    for name, told, most in found:
+        if re.fullmatch(r"[0-9]{1,18}", told) and int(told) > most:
+            return f"its header {name} is {told}, and {count} records came"
+    return None
+
+
+def _totals(answer: Answer, records: str) -> Iterator[int]:
+    """How many records there are in all, by members of an answer that are called so."""
+    for _, name, value in _members(answer.envelope, records):
+        if _TOTAL_NAME.fullmatch(name) and isinstance(value, int):
+            yield value
 
 
 def _is_limit(name: str, value: object, count: int) -> bool:

@@ -102,6 +102,19 @@ def test_no_content_in_place_of_a_page_does_not_pass_for_the_total(crm: Crm) -> 
         crm.poll(api, total="meta.total")
 
 
+def test_no_content_in_place_of_a_page_does_not_pass_for_the_end_while_the_api_spoke_of_more_records(crm: Crm) -> None:
+    api = Api(fault=lambda n, query: Reply(204) if "cursor" in query else None)
+    with api, pytest.raises(RestError, match=r"page 2 has no content \(HTTP 204\), after 3 records of 10"):
+        crm.poll(api)
+    assert crm.rows() == []
+
+
+def test_headers_of_a_whole_answer_speak_of_no_more(crm: Crm) -> None:
+    headers = {"X-Total-Count": "1", "X-Total-Pages": "1", "X-Next-Page": "", "Content-Range": "items 0-0/1"}
+    with Api("single", fault=lambda n, query: body([account(1)], {}, headers)) as api:
+        assert crm.poll(api).counts.rows == 1
+
+
 @pytest.mark.parametrize("sent", ["null", '{"data": null}', '{"data": {"items": null}}'])
 def test_null_on_the_way_to_the_records_is_no_record(crm: Crm, sent: str) -> None:
     with Api() as api:
@@ -176,6 +189,12 @@ def test_more_without_a_cursor_is_an_error(crm: Crm) -> None:
         ("single", {}, {"next": "c3"}, {}, "there is something at meta.next"),
         ("single", {}, {"total": 10}, {}, "meta.total is 10, and 3 records came"),
         ("single", {}, {}, {"Link": '</accounts?start=3>; rel="next"'}, "its header Link names one"),
+        ("single", {}, {"last_page": 4}, {}, "meta.last_page is 4"),
+        ("cursor", {}, {"totalPages": 4}, {}, "meta.totalPages is 4"),
+        ("link_header", {}, {}, {"X-Total-Count": "10"}, "its header X-Total-Count is 10, and 3 records came"),
+        ("link_header", {}, {}, {"x-wp-totalpages": "4"}, "its header X-WP-TotalPages is 4"),
+        ("single", {}, {}, {"X-Next-Page": "2"}, "its header X-Next-Page is 2"),
+        ("single", {}, {}, {"Content-Range": "items 0-2/10"}, "its header Content-Range is 10, and 3 records came"),
     ],
 )  # fmt: skip
 def test_a_first_page_that_is_not_the_whole_is_an_error(crm: Crm, paging, options, meta, headers, error: str) -> None:
@@ -188,6 +207,7 @@ def test_a_first_page_that_is_not_the_whole_is_an_error(crm: Crm, paging, option
 @pytest.mark.parametrize(
     ("paging", "options", "meta"),
     [
+        ("single", {}, {"last_page": 1, "page_count": 1}),
         ("cursor", {}, {}),  # most APIs leave the cursor out on the last page
         ("cursor", {}, {"next": None, "previous": "c0", "total": 3, "has_more": False}),
         ("cursor", {"params": {"limit": 4}}, {}),
