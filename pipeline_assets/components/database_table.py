@@ -54,7 +54,10 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
     double quotes: `public."Order.Items"`. Or:"""
 
     query: str | None = None
-    """SQL. With `:lower` (inclusive) in incremental mode, with `:lower` and `:upper` (exclusive) in windows."""
+    """SQL. With `:lower` (inclusive) in incremental mode, with `:lower` and `:upper` (exclusive) in windows.
+
+    One statement is read. Where a statement does not see one moment (SQL Server without READ_COMMITTED_SNAPSHOT,
+    MyISAM, READ UNCOMMITTED) rows that move meanwhile may be missed: set the former, or read a replica at rest."""
 
     mode: Mode
     """full: every row, in place of those of the last pull. window: the rows of a day, in place of those of that day.

@@ -14,6 +14,19 @@ _TOKENS = re.compile(
 )
 
 
+_CUT = re.compile(
+    r"\blimit\s+\d|\blimit\s*(?=$|offset\b)|\bfetch\s+(first|next)\b|\bselect\s+(distinct\s+)?top\b", re.I
+)
+
+
+def is_cut(query: str) -> bool:
+    """Whether a query gives only so many of its rows: LIMIT, FETCH FIRST or TOP, not those of its parts."""
+    text, found = _TOKENS.sub(" ", query).strip(" \t\r\n;"), 1
+    while found:
+        text, found = re.subn(r"\([^()]*\)", " ", text)
+    return _CUT.search(text.strip()) is not None
+
+
 def names(query: str) -> frozenset[str]:
     """The parameters that a query has."""
     return frozenset(found["name"] for found in _TOKENS.finditer(query) if found["name"])

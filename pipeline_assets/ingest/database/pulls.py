@@ -105,6 +105,11 @@ class DatabaseSource(PullSource):
             wanted = " and ".join(f":{name}" for name in sorted(_MODES[self.mode])) or "no parameter"
             given = " and ".join(f":{name}" for name in sorted(has)) or "none"
             raise ValueError(f"the query of mode {self.mode} has {wanted}, this one has {given}")
+        if self.query is not None and self.mode != "full" and parameters.is_cut(self.query):
+            raise ValueError(
+                f"the query of mode {self.mode} gives only so many rows (LIMIT, FETCH FIRST or TOP): those beyond "
+                "would never be read, and nothing would say so. Leave it out: rows stream, and only new ones are read"
+            )
 
     @property
     def relation(self) -> Relation:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline_assets.ingest.database.parameters import names, render
+from pipeline_assets.ingest.database.parameters import is_cut, names, render
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,27 @@ def test_the_rest_of_the_text_is_escaped() -> None:
 @pytest.mark.parametrize("query", ["SELECT 1", "SELECT ';'", "SELECT a -- b\nFROM t", "SELECT :lower", "a /* b */ c"])
 def test_what_ends_a_query_is_left_out(query: str, end: str) -> None:
     assert render(query + end, ":{}".format) == query
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM t WHERE a >= :lower LIMIT 1000", "SELECT * FROM t ORDER BY a limit 10, 20 ; -- all",
+        "SELECT * FROM t LIMIT (5)", "SELECT * FROM t LIMIT (5) OFFSET 2", "SELECT * FROM t FETCH FIRST 5 ROWS ONLY",
+        "SELECT TOP 10 * FROM t", "SELECT DISTINCT TOP (10) a FROM t", "WITH x AS (SELECT 1) SELECT * FROM x LIMIT 5",
+    ],
+)  # fmt: skip
+def test_a_query_that_gives_only_so_many_rows_is_known(query: str) -> None:
+    assert is_cut(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM t", "SELECT (SELECT b FROM u ORDER BY c LIMIT 1) FROM t", "SELECT 'LIMIT 5' FROM t -- LIMIT 5",
+        "SELECT t.limit, top FROM t", 'SELECT "limit" FROM t', "SELECT * FROM t LIMIT ALL", "SELECT a_limit 5 FROM t",
+        "SELECT * FROM t JOIN LATERAL (SELECT * FROM u FETCH FIRST 1 ROW ONLY) x ON true",
+    ],
+)  # fmt: skip
+def test_a_query_of_which_a_part_is_cut_is_whole(query: str) -> None:
+    assert not is_cut(query)
