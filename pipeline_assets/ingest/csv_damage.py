@@ -27,13 +27,14 @@ from typing import Literal
 
 from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.content import Content, read_chunks
+from pipeline_assets.ingest.csv_lines import Line, Lines, Window
+from pipeline_assets.ingest.csv_prefix import Layout
 from pipeline_assets.ingest.limits import check_time
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, QUOTE
 
 _LINES_LOOKED_AT = 100  # of a block, between the first and the last
 _ENOUGH_WITHOUT_TYPES, _NEARLY_ALL = 3, 0.8
 _LINES_BETWEEN_LOOKS = 1_000  # at the clock
-_LINE_OVERHEAD_BYTES = 48  # of a bytes object
 
 _NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
 _DATE = rb"\s*\d{4}-\d\d-\d\d([ T].*)?\s*"
@@ -177,22 +178,30 @@ class DamageFinder:
         """Number of fields."""
         return len(self._kinds)
 
-    def find(self, lines: Iterable[tuple[bytes, int]], *, first_line: int, start: int) -> Iterator[Damage]:
+    def lines_of(self, chunks: Iterable[bytes], terminator: bytes) -> Lines:
+        """Splits bytes, of which good records need no look, into lines."""
+        typed = tuple(kind.pattern is not None for kind in self._kinds)
+        return Lines(
+            chunks,
+            Layout(self._separator, terminator, typed, _LINES_LOOKED_AT, _ENOUGH_WITHOUT_TYPES, self._is_strict),
+        )
+
+    def find(self, lines: Lines, *, first_line: int, start: int) -> Iterator[Damage]:
         """Yields the damaged ones of physical lines.
 
         Args:
-            lines: Lines with their ends and their lengths, from the first below the header.
+            lines: The lines from the first below the header.
             first_line: Number of the first.
             start: Where it starts.
         """
-        window = _Window(lines, first_line, start)
+        window = Window(lines, first_line, start)
         while (line := window.pop()) is not None:
             if not line.line % _LINES_BETWEEN_LOOKS:
                 check_time()
             if reason := self._reason(window, line):
                 yield Damage(line.line, line.start, line.text, line.length, reason)
 
-    def _reason(self, window: "_Window", line: "_Line") -> str | None:
+    def _reason(self, window: Window, line: Line) -> str | None:
         """What is wrong with a line that a record begins on; passes the further lines of a good record."""
         own = line.text.rstrip(b"\r\n")
         if QUOTE not in own:
@@ -228,7 +237,7 @@ class DamageFinder:
                 return NOT_UTF8
         return None
 
-    def _block(self, window: "_Window", line: "_Line", own: bytes, parsed: _Parsed) -> "_Block | None":
+    def _block(self, window: Window, line: Line, own: bytes, parsed: _Parsed) -> "_Block | None":
         """Finds the end of a value of several lines; None if it has no good one, or the fields are too few or many."""
         at, delimiters = line.line + 1, parsed.delimiters
         if self._reopened <= line.line < self._reached:
@@ -253,7 +262,7 @@ class DamageFinder:
         opening = own[: parsed.quote] + own[parsed.quote + 1 :]
         return _Block(at, parsed.delimiters, opening, text, without)
 
-    def _is_value(self, window: "_Window", block: "_Block") -> bool:
+    def _is_value(self, window: Window, block: "_Block") -> bool:
         """Whether a block that is closed and has the right fields is a value, by the evidence of its lines."""
         first = self._is_full(block.first)
         if first and block.column < len(self._kinds) and self._kinds[block.column].pattern is not None:
@@ -309,58 +318,6 @@ def _has_lone_carriage_return(own: bytes) -> bool:
     return b"\r" in re.sub(rb'"(?:[^"]|"")*"', b"", own)
 
 
-@dataclass(frozen=True)
-class _Line:
-    line: int
-    start: int
-    text: bytes
-    length: int
-
-
-class _Window:
-    """Lines that were read but not yet passed: about `MAX_LINE_BYTES` of them."""
-
-    def __init__(self, lines: Iterable[tuple[bytes, int]], first_line: int, start: int) -> None:
-        self._source = iter(lines)
-        self._held: list[tuple[bytes, int]] = []
-        self._head = self._bytes = 0
-        self._start = start
-        self.next_line = first_line
-
-    def pop(self) -> _Line | None:
-        """Passes the next line."""
-        if self.peek(self.next_line) is None:
-            return None
-        text, length = self._held[self._head]
-        self._head += 1
-        if self._head > 1000 and 2 * self._head > len(self._held):
-            del self._held[: self._head]
-            self._head = 0
-        line = _Line(self.next_line, self._start, text, length)
-        self._bytes -= len(text) + _LINE_OVERHEAD_BYTES
-        self._start += length
-        self.next_line += 1
-        return line
-
-    def peek(self, line: int) -> bytes | None:
-        """Looks at a line that was not passed; None at the end of the file, or beyond the window."""
-        at = self._head + line - self.next_line
-        while at >= len(self._held):
-            if self._bytes > MAX_LINE_BYTES:
-                return None
-            found = next(self._source, None)
-            if found is None:
-                return None
-            self._held.append(found)
-            self._bytes += len(found[0]) + _LINE_OVERHEAD_BYTES
-        return self._held[at][0]
-
-    def drop_through(self, line: int) -> None:
-        """Passes all lines up to one."""
-        while self.next_line <= line and self.pop() is not None:
-            pass
-
-
 def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines: int) -> Iterator[Damage]:
     """Yields the damaged lines of a file.
 
@@ -370,30 +327,6 @@ def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines
         finder: What looks at the lines.
         header_lines: Physical lines down to the end of the header, blank ones before it included.
     """
-    lines = lines_of(read_chunks(path, content.compression), content.terminator)
+    lines = finder.lines_of(read_chunks(path, content.compression), content.terminator)
     start = sum(next(lines, (b"", 0))[1] for _ in range(header_lines))
     yield from finder.find(lines, first_line=header_lines + 1, start=start)
-
-
-def lines_of(chunks: Iterable[bytes], terminator: bytes) -> Iterator[tuple[bytes, int]]:
-    """Splits chunks into lines with their ends, and their lengths; of a line over the limit only the start is kept."""
-    rest, dropped = b"", 0
-    for chunk in chunks:
-        parts = chunk.split(terminator)
-        last = parts.pop()
-        for part in parts:
-            text = part if not rest else rest if dropped else rest + part
-            if dropped:
-                yield text, len(rest) + dropped + len(part) + 1
-            else:
-                text += terminator
-                yield text, len(text)
-            rest, dropped = b"", 0
-        if dropped or len(rest) + len(last) > MAX_LINE_BYTES:
-            if not dropped:
-                rest, last = (rest + last)[:MAX_LINE_BYTES], (rest + last)[MAX_LINE_BYTES:]
-            dropped += len(last)
-        else:
-            rest += last
-    if rest:
-        yield rest, len(rest) + dropped

@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.content import Content, read_chunks
-from pipeline_assets.ingest.csv_damage import MISSING, TOO_MANY, Damage, DamageFinder, lines_of
+from pipeline_assets.ingest.csv_damage import MISSING, TOO_MANY, Damage, DamageFinder
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, QUOTE, bytes_series, positions
 
 
@@ -39,7 +39,7 @@ def find_all_damage(
             block, left = block[length:], left - 1
             line, start = line + 1, start + length
         if QUOTE in block or not _is_plain(block, content) or len(rest) > MAX_LINE_BYTES:
-            lines = lines_of(chain([block + rest], chunks), content.terminator)
+            lines = finder.lines_of(chain([block + rest], chunks), content.terminator)
             for _ in range(left):
                 _, length = next(lines, (b"", 0))
                 line, start = line + 1, start + length
@@ -51,7 +51,7 @@ def find_all_damage(
                 yield found
             line, start = line + block.count(content.terminator), start + len(block)
     if rest and not left:
-        yield from finder.find(iter([(rest, len(rest))]), first_line=line, start=start)
+        yield from finder.find(finder.lines_of([rest], content.terminator), first_line=line, start=start)
 
 
 def _is_plain(block: bytes, content: Content) -> bool:

@@ -10,10 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
-from pipeline_assets.ingest import csv_damage
-from pipeline_assets.ingest.csv_damage import DamageFinder, kind_of
+from pipeline_assets.ingest import csv_damage, csv_lines
+from pipeline_assets.ingest.content import read_content
+from pipeline_assets.ingest.csv_damage import kind_of
+from pipeline_assets.ingest.csv_prefix import Prefix
 
 SHAPE = RawShape(
     (
@@ -188,19 +192,57 @@ def test_every_other_line_is_in_the_table_wherever_quotes_are_put(land, seed):
     assert len(landed.dead) + len(landed.rows) == len(records)
 
 
-def test_each_line_of_a_damaged_file_is_looked_at_some_times_however_many_there_are(monkeypatch):
-    kinds = [kind_of(column.dtype, required=column.required) for column in SHAPE.columns]
-    peek, looks = csv_damage._Window.peek, []
-    monkeypatch.setattr(csv_damage._Window, "peek", lambda window, at: looks.append(at) or peek(window, at))
+def test_of_two_hundred_thousand_lines_with_damage_all_good_ones_are_in_the_table(land, monkeypatch):
+    parse, peek, parsed, looks = csv_damage._parse, csv_lines.Window.peek, [], []
+    monkeypatch.setattr(csv_damage, "_parse", lambda *args, **given: parsed.append(1) or parse(*args, **given))
+    monkeypatch.setattr(csv_lines.Window, "peek", lambda window, at: looks.append(1) or peek(window, at))
+    count = 200_000
+    texts = (line(n, f'"5"" {n}' if n % 100 == 0 else f"5 {n}" if n % 3 else f'"a"" {n}"') for n in range(count))
+    landed = land(HEADER + b"".join(texts), shape=SHAPE)
+    assert [row[1] for row in landed.rows] == [n for n in range(count) if n % 100]
+    assert [letter.line for letter in landed.dead] == list(range(2, count + 2, 100))
+    # Where a swallowed block ends is found once for all its lines.
+    assert len(parsed) < 2 * count
+    assert len(looks) < 4 * count
 
-    def looked_at(count: int) -> int:
-        looks.clear()
-        texts = (line(n, f'"5"" {n}' if n % 100 == 0 else f"5 {n}" if n % 3 else f'"a"" {n}"') for n in range(count))
-        found = list(DamageFinder(b",", kinds).find(((t, len(t)) for t in texts), first_line=2, start=0))
-        assert len(found) == count // 100
-        return len(looks)
 
-    assert looked_at(20_000) < 4.5 * looked_at(5_000)
+FIELDS = st.text(alphabet=st.sampled_from('aé1,"\n\r '), max_size=6)
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("dtypes", [("BIGINT", "VARCHAR", "BIGINT"), ("VARCHAR",) * 3, ("VARCHAR",), ("BIGINT",)])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_passed_in_bulk_would_not_be_damaged_line_by_line(tmp_path, dtypes, newline, is_strict, data):
+    row = st.lists(st.one_of(FIELDS, st.just("1"), st.just("1\n1,1,1\n2,2,2")), min_size=1, max_size=len(dtypes) + 1)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=newline).writerows(data.draw(st.lists(row, min_size=1, max_size=20)))
+    written = text.getvalue()
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(written)))
+        written = written[:at] + data.draw(st.sampled_from(['"', "\n", "\r", ","])) + written[at:]
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"header\n" + written.encode())
+    kinds = [kind_of(dtype, required=False) for dtype in dtypes]
+
+    def found():
+        finder = csv_damage.DamageFinder(b",", kinds, is_strict=is_strict)
+        return list(csv_damage.find_damage(path, read_content(path), finder, 1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_lines, "_LEAST_PIECE_BYTES", 8)  # so that pieces end anywhere
+        in_bulk = found()
+        patch.setattr(csv_lines, "good_prefix", lambda piece, layout: Prefix(0, 0))
+        assert in_bulk == found()
+
+
+def test_values_with_line_ends_are_passed_in_bulk(land, monkeypatch):
+    monkeypatch.setattr(csv_damage, "_parse", None)  # the closer look would fail
+    data = HEADER + b"".join(line(n, f'"street {n}\ncity, ""{n}"""') for n in range(5000))
+    landed = land(data.replace(b"\n", b"\r\n"), shape=SHAPE)
+    assert [row[2] for row in landed.rows] == [f'street {n}\r\ncity, "{n}"' for n in range(5000)]
+    assert landed.lines == list(range(2, 10_002, 2))
 
 
 def test_a_quote_that_swallows_more_than_a_buffer_costs_its_line(land):

@@ -1,0 +1,140 @@
+"""Prove in bulk that the first records of a piece of a CSV file are good, so that none of them is looked at by itself.
+
+A file of 1.4 million values with line ends took 45 CPU seconds line by line, and takes 1.5 in bulk. What is proved here
+is good by the rules of `csv_damage`; what is not may be good all the same, and is looked at there. The proof:
+
+1. Each quote stands at the edge of a field or beside its double, so that counting quotes tells which bytes they hold.
+2. Outside quotes no carriage return stands alone.
+3. Each record of several lines has the header's number of fields, and too few of its lines have as many delimiters as
+   a record to pass for records.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from pipeline_assets.ingest.physical_lines import QUOTE, bytes_series, positions
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Good records at the start of a piece: their physical lines, and their bytes."""
+
+    lines: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is written.
+
+    Attributes:
+        separator: The delimiter.
+        terminator: The byte that ends a line.
+        typed: For each field, whether it is of a type that is no text.
+        lines_looked_at: Of a value, between its first and its last, as `csv_damage` does.
+        enough_without_types: Full lines that it takes to damage a value where no field has a type.
+        is_strict: Whether each record has to have the header's number of fields, and to be UTF-8.
+    """
+
+    separator: bytes
+    terminator: bytes
+    typed: tuple[bool, ...]
+    lines_looked_at: int
+    enough_without_types: int
+    is_strict: bool = False
+
+
+def good_prefix(data: bytes, layout: Layout) -> Prefix:
+    """Find how much of a piece is proved good.
+
+    Args:
+        data: A piece that begins with a record.
+        layout: How the file is written.
+    """
+    values = bytes_series(data)
+    ends = positions(values, layout.terminator)
+    if ends.is_empty():
+        return Prefix(0, 0)
+    quotes = positions(values, QUOTE)
+    is_record = quotes.search_sorted(ends, side="left") % 2 == 0
+    last_lines = is_record.arg_true().cast(pl.Int64)
+    record_ends = ends.filter(is_record)
+    bad = [*_bad_quotes(values, quotes, layout), *_lone_carriage_returns(values, quotes, layout)]
+    n = int(record_ends.search_sorted(min(bad), side="left")) if bad else len(record_ends)
+    n = min([n, *_doubtful_records(values, quotes, ends, last_lines, layout)])
+    found = Prefix(last_lines[n - 1] + 1, record_ends[n - 1] + 1) if n else Prefix(0, 0)
+    return Prefix(0, 0) if layout.is_strict and not _is_utf8(data[: found.size]) else found
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _bad_quotes(values: pl.Series, quotes: pl.Series, layout: Layout) -> list[int]:
+    """Where the first quotes are that stand at no edge of a field."""
+    outside = pl.Series([layout.terminator[0]], dtype=pl.UInt8)
+    around = pl.concat([outside, values, pl.Series([0], dtype=pl.UInt8)])  # what follows a piece is not known
+    opening, closing = quotes.gather_every(2), quotes.gather_every(2, offset=1)
+    found = []
+    for places, byte, edges in (
+        (opening, around.gather(opening), layout.separator + layout.terminator + QUOTE),
+        (closing, around.gather(closing + 2), layout.separator + layout.terminator + QUOTE + b"\r"),
+    ):
+        bad = places.filter(~byte.is_in(pl.Series(list(edges), dtype=pl.UInt8).implode()))
+        found += bad.head(1).to_list()
+    return found
+
+
+def _lone_carriage_returns(values: pl.Series, quotes: pl.Series, layout: Layout) -> list[int]:
+    """Where the first carriage return is that stands alone outside quotes."""
+    if layout.terminator == b"\r":
+        return []
+    returns = positions(values, b"\r")
+    after = pl.concat([values, pl.Series([0], dtype=pl.UInt8)]).gather(returns + 1)
+    lone = returns.filter(after != layout.terminator[0])
+    return lone.filter(quotes.search_sorted(lone, side="left") % 2 == 0).head(1).to_list() if len(lone) else []
+
+
+def _doubtful_records(
+    values: pl.Series, quotes: pl.Series, ends: pl.Series, last_lines: pl.Series, layout: Layout
+) -> list[int]:
+    """Which record is the first, from 0, that is not proved to be good, of several lines or, if strict, of one."""
+    first_lines = (last_lines.shift(1) + 1).fill_null(0)
+    numbers = (last_lines >= first_lines if layout.is_strict else last_lines > first_lines).arg_true()
+    if numbers.is_empty():
+        return []
+    first, last = first_lines.gather(numbers), last_lines.gather(numbers)
+    separators = positions(values, layout.separator)
+    # Running numbers of delimiters at the start of each line, and at the end of the last.
+    before = pl.concat([pl.Series([0], dtype=pl.Int64), separators.search_sorted(ends, side="left").cast(pl.Int64)])
+    counted = (quotes.search_sorted(separators, side="left") % 2 == 0).cast(pl.Int64).cum_sum()
+    before_outside = pl.concat([pl.Series([0], dtype=pl.Int64), counted]).gather(before)
+    n = len(layout.typed)
+    full = (before.diff().drop_nulls() >= n - 1).cast(pl.Int64)
+    full_before = pl.concat([pl.Series([0], dtype=pl.Int64), full.cum_sum()])
+    column = before_outside.gather(first + 1) - before_outside.gather(first)
+    between = (last - first - 1).clip(upper_bound=layout.lines_looked_at)
+    records = pl.DataFrame(
+        {
+            "is_block": last > first,
+            "first": full.gather(first) == 1,
+            "last": full.gather(last) == 1,
+            "full": full_before.gather(last) - full_before.gather(first + 1),
+            "between": between,
+            "is_typed": pl.Series(layout.typed).gather(column.clip(upper_bound=n - 1)),
+            "delimiters": before_outside.gather(last + 1) - before_outside.gather(first),
+        }
+    )
+    c = pl.col
+    if any(layout.typed):
+        most = (c("first") | c("last")) & (2 * c("full") > c("between"))
+        doubt = (c("first") & (c("last") | c("is_typed"))) | most
+    else:
+        doubt = c("first") & c("last") & (c("full") >= layout.enough_without_types) & (n > 1)
+    doubt &= c("is_block")
+    doubtful = records.select((doubt | (c("delimiters") != n - 1)).arg_true()).to_series()
+    return numbers.gather(doubtful.head(1)).to_list()
