@@ -19,6 +19,7 @@ from pipeline_assets.ingest.records import SourceField, UnreadableFile
 from pipeline_assets.ingest.text_reader import BOM
 
 STRAY_QUOTE = "csv: quote: a stray one in the header, which is read without its quotes"
+TEXT_AFTER = "csv: quote: text follows a closing one in the header, which is read without that text"
 _DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}  # as YAML writes them
 
 
@@ -32,6 +33,7 @@ class Header:
         start: Byte that it starts at.
         text: Its bytes, without its line end.
         mended: What it is read as, if a stray quote is in it.
+        problem: What is wrong with it then.
     """
 
     fields: tuple[SourceField, ...]
@@ -39,6 +41,7 @@ class Header:
     start: int
     text: bytes
     mended: bytes | None = None
+    problem: str = ""
 
 
 def csv_header(content: Content, delimiter: str, shape: RawShape | None = None) -> Header:
@@ -61,20 +64,49 @@ def csv_header(content: Content, delimiter: str, shape: RawShape | None = None) 
     if not first and not record:
         raise UnreadableFile("header: missing")
     wanted = {column.name for column in shape.columns} if shape else None
-    names = _names(record, delimiter) if record else None
-    mended = None
-    if QUOTE in first:
-        plain = first.replace(QUOTE, b"")
-        others = _names(plain, delimiter)
-        if names is None or _known(others, wanted) > _known(names, wanted):
-            names, record, mended = others, first, plain
-    if names is None or record is None:
+    # The first of those that name most columns of the contract.
+    readings = _readings(first, record, delimiter)
+    best = max(readings, key=lambda reading: _known(reading.names, wanted), default=None)
+    if best is None:
         raise UnreadableFile(f"header: longer than {HEAD_BYTES} bytes")
-    _check_delimiter(record, names, delimiter, wanted)
-    last = above.count(content.terminator) + record.count(content.terminator) + 1
+    _check_delimiter(best.text if best.mended is None else best.mended, best.names, delimiter, wanted)
+    last = above.count(content.terminator) + best.text.count(content.terminator) + 1
     start = len(content.head) - len(head) + len(above)
-    below = head[len(above) + len(record) :].lstrip(b"\r\n").split(content.terminator, 1)[0]
-    return Header(_fields(_passed_over(names, below, separator), wanted), last, start, record, mended)
+    below = head[len(above) + len(best.text) :].lstrip(b"\r\n").split(content.terminator, 1)[0]
+    fields = _fields(_passed_over(best.names, below, separator), wanted)
+    return Header(fields, last, start, best.text, best.mended, best.problem)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A way to read the header: its bytes, what they are read as if not as they are, why, and the names."""
+
+    text: bytes
+    mended: bytes | None
+    problem: str
+    names: list[str]
+
+
+def _readings(first: bytes, record: bytes | None, delimiter: str) -> list[_Reading]:
+    """The ways to read a header: as it is, if that can be read; without quotes; without text after a closing quote."""
+    ways: list[tuple[bytes, bytes | None, str]] = []
+    cut = record and _without_text_after_quotes(record, delimiter.encode())
+    if record and cut == record:
+        ways.append((record, None, ""))
+    if QUOTE in first:
+        ways.append((first, first.replace(QUOTE, b""), STRAY_QUOTE))
+    if record and cut and cut != record:
+        ways.append((record, cut, TEXT_AFTER))
+    return [
+        _Reading(text, mended, problem, _names(text if mended is None else mended, delimiter))
+        for text, mended, problem in ways
+    ]
+
+
+def _without_text_after_quotes(record: bytes, separator: bytes) -> bytes:
+    edge = re.escape(separator)
+    field = rb'(^|%s)( *"(?:[^"]|"")*+" *)?([^%s]*)' % (edge, edge)
+    return re.sub(field, lambda found: found[1] + (found[2] or found[3]), record)
 
 
 def _names(record: bytes, delimiter: str) -> list[str]:

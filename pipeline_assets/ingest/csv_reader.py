@@ -16,7 +16,7 @@ from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.conform import match_fields
 from pipeline_assets.ingest.content import Content, read_content
 from pipeline_assets.ingest.csv_damage import TEXT, DamageFinder, Kind, find_damage, kind_of
-from pipeline_assets.ingest.csv_header import STRAY_QUOTE, Header, csv_header
+from pipeline_assets.ingest.csv_header import Header, csv_header
 from pipeline_assets.ingest.csv_quiet import find_all_damage
 from pipeline_assets.ingest.csv_removed import Removed, write_changed
 from pipeline_assets.ingest.records import Outcome, Records, Reject, SourceField, raw_text
@@ -149,7 +149,7 @@ class CsvRecords(Records):
         rejects = [replace(reject, line=line) for reject, line in zip(outcome.rejects, mapped, strict=True)]
         rejects += [Reject(d.line, d.reason, raw_text(d.text)) for d in damage.kept]
         if self.header is not None and self.header.mended is not None:
-            rejects.append(Reject(self.header.last_line, STRAY_QUOTE, raw_text(self.header.text)))
+            rejects.append(Reject(self.header.last_line, self.header.problem, raw_text(self.header.text)))
         found = pl.DataFrame([ordinals.alias("ordinal"), damage.lines_in_file(lines).alias("line")])
         more = outcome.more + damage.number - len(damage.kept)
         return Outcome(sorted(rejects, key=lambda reject: reject.line or 0), found.to_arrow(), more)

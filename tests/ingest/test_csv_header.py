@@ -58,6 +58,35 @@ def test_a_stray_quote_in_the_header_costs_the_header_only(land, header, newline
     assert [(d.line, d.raw) for d in landed.dead] in ([], [(1, header.decode())])
 
 
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b'"invoice_no"x,quantity,unit_price,note', "text follows a closing one"),
+        (b'invoice_no,"quantity" x,unit_price,note', "text follows a closing one"),
+        (b'invoice_no,"quantity"x,unit_price,"note"y', "text follows a closing one"),
+        (b'"invoice"_no,quantity,unit_price,note', "a stray one"),
+        (b'invoice_no,quantity,unit_price,"no"te', "a stray one"),
+    ],
+)
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_text_after_a_closing_quote_in_the_header_costs_the_header_only(land, header, reason, newline):
+    landed = land((header + b"\n" + b'1,2,3,x\n2,3,4,"y"\n').replace(b"\n", newline))
+    assert [row[:5] for row in landed.rows] == [(2, *ROW), (3, "2", 3, 4, "y")]
+    assert [(d.line, d.raw) for d in landed.dead] == [(1, header.decode())]
+    assert landed.reasons[0].startswith(f"csv: quote: {reason}")
+
+
+def test_names_of_nobody_keep_the_text_after_their_quotes(land):
+    landed = land(b'invoice_no,quantity,unit_price,note,"my"x\n1,2,3,x,y\n')
+    assert landed.rows == [(2, *ROW, '{"myx":"y"}')]
+    assert len(landed.dead) == 1
+
+
+def test_a_good_quoted_header_is_read_as_it_is(land):
+    header = b'"invoice_no" , "quantity","unit_price","note","a ""b"", c","",\n'
+    assert row(land(header + b"1,2,3,x,y,,\n")) == (*ROW, '{"a \\"b\\", c":"y"}')
+
+
 def test_a_quoted_header_over_lines_is_a_header(land):
     landed = land(b'invoice_no,quantity,"unit\nprice","my\n\nnote"\n1,2,3,x\n')
     assert (landed.lines, landed.rows[0][1:3]) == ([5], ("1", 2))
