@@ -157,7 +157,7 @@ def _failure(name: str, error: Exception, *, allow_retries: bool) -> dg.Failure:
 def checks(
     name: str, model: Model, budget: float, keys: Sequence[str] = (), shrink_budget: float | None = None
 ) -> dg.AssetChecksDefinition:
-    """The checks of the table: its contract, that no record went missing, not too many dead letters; no day withheld.
+    """Make the checks of a table: its contract, no record missing, not too many dead letters, no day withheld.
 
     All but the last are blocking, of the days that a run is about. The last is of all days and blocks nothing: other
     days go on, but the table is not green before the withheld day is delivered again and passes.
@@ -228,13 +228,13 @@ def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _Repor
 
 
 def left_metadata(left: Mapping[str, str]) -> dict[str, dg.TableMetadataValue]:
-    """What `files_check` looks for in the metadata of the materialization; nothing, if nothing was left."""
+    """Give what `files_check` looks for in the metadata of the materialization; nothing, if nothing was left."""
     shown = [{"file": path, "reason": reason} for path, reason in list(left.items())[:_SHOWN]]
     return {_FILES_LEFT: table_value(shown)} if left else {}
 
 
 def files_check(name: str, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """The check that the run has read every file of its days; if not, its step fails, and with it the run.
+    """Make the check that the run has read every file of its days; if not, its step fails, and with it the run.
 
     Not a blocking check: what lies downstream gets the files that were read, and the run is red all the same.
 

@@ -65,7 +65,7 @@ class Column:
 
 
 def is_trusted(schema: Schema) -> bool:
-    """True for flat records of types that DuckDB reads rightly."""
+    """Tell whether a schema is of flat records of types that DuckDB reads rightly."""
     if not (isinstance(schema, dict) and schema.get("type") == "record"):
         return False
     names = [str(field["name"]).lower() for field in schema["fields"]]
@@ -90,7 +90,7 @@ def _unwrapped(schema: Schema) -> Schema:
 
 
 def columns(schema: Schema) -> list[Column]:
-    """The columns of a file of this schema, to be read one after the other.
+    """Give the columns of a file of this schema, to be read one after the other.
 
     Raises:
         AvroError: It is no schema.
@@ -135,7 +135,7 @@ def _evolves_to(logical: str | None, definition: dict[str, Any]) -> str:
 
 
 def read_long(buf: bytes, pos: int) -> tuple[int, int]:
-    """A zig-zag variable-length integer of at most 64 bits."""
+    """Read a zig-zag variable-length integer of at most 64 bits; give it, and the place behind it."""
     byte = buf[pos]
     pos += 1
     value, shift = byte & 0x7F, 7
@@ -219,12 +219,12 @@ class _Compiler:
         return Kind(kind.read, _logical_text(schema, logical)) if logical else kind
 
     def declared(self, schema: dict[str, Any], space: str) -> str:
-        """The full name of a named type."""
+        """Give the full name of a named type."""
         name, own = str(schema["name"]), schema.get("namespace", space)
         return f"{own}.{name}" if own and "." not in name else name
 
     def logical(self, schema: dict[str, Any]) -> str | None:
-        """The logical type, if it is known and fits the type that it is declared on."""
+        """Give the logical type, if it is known and fits the type that it is declared on."""
         logical, base = schema.get("logicalType"), schema["type"]
         if logical == "decimal" and base in ("bytes", "fixed"):
             precision, scale = schema.get("precision"), schema.get("scale", 0)

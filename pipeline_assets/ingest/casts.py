@@ -151,7 +151,7 @@ def from_native(value: str, source: str, target: str) -> str:
 
 
 def out_of_range(value: str, dtype: str, depth: int = 0) -> str | None:
-    """Whether a time is one that other engines cannot read, as infinity and the years beyond 0001 to 9999 are.
+    """Give SQL of whether other engines cannot read a time, as infinity and the years beyond 0001 to 9999.
 
     Args:
         value: SQL of a value of the type.

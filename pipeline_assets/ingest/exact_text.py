@@ -15,18 +15,18 @@ _LAST = date.max.toordinal()
 
 
 def of_date(days: int) -> str:
-    """The day that is `days` after 1970-01-01."""
+    """Write the day that is `days` after 1970-01-01."""
     ordinal = days + _EPOCH
     return f'"{date.fromordinal(ordinal).isoformat()}"' if 1 <= ordinal <= _LAST else str(days)
 
 
 def of_time(value: int, per_second: int) -> str:
-    """The time of a day that is `value` / `per_second` seconds after midnight."""
+    """Write the time of a day that is `value` / `per_second` seconds after midnight."""
     return f'"{_clock(value, per_second)}"' if 0 <= value < 86_400 * per_second else str(value)
 
 
 def of_timestamp(value: int, per_second: int, zone: str = "") -> str:
-    """The moment `value` / `per_second` seconds after 1970-01-01 00:00:00."""
+    """Write the moment `value` / `per_second` seconds after 1970-01-01 00:00:00."""
     days, rest = divmod(value, 86_400 * per_second)
     ordinal = days + _EPOCH
     if not 1 <= ordinal <= _LAST:
@@ -41,18 +41,18 @@ def _clock(value: int, per_second: int) -> str:
 
 
 def of_decimal(unscaled: int, scale: int) -> str:
-    """The number `unscaled` / 10 ** `scale`, with all its digits."""
+    """Write the number `unscaled` / 10 ** `scale`, with all its digits."""
     sign, digits = ("-" if unscaled < 0 else ""), str(abs(unscaled)).rjust(scale + 1, "0")
     return f"{sign}{digits[: len(digits) - scale]}.{digits[len(digits) - scale :]}" if scale else f"{sign}{digits}"
 
 
 def of_float(value: float) -> str:
-    """The number, or a string where JSON has none."""
+    """Write the number, or a string where JSON has none."""
     return json.dumps(value) if math.isfinite(value) else f'"{value}"'
 
 
 def of_bytes(data: bytes) -> str:
-    """The text, or an object with base64 where it is no UTF-8; as `json_text` writes bytes."""
+    """Write the text, or an object with base64 where it is no UTF-8; as `json_text` writes bytes."""
     try:
         return json.dumps(data.decode(), ensure_ascii=False)
     except UnicodeDecodeError:
@@ -60,5 +60,5 @@ def of_bytes(data: bytes) -> str:
 
 
 def of_uuid(data: bytes) -> str:
-    """The UUID of 16 bytes."""
+    """Write the UUID of 16 bytes."""
     return f'"{uuid.UUID(bytes=data)}"'

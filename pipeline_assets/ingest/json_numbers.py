@@ -35,7 +35,7 @@ def is_at_risk(text: str) -> str:
 
 
 def marked(text: str) -> str:
-    """The JSON with all its numbers as marked strings, and NaN and infinities as strings."""
+    """Give SQL of the JSON with all its numbers as marked strings, and NaN and infinities as strings."""
     escaped = f"replace(replace({text}, '{_ESCAPE}', '{_ESCAPE}0'), '{_MARK}', '{_ESCAPE}1')"
     escaped = f"CASE WHEN {_has_marks(text)} THEN {escaped} ELSE {text} END"
     # Each string is followed by a mark, and each number follows one; then those behind strings go.
@@ -45,7 +45,7 @@ def marked(text: str) -> str:
 
 
 def marked_name(name: str) -> str:
-    """The name of a field as marked JSON has it."""
+    """Give the name of a field as marked JSON has it."""
     return name.replace(_ESCAPE, f"{_ESCAPE}0").replace(_MARK, f"{_ESCAPE}1")
 
 
@@ -60,7 +60,7 @@ def unmarked(value: str) -> str:
 
 
 def unmarked_text(value: str) -> str:
-    """The text of a part of what was marked, as `json_extract_string` gives it, with its numbers as they were.
+    """Give SQL of the text of a part of marked JSON, as `json_extract_string` gives it, with its numbers as they were.
 
     Args:
         value: SQL of the characters of a string, or of JSON of any other value.

@@ -14,7 +14,7 @@ _PARTS = ("list", "array", "struct", "map", "union")
 
 
 def to_json(value: str, dtype: str) -> str:
-    """The JSON of a value as text; null for null.
+    """Give SQL of a value's JSON as text; null for null.
 
     Args:
         value: SQL of the value.
@@ -28,7 +28,7 @@ def to_json(value: str, dtype: str) -> str:
 
 
 def text_of_bytes(value: str) -> str:
-    """The text of bytes; null where they are no UTF-8."""
+    """Give SQL of the text of bytes; null where they are no UTF-8."""
     return f"TRY(decode({value}))"
 
 

@@ -15,7 +15,7 @@ _VARIATION_SELECTORS = ("\ufe00", "\ufe0f")  # how an emoji is drawn
 
 @lru_cache(maxsize=10_000)
 def snake_case(name: str) -> str:
-    """A field's name as a contract writes it.
+    """Give a field's name as a contract writes it.
 
     `InvoiceNo`, `invoice no` and `INVOICE_NO` are `invoice_no`; `CustomerID` is `customer_id`, `UnitPriceGBP` is
     `unit_price_gbp`, `HTTPStatus` is `http_status`. Letters of any script stay, with the marks on them (Hindi, Thai),
@@ -54,7 +54,7 @@ class Columns:
         self._by_snake_case.setdefault(snake_case(name), name)
 
     def column(self, name: str) -> str | None:
-        """The column that a source's name is; None if it is none."""
+        """Give the column that a source's name is; None if it is none."""
         return name if name in self.names else self._by_snake_case.get(snake_case(name))
 
 

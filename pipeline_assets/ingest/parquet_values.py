@@ -47,7 +47,7 @@ class Decoded:
 
 
 def top_fields(con: duckdb.DuckDBPyConnection, path: Path) -> list[Top]:
-    """The fields as they are written; DESCRIBE makes `Id_1` of a second one that differs by case only."""
+    """Give the fields as they are written; DESCRIBE makes `Id_1` of a second one that differs by case only."""
     rows = con.execute(
         "SELECT name, coalesce(num_children, 0), coalesce(type, ''), coalesce(logical_type, ''), "
         f"coalesce(precision, 0) FROM parquet_schema({quoted(str(path))})"
@@ -71,7 +71,7 @@ def _is_doubtful(kind: str, logical: str, precision: int) -> bool:
 
 
 def inexact(path: Path, indexes: Sequence[int]) -> list[int]:
-    """Those of some fields in which DuckDB would lose something."""
+    """Find those of some fields in which DuckDB would lose something."""
     lost: set[int] = set()
     for _, rows in _batches(path, indexes):
         lost |= {index for index, (values, micros) in rows.items() if index not in lost and _loses(values, micros)}
@@ -81,7 +81,7 @@ def inexact(path: Path, indexes: Sequence[int]) -> list[int]:
 
 
 def decode(path: Path, indexes: Sequence[int] | None, target: Path) -> list[Decoded]:
-    """Writes some fields, or all, as Parquet that DuckDB reads rightly: `_line`, and `e0`, `e1`, ... by places."""
+    """Write some fields, or all, as Parquet that DuckDB reads rightly: `_line`, and `e0`, `e1`, ... by places."""
     writer, decoded, line = None, [], 1
     for count, rows in _batches(path, indexes):
         fields = [(index, *_exact(values, micros)) for index, (values, micros) in rows.items()]

@@ -262,7 +262,7 @@ class Records:
 
 
 def raw_text(data: bytes) -> str:
-    """The raw text of a record, without its line end; of a very long one its start."""
+    """Give the raw text of a record, without its line end; of a very long one its start."""
     if len(data) >= MAX_LINE_BYTES:
         data = data[:_LONG_RAW_CHARACTERS]
     return data.decode("utf-8", "backslashreplace").rstrip("\r\n")

@@ -18,7 +18,7 @@ _BUFFER_BYTES = 2 * MAX_LINE_BYTES
 
 
 def safe_path(path: Path, scratch: Path) -> Path:
-    """The path, or a link to it where its name holds characters that DuckDB takes for a glob."""
+    """Give the path, or a link to it where its name holds characters that DuckDB takes for a glob."""
     if not any(c in str(path) for c in "*?[]{}\\"):
         return path
     link = scratch / "link"
@@ -27,7 +27,7 @@ def safe_path(path: Path, scratch: Path) -> Path:
 
 
 def uniform(path: Path, content: Content, separator: bytes, scratch: Path) -> tuple[Path, Content]:
-    """The file itself or, where its line ends are mixed, a copy that DuckDB can read with the same physical lines."""
+    """Give the file itself or, where its line ends are mixed, a copy that DuckDB reads with the same physical lines."""
     if content.uniform_line_ends:
         return safe_path(path, scratch), content
     target = scratch / "uniform"
@@ -39,7 +39,7 @@ def uniform(path: Path, content: Content, separator: bytes, scratch: Path) -> tu
 
 
 def reader_options(content: Content, rejects_id: str | None) -> str:
-    """Options of every read of text.
+    """Give the options of every read of text.
 
     Strict mode: without it, surplus columns vanish without a reject. Without a word about Hive, DuckDB takes a folder
     on the path that is called `region=north` for a column, and its value for that of the file's own column.

@@ -57,7 +57,7 @@ class FilesLeftError(Exception):
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Why a file is left during whose reading `error` was raised; no fault of the file.
+    """Say why a file is left that an error kept from being read, through no fault of the file.
 
     Raises:
         BaseException: `error` itself, after which nothing can be read any more: interrupted, or the engine is broken.
@@ -80,12 +80,12 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether memory, or the room to spill to, was too small."""
+    """Tell whether memory, or the room to spill to, was too small."""
     return isinstance(error, duckdb.OutOfMemoryException | MemoryError)
 
 
 def is_of_system(error: BaseException) -> bool:
-    """Whether an error is the operating system's or the network's, not one of bytes that were read."""
+    """Tell whether an error is the operating system's or the network's, not one of bytes that were read."""
     if isinstance(error, duckdb.Error):
         is_of_files = isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.PermissionException)
         return is_of_memory(error) or (is_of_files and any(text in str(error) for text in _SYSTEM))

@@ -56,7 +56,7 @@ def moved(written: Mapping[str, str], stored: Mapping[str, str]) -> list[str]:
 
 
 def is_widening(stored: str, wanted: str) -> bool:
-    """Whether each value of a Delta type is the same value in another one."""
+    """Tell whether each value of a Delta type is the same value in another one."""
     if wanted in _WIDER.get(stored, ()):
         return True
     if stored in _DIGITS and wanted in _DIGITS:

@@ -37,7 +37,7 @@ def note(bronze: Table, found: TableDescription) -> None:
 
 
 def noted(bronze: Table) -> dict[str, Any] | None:
-    """What was noted last; None if nothing was."""
+    """Give what was noted last; None if nothing was."""
     if not bronze.exists():
         return None
     stored = bronze.open().metadata().configuration.get(_SOURCE_TABLE)
@@ -65,7 +65,7 @@ def new_partitions(before: Mapping[str, Any] | None, found: TableDescription) ->
 
 
 def reason(before: Mapping[str, Any] | None, found: TableDescription) -> str | None:
-    """Why the table has to be read again: rows changed, or may have, without a change event. None if they did not.
+    """Say why the table has to be read again: rows changed, or may have, without a change event. None if they did not.
 
     PostgreSQL sends none for rows that get a new column's default, nor for those of a renamed, retyped, recomputed or
     dropped column; nor when labels of an enum or attributes of a composite type are altered; for what is written while
