@@ -1,10 +1,12 @@
-"""A source of landing files as Dagster definitions."""
+"""A source of landing files as Dagster definitions, and a webhook that alerts go to."""
 
 from collections.abc import Iterator
+from threading import Thread
 
 import dagster as dg
 import pytest
 from landing_source import Source
+from webhook import Receiver
 
 from pipeline_assets.settings import Settings
 
@@ -18,3 +20,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def source(settings: Settings, instance: dg.DagsterInstance) -> Source:
     return Source(settings, instance)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
