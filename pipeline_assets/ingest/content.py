@@ -59,6 +59,7 @@ class Content:
         crlf: Number of line feeds that follow a carriage return.
         carriage_returns: Number of carriage returns, those of `crlf` included.
         ends_open: True if the last byte ends no line.
+        last_visible: The last byte that is no white space; empty if all are.
         head: First `HEAD_BYTES` after decompression.
         excerpt: First `EXCERPT_BYTES` of the landed bytes as text, bytes that are not UTF-8 backslash-escaped.
         failure: Why the file cannot be read at all (a dead letter's reason), or None.
@@ -72,6 +73,7 @@ class Content:
     crlf: int
     carriage_returns: int
     ends_open: bool
+    last_visible: bytes
     head: bytes
     excerpt: str
     failure: str | None
@@ -210,6 +212,7 @@ def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
         crlf=counts.crlf,
         carriage_returns=counts.carriage_returns,
         ends_open=counts.size > 0 and counts.last not in (b"\n", b"\r"),
+        last_visible=counts.last_visible,
         head=bytes(counts.head),
         excerpt=first.decode("utf-8", "backslashreplace"),
         failure=failure or _head_failure(bytes(counts.head), counts.size),
@@ -261,7 +264,7 @@ class _Counts:
     def __init__(self) -> None:
         self.size = self.newlines = self.crlf = self.carriage_returns = 0
         self.head = bytearray()
-        self.last = b""
+        self.last = self.last_visible = b""
 
     def add(self, chunk: bytes) -> None:
         if len(self.head) < HEAD_BYTES:
@@ -273,4 +276,5 @@ class _Counts:
             self.crlf += chunk.count(b"\r\n")
         if self.last == b"\r" and chunk.startswith(b"\n"):
             self.crlf += 1
+        self.last_visible = chunk[-64:].rstrip()[-1:] or chunk.rstrip()[-1:] or self.last_visible
         self.last = chunk[-1:]

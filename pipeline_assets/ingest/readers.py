@@ -174,6 +174,8 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kin
         return _open_lines(con, path, content, kind, scratch)
     path, content = _json_document(path, content, scratch)
     layout = "array" if content.head.lstrip().startswith(b"[") else "unstructured"
+    if layout == "array" and content.last_visible != b"]":  # cut behind a comma, it is whole to DuckDB
+        raise UnreadableFile("json: malformed: the array has no end; was the file cut?")
     source = (
         f"(SELECT json::VARCHAR AS _text FROM read_json_objects({quoted(str(path))}, format = '{layout}', "
         f"hive_partitioning = false, compression = '{content.compression or 'uncompressed'}', "

@@ -40,6 +40,10 @@ def test_a_document_may_be_a_single_object(land, data):
     assert land(data, "a.json").rows == [(1, *ROW)]
 
 
+def test_white_space_after_an_array_is_no_damage(land):
+    assert land(b"[" + GOOD + b"]" + b"\r\n " * 400_000, "a.json").rows == [(1, *ROW)]
+
+
 def test_an_empty_array_holds_no_records(land):
     landed = land(b"[]", "a.json")
     assert (landed.rows, landed.dead) == ([], [])
@@ -68,6 +72,11 @@ def test_elements_that_are_no_objects_are_dead_letters(land):
         b"[" + GOOD + b"," + GOOD,
         GOOD + b'{"a":',
         b"[" + GOOD + b"] trailing",
+        b"[" + GOOD + b",",
+        b"[" + GOOD + b",\n" + b" " * 100,
+        b"\xef\xbb\xbf[" + GOOD + b",",
+        gzip.compress(b"[" + GOOD + b",", mtime=0),
+        b"[",
     ],
 )
 def test_a_malformed_document_is_one_dead_letter(land, data):
