@@ -212,14 +212,21 @@ def _ingest(folder: Path) -> dict[str, float]:
     lake = Lake(str(folder / "lake"))
     source = LandingSource("bench__orders", PathPattern.parse("orders/{date}/*"), Orders)
     with lake.connect(memory_limit=f"{_LIMIT_MB}MB") as con:
+        before = _megabytes("VmRSS")
         report = landing.ingest(lake, con, source, folder / "landing", _DAY, _DAY, settle_seconds=0)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     counts = report.total
     return {
-        "peak_mb": int(status["VmHWM"].split()[0]) * 1024 / 1e6,
+        "before_mb": before,
+        "peak_mb": _megabytes("VmHWM"),
         "rows": counts.rows,
         "dead_letters": counts.dead_letters,
     }
+
+
+def _megabytes(what: str) -> float:
+    """Resident memory of this process."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[what].split()[0]) * 1024 / 1e6
 
 
 if __name__ == "__main__":
