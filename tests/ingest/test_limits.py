@@ -1,5 +1,8 @@
 """A poisoned file costs itself only: seconds of reading and dead letters of one file are bounded, counts stay exact."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -176,3 +179,15 @@ def test_damage_in_bulk_is_the_damage_line_by_line(
     assert list(fast.ranges()) == list(expected.ranges())
     places = pl.Series(range(1, 400), dtype=pl.Int64)
     assert fast.lines_in_file(places).to_list() == expected.lines_in_file(places).to_list()
+
+
+def test_a_flood_of_broken_lines_takes_little_memory(tmp_path: Path) -> None:
+    """Miniature of the benchmark `memory`, in a process of its own; DuckDB's table of rejects alone took 400 MB."""
+    day = tmp_path / "landing" / "orders" / "2026-01-05"
+    day.mkdir(parents=True)
+    (day / "a.csv").write_bytes(b"order_id,customer,amount,ordered_at,note\n" + b"7,a\n" * 500_000)
+    facts = tmp_path / "facts.json"
+    subprocess.run([sys.executable, "-m", "benchmarks.memory", tmp_path, facts], check=True, timeout=300)
+    found = json.loads(facts.read_text())
+    assert (found["rows"], found["dead_letters"]) == (0, 500_000)
+    assert found["peak_mb"] - found["before_mb"] < 300
