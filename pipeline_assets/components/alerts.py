@@ -25,6 +25,7 @@ from pipeline_assets.lake.errors import (
     StorageError,
     TableNotFoundError,
     TableUnreadableError,
+    WriteRefusedError,
 )
 from pipeline_assets.partitions import range_of_tags
 from pipeline_assets.settings import SettingsError, load_settings
@@ -42,7 +43,7 @@ _TOLD_ERRORS = frozenset(
     error.__name__
     for error in (
         TableNotFoundError, TableUnreadableError, StorageError, CommitUnknownError, SchemaMismatchError,
-        CommitConflictError, PositionMovedError, SettingsError, LostRecordsError,
+        CommitConflictError, PositionMovedError, SettingsError, LostRecordsError, WriteRefusedError,
     )
 )  # fmt: skip
 _AROUND = ("Dagster", "RetryRequested", "Failure")

@@ -19,6 +19,7 @@ from pipeline_assets.lake.errors import (
     TableNotFoundError,
     TableUnreadableError,
     TypesMovedError,
+    WriteRefusedError,
 )
 from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
 from pipeline_assets.lake.positions import Positions
@@ -45,6 +46,7 @@ __all__ = [
     "TableNotFoundError",
     "TableUnreadableError",
     "TypesMovedError",
+    "WriteRefusedError",
     "audited_in",
     "audited_version",
     "batches_since",

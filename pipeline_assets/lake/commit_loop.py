@@ -93,6 +93,7 @@ def commit(
         TypesMovedError: A column has another type by now; nothing was committed.
         CommitConflictError: Too many conflicts with other writers.
         StorageError: Storage refused; nothing was committed.
+        WriteRefusedError: Delta does not allow it; nothing was committed.
         CommitUnknownError: Storage failed, and does not say whether the commit is there.
     """
     expect, positions = dict(expect or {}), dict(positions or {})

@@ -38,6 +38,16 @@ class StorageError(LakeError):
         )
 
 
+class WriteRefusedError(LakeError):
+    """Delta does not allow a write: the table is append-only, or has features or columns that forbid it."""
+
+    def __init__(self, name: str, cause: BaseException) -> None:
+        super().__init__(
+            f"table {name}: Delta refused the write: {reason(cause)}. Nothing of it is in the table. Storage is not to "
+            "blame: look at the table's properties (delta.appendOnly), the features of its protocol and its columns"
+        )
+
+
 class CommitUnknownError(LakeError):
     """Storage failed during a commit, and could not be asked whether it holds the commit. Nothing was deleted."""
 

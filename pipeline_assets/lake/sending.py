@@ -8,16 +8,17 @@ never come are deleted.
 """
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import DeltaError, DeltaProtocolError, SchemaMismatchError
 
 from pipeline_assets.lake import commit_facts, log
-from pipeline_assets.lake.errors import CommitUnknownError, StorageError, reason
+from pipeline_assets.lake.errors import CommitUnknownError, LakeError, StorageError, WriteRefusedError, reason
 from pipeline_assets.lake.files import DataFile
 
 _LOG = logging.getLogger(__name__)
@@ -25,9 +26,9 @@ _LOG = logging.getLogger(__name__)
 COMMIT_ID = "commit_id"
 """Commit metadata: by this a writer knows a commit for its own."""
 
-# delta-rs itself has tried for up to three minutes when it reports that an object store is away.
 _SENDS = 3
 _READS = 3
+_REFUSALS = re.compile(r"append-only|Unsupported .*features|Table features must be specified")
 
 
 class _Holder(Enum):
@@ -62,6 +63,7 @@ def send(
 
     Raises:
         StorageError: Storage refused; nothing of this is in the table.
+        WriteRefusedError: Delta does not allow it; nothing of this is in the table.
         CommitUnknownError: Storage failed, and does not say whether the commit is in the table.
     """
     version, commit_id = table.version() + 1, uuid.uuid4().hex
@@ -74,7 +76,8 @@ def send(
         except BaseException as error:  # noqa: BLE001 - an interruption, too, must find out
             failure = error
             holder = _holder(name, table, version, commit_id, error)
-        can_come = holder is _Holder.NOBODY and not table.table_uri.startswith("file:")
+        is_local = table.table_uri.startswith("file:")
+        can_come = holder is _Holder.NOBODY and not is_local and not _is_refused(failure)
         if holder is not _Holder.US and not can_come:
             _mark(files, False)
         if not isinstance(failure, Exception):  # interrupted
@@ -93,10 +96,22 @@ def send(
         if not _is_of_storage(failure):  # refused before it was sent
             raise failure
         if not can_come:
-            raise StorageError(table.table_uri, failure, name) from failure
+            raise failed(name, table.table_uri, failure) from failure
         # What was sent may still arrive. It is sent again as it is: whichever comes first, it is ours.
         time.sleep(0.2 * 4**attempt)
     raise CommitUnknownError(name, version, failure) from failure
+
+
+def failed(name: str, uri: str, error: BaseException) -> LakeError:
+    """Gives the error that says whether Delta refused a write or storage did, after which nothing of it is there."""
+    return WriteRefusedError(name, error) if _is_refused(error) else StorageError(uri, error, name)
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Whether delta-rs did not even send a commit, as the table or the protocol does not allow it."""
+    if isinstance(error, DeltaProtocolError | SchemaMismatchError):
+        return True
+    return isinstance(error, DeltaError) and _REFUSALS.search(str(error)) is not None
 
 
 def _mark(files: Sequence[DataFile], may_be_named: bool) -> None:

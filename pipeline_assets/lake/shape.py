@@ -6,9 +6,9 @@ from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures
 from deltalake.exceptions import DeltaError
 
 from pipeline_assets.lake import commit_facts
-from pipeline_assets.lake.errors import CommitConflictError, StorageError
+from pipeline_assets.lake.errors import CommitConflictError
 from pipeline_assets.lake.reading import TableReader
-from pipeline_assets.lake.sending import send
+from pipeline_assets.lake.sending import failed, send
 
 _ATTEMPTS = 20
 _NO_ZONE = "timestamp_ntz"
@@ -38,7 +38,7 @@ def create(
             )
         except (DeltaError, OSError) as error:
             if not table.exists():  # else it appeared between question and answer, or the answer was lost
-                raise StorageError(table.uri, error, table.name) from error
+                raise failed(table.name, table.uri, error) from error
     known = {column.name for column in table.open().schema().fields}
     if new := [column for column in schema.fields if column.name not in known]:
         try:
@@ -46,7 +46,7 @@ def create(
         except (DeltaError, OSError) as error:
             known = {column.name for column in table.open().schema().fields}
             if any(column.name not in known for column in new):
-                raise StorageError(table.uri, error, table.name) from error
+                raise failed(table.name, table.uri, error) from error
 
 
 def allow(table: TableReader, schema: Schema) -> None:
@@ -60,7 +60,7 @@ def allow(table: TableReader, schema: Schema) -> None:
         table.open().alter.add_feature(TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True)
     except (DeltaError, OSError) as error:
         if not _has_times_without_zone(table.open()):
-            raise StorageError(table.uri, error, table.name) from error
+            raise failed(table.name, table.uri, error) from error
 
 
 def _has_times_without_zone(opened: DeltaTable) -> bool:

@@ -1,5 +1,6 @@
 """Commits whose answer is lost, refused or unknown: who has the version decides, and no file that it names is lost."""
 
+import json
 import logging
 import resource
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pipeline_assets.lake import (
     Lake,
     StorageError,
     Table,
+    WriteRefusedError,
     held_days,
     judge,
     query_schema,
@@ -280,3 +282,32 @@ def test_a_commit_counts_though_its_checkpoint_fails(
     assert "bronze.things: version 99 is committed, although storage reported" in caplog.text
     assert "checkpoint" in caplog.text
     assert total(con, things) == (20, 30)
+
+
+@pytest.mark.parametrize("write", sorted(WRITES.keys() - {"append", "append with a position", "commit"}))
+def test_an_append_only_table_refuses_what_removes_rows_and_nobody_is_told_to_free_space(
+    con: duckdb.DuckDBPyConnection, things: Table, write: str
+) -> None:
+    things.set_properties({"delta.appendOnly": "true"})
+    with pytest.raises(WriteRefusedError, match=r"table bronze\.things: .*append-only.*delta\.appendOnly") as refused:
+        WRITES[write][0](things, con)
+    assert "free space" not in str(refused.value)
+    assert total(con, things) == (10, 10)
+    assert not unnamed(things)
+    assert things.append(con, ROWS.format(10, 2), batch_id="b") == 3
+
+
+def test_a_table_whose_features_we_do_not_write_is_not_called_a_fault_of_the_storage(
+    con: duckdb.DuckDBPyConnection, things: Table
+) -> None:
+    protocol = {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["rowTracking"]}
+    newest = things.open().version() + 1
+    Path(things.uri, f"_delta_log/{newest:020d}.json").write_text(json.dumps({"protocol": protocol}))
+    for act in (
+        lambda: things.append(con, ROWS.format(10, 2), batch_id="b"),
+        lambda: things.set_properties({"a.b": "c"}),
+        lambda: things.create(query_schema(con, f"SELECT *, 1 AS more FROM ({ROWS.format(1, 1)})")),
+    ):
+        with pytest.raises(WriteRefusedError, match=r"table bronze\.things: .*RowTracking.*features of its protocol"):
+            act()
+    assert not unnamed(things)
