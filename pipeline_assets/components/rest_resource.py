@@ -58,8 +58,9 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
     """`type`: bearer, basic, api_key or oauth2_client_credentials. Secrets by the names of environment variables."""
 
     pagination: Pagination | None = None
-    """`type`: page, offset, cursor, next_url or link_header; none if all records come in one answer. Where the API has
-    a flag such as `has_more`, name it: `more: has_more` (not of link_header). By page or offset
+    """`type`: page, offset, cursor, next_url or link_header; none if all records come in one answer. If that answer
+    speaks of more (a total, a next page) and is still all that is wanted, such as the latest ten: single_page. Where
+    the API has a flag such as `has_more`, name it: `more: has_more` (of the first four). By page or offset
     records that move meanwhile may be passed over, and `total` finds that only if their number is another one: take a
     cursor if the API has one, and sort by something that does not change."""
 

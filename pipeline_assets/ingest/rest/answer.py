@@ -62,7 +62,7 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
         BrokenBodyError: It is not JSON from beginning to end.
         RestError: The records, or the total, are not where they should be.
     """
-    names = _names(records)
+    names = names_of(records)
     if not body.strip():
         raise BrokenBodyError("the body is empty, which is not JSON")
     try:
@@ -120,8 +120,12 @@ def compiled(path: str) -> JSONPath:
         raise RestError(f"{path!r} is no JSONPath: {error}") from None
 
 
-def _names(path: str) -> list[str]:
-    """The names on a path, from the root on."""
+def names_of(path: str) -> list[str]:
+    """Gives the names on a path, from the root on.
+
+    Raises:
+        RestError: It is no path of names.
+    """
     names: list[str] = []
     step = compiled(path)
     while isinstance(step, Child):

@@ -123,7 +123,13 @@ class LinkHeader(_Declaration):
     type: Literal["link_header"]
 
 
-Pagination = Annotated[PageNumber | Offset | Cursor | NextUrl | LinkHeader, Field(discriminator="type")]
+class SinglePage(_Declaration):
+    """One answer is all that is wanted, whatever it says of more: the latest ten of 250, say."""
+
+    type: Literal["single_page"]
+
+
+Pagination = Annotated[PageNumber | Offset | Cursor | NextUrl | LinkHeader | SinglePage, Field(discriminator="type")]
 
 
 class Incremental(_Declaration):
@@ -151,7 +157,7 @@ class RestSource(PullSource):
         timeout_seconds: To wait for a connection, and for the next bytes of an answer.
         params: Query of each first request; the next URLs of `next_url` and `link_header` say all that they need.
         auth: Who reads.
-        pagination: How one answer leads to the next; None if there is but one.
+        pagination: How one answer leads to the next; None if there is but one, and it must not speak of more.
         records: JSONPath, names alone, of the list of records in an answer; `$` if the answer is the list.
         total: JSONPath of the number of all records. A poll that does not reach it is not committed. That as many came
             does not prove that they are all: by page or offset, one may have left while another one was passed over.

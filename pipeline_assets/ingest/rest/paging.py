@@ -2,7 +2,9 @@
 
 dlt takes a paging field that is not there for the end of the pages. Most APIs leave it out on their last page, so that
 is right; but of a first page it may as well mean that the declaration names the wrong place, or none. What speaks
-against an end there is looked for (`_doubt`): then the poll is an error, not a table with one page in it.
+against an end there is looked for (`_doubt`), where APIs speak of pages: in headers and beside the records, not in what
+else an answer tells of its subject. Then the poll is an error, not a table with one page in it; `single_page` declares
+that the page is all that is wanted.
 """
 
 import re
@@ -20,8 +22,8 @@ from dlt.sources.helpers.rest_client.paginators import (
 )
 from requests import Response
 
-from pipeline_assets.ingest.rest.answer import NO_CONTENT, Answer, compiled
-from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber, RestSource
+from pipeline_assets.ingest.rest.answer import NO_CONTENT, Answer, compiled, names_of
+from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber, RestSource, SinglePage
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.links import next_link
 
@@ -31,6 +33,11 @@ _NEXT_NAME = re.compile(r"(?i)(@?odata\.?)?next([_-]?(page|link|url|uri|href|cur
 _MORE_NAME = re.compile(r"(?i)has[_-]?(more|next)([_-]?(items|pages?|results))?|more|truncated|is[_-]?truncated")
 _TOTAL_NAME = re.compile(r"(?i)total([_-]?(count|records|results|items|elements|size|hits))?")
 _PAGES_NAME = re.compile(r"(?i)(total|last|num(ber[_-]?of)?)[_-]?pages?|page[_-]?count")
+# Objects that hold such members: meta, _links, pageInfo, response_metadata, result_info.
+_PAGING_NAME = re.compile(
+    r"(?i)_?((response|search|result|results|page|paging|pagination)[_-]?)?"
+    r"(meta([_-]?data)?|info|links?|page|pages|paging|pagination|pager|cursors?)"
+)
 _TOTAL_HEADERS = ("X-Total-Count", "X-Total", "X-WP-Total")
 _PAGES_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
@@ -54,8 +61,10 @@ def paginator(source: RestSource, last: Last) -> BasePaginator:
             return _NextUrl(source, declared, last)
         case LinkHeader():
             return _LinkHeader(source, last)
-        case _:
-            return _SinglePage(source, last)
+        case SinglePage():
+            return SinglePagePaginator()
+        case None:
+            return _OneAnswer(source, last)
 
 
 def _more(path: str | None, answer: Answer) -> bool | None:
@@ -137,8 +146,8 @@ class _LinkHeader(BaseNextUrlPaginator):
         self._next_reference = self._end.or_next(response, next_link(response.headers.get("Link", "")) or None)
 
 
-class _SinglePage(SinglePagePaginator):
-    """One answer, which must not speak of others."""
+class _OneAnswer(SinglePagePaginator):
+    """One answer, as no pagination is declared. It must not speak of others."""
 
     def __init__(self, source: RestSource, last: Last) -> None:
         super().__init__()
@@ -195,9 +204,12 @@ class _End:
         count = len(answer.records)
         if answer.total is not None:
             return None  # the records are counted when all have come
-        remedy = "declare pagination as the API has it"
+        remedy = (
+            "declare pagination as the API has it or, if this one answer is all that is wanted, as "
+            "pagination: {type: single_page}"
+        )
         if not isinstance(self._source.pagination, LinkHeader) and next_link(response.headers.get("Link", "")):
-            return f"its header Link names one: {remedy} (type: link_header)"
+            return f"its header Link names one: type: link_header; {remedy}"
         for path, name, value in _members(answer.envelope, self._source.records):
             if path != self._path and _NEXT_NAME.fullmatch(name) and value and isinstance(value, str | int | dict):
                 return f"there is something at {path}: {remedy}"
@@ -245,12 +257,25 @@ def _is_limit(name: str, value: object, count: int) -> bool:
     return bool(is_size) and not isinstance(value, bool) and str(value) == str(count)
 
 
-def _members(found: object, records: str, path: str = "") -> Iterator[tuple[str, str, object]]:
-    """The members of the envelope, at any depth, as path, name and value; not those within the records."""
-    if not isinstance(found, Mapping):
-        return
+def _members(envelope: object, records: str) -> Iterator[tuple[str, str, object]]:
+    """What stands beside the records, as path, name and value.
+
+    That is in the objects on the way to their list, and in those of their members that are there for paging. Any other
+    object is of the API's subject: an order's total is no number of records.
+    """
+    found, path = envelope, ""
+    for step in names_of(records):
+        if not isinstance(found, Mapping):
+            return
+        yield from _of_paging(found, path, step)
+        found, path = found.get(step), f"{path}{step}."
+
+
+def _of_paging(found: Mapping[str, object], path: str, without: str | None = None) -> Iterator[tuple[str, str, object]]:
+    """The members of an object, but for one, and of those objects in it that are there for paging."""
     for name, value in found.items():
-        here = f"{path}.{name}" if path else str(name)
-        yield here, str(name), value
-        if here != records:
-            yield from _members(value, records, here)
+        if name == without:
+            continue
+        yield f"{path}{name}", name, value
+        if isinstance(value, Mapping) and _PAGING_NAME.fullmatch(name):
+            yield from _of_paging(value, f"{path}{name}.")

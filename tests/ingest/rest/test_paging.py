@@ -6,11 +6,13 @@ import pytest
 from crm_api import Api, Reply, account, body
 from polled import UPDATED, Crm
 
-from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber
+from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber, SinglePage
 from pipeline_assets.ingest.rest.errors import RestError
 from pipeline_assets.ingest.rest.links import next_link
 
+SINGLE = SinglePage(type="single_page")
 CURSOR = Cursor(type="cursor", path="meta.next", more="meta.has_more")
+CURSOR_ALONE = Cursor(type="cursor", path="meta.cursor")
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,64 @@ def test_a_first_page_that_is_not_the_whole_is_an_error(crm: Crm, paging, option
 def test_a_first_page_that_is_the_whole_is_taken(crm: Crm, paging, options, meta) -> None:
     with Api(paging, fault=lambda n, query: body([account(n) for n in range(3)], meta)) as api:
         assert crm.poll(api, **options).counts.rows == 3
+
+
+def _sent(crm: Crm, text: str, records: str, headers: dict[str, str] | None = None, **options) -> int:
+    """Rows of a poll that is answered with the text, `%s` standing for two records."""
+    sent = Reply(200, text.replace("%s", f"{account(1)}, {account(2)}").encode(), headers or {})
+    with Api("single", fault=lambda n, query: sent) as api:
+        return crm.poll(api, records=records, **options).counts.rows
+
+
+@pytest.mark.parametrize(
+    ("text", "records"),
+    [
+        ('{"order": {"total": 99, "next_page": "x"}, "lines": [%s]}', "lines"),
+        ('{"customer": {"meta": {"total": 99}}, "lines": [%s]}', "lines"),
+        ('{"data": {"items": [%s]}, "included": {"paging": {"next": "x"}}}', "data.items"),
+        ('{"data": {"items": [%s], "owner": {"links": {"next": "x"}}}}', "data.items"),
+        ('{"meta": {"query": {"more": true, "next": "x"}}, "items": [%s]}', "items"),
+    ],
+)
+@pytest.mark.parametrize("pagination", [None, CURSOR_ALONE, LinkHeader(type="link_header")])
+def test_what_other_objects_of_the_answer_hold_says_nothing_of_pages(crm: Crm, pagination, text, records) -> None:
+    assert _sent(crm, text, records, pagination=pagination) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "records", "error"),
+    [
+        ('{"order": {"total": 99, "lines": [%s]}}', "order.lines", "order.total is 99, and 2 records came"),
+        ('{"total": 250, "latest": [%s]}', "latest", "total is 250, and 2 records came"),
+        ('{"paging": {"next_token": "x"}, "items": [%s]}', "$.items", "there is something at paging.next_token"),
+        ('{"next": "x", "data": {"items": [%s]}}', "data.items", "there is something at next"),
+        ('{"data": {"items": [%s], "pageInfo": {"hasNextPage": true}}}', "data.items", "data.pageInfo.hasNextPage"),
+        ('{"_links": {"next": {"href": "x"}}, "items": [%s]}', "items", "there is something at _links.next"),
+        ('{"meta": {"pagination": {"total_pages": 9}}, "items": [%s]}', "items", "meta.pagination.total_pages is 9"),
+        ('{"response_metadata": {"next_cursor": "x"}, "items": [%s]}', "items", "response_metadata.next_cursor"),
+        ('{"result_info": {"total_count": 9}, "result": [%s]}', "result", "result_info.total_count is 9"),
+        ('{"page": {"totalElements": 9}, "items": [%s]}', "items", "page.totalElements is 9"),
+    ],
+)
+def test_more_pages_are_doubted_beside_the_records_until_declared_as_all_there_is(crm, text, records, error) -> None:
+    for pagination in None, CURSOR_ALONE:
+        with pytest.raises(RestError, match=f"{error}.*pagination: {{type: single_page}}"):
+            _sent(crm, text, records, pagination=pagination)
+    assert _sent(crm, text, records, pagination=SINGLE) == 2
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Link": '</accounts?start=3>; rel="next"'}, {"X-Total-Count": "10"}, {"X-Next-Page": "2"}]
+)
+def test_one_answer_that_is_declared_as_all_is_taken_whatever_its_headers_say(crm: Crm, headers) -> None:
+    with pytest.raises(RestError, match=r"pagination: {type: single_page}"):
+        _sent(crm, "[%s]", "$", headers, pagination=None)
+    assert _sent(crm, "[%s]", "$", headers, pagination=SINGLE, params={"limit": 2}) == 2
+
+
+def test_one_answer_that_is_declared_as_all_still_has_to_reach_a_declared_total(crm: Crm) -> None:
+    with pytest.raises(RestError, match=r"2 different records came.* 9 were promised"):
+        _sent(crm, '{"total": 9, "items": [%s]}', "items", pagination=SINGLE, total="total")
 
 
 def test_records_that_hold_a_next_of_their_own_say_nothing_of_pages(crm: Crm) -> None:
