@@ -10,6 +10,7 @@ Arrow's stream, before any reader sees the file.
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -23,6 +24,8 @@ Compression = Literal["gzip", "zstd"]
 CHUNK_BYTES = 4 * 1024 * 1024
 HEAD_BYTES = 1024 * 1024
 """Kept from the start of the decompressed bytes: a CSV header must fit."""
+
+_BYTES_NEAR_DAMAGE = 256
 
 EXCERPT_BYTES = 1_000
 
@@ -158,14 +161,16 @@ def read_chunks(path: Path, compression: Compression | None) -> Iterator[bytes]:
         yield from _chunks(file, compression)
 
 
-def _chunks(file: "BinaryIO | _HashingReader", compression: Compression | None) -> Iterator[bytes]:
+def _chunks(
+    file: "BinaryIO | _HashingReader", compression: Compression | None, size: int = CHUNK_BYTES
+) -> Iterator[bytes]:
     if compression is None:
-        while data := file.read(CHUNK_BYTES):
+        while data := file.read(size):
             check_time()
             yield data
         return
     with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression) as stream:
-        while data := stream.read(CHUNK_BYTES):
+        while data := stream.read(size):
             check_time()
             yield data
 
@@ -201,7 +206,7 @@ def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
                 raise reader.error from None
             if compression is None:
                 raise
-            failure = _stream_failure(compression, error)
+            failure, counts = _stream_failure(compression, error), _counts_until_damage(path, compression)
         reader.drain()
     return Content(
         content_id=f"{reader.sha256.hexdigest()[:32]}-{reader.size}",
@@ -228,6 +233,15 @@ def with_head(content: Content, path: Path) -> Content:
     while len(head) < HEAD_BYTES and (chunk := next(chunks, b"")):
         head += chunk
     return replace(content, head=head[:HEAD_BYTES])
+
+
+def _counts_until_damage(path: Path, compression: Compression) -> "_Counts":
+    """Count what comes out of a damaged stream, by small reads: of a read that fails Arrow gives nothing."""
+    counts = _Counts()
+    with path.open("rb") as file, suppress(OSError):
+        for chunk in _chunks(file, compression, _BYTES_NEAR_DAMAGE):
+            counts.add(chunk)
+    return counts
 
 
 def _limit_failure(compression: str, max_unpacked_bytes: int) -> str:
