@@ -1,7 +1,8 @@
-"""Contracts of silver tables made of changes, derived from the contract of the source's row.
+"""Contracts of silver tables made of changes or of full snapshots, derived from the contract of the source's row.
 
-`state` is one row per key, `history` one row per version of a key; dbt_project/macros/changes/ makes both. The rows
-themselves are described where the source is (`shop_db`).
+`state` is one row per key, `history` one row per version of a key; dbt_project/macros/changes/ makes both.
+`snapshot_state` is one row per key that ever was in a snapshot, of the macro of that name. The rows themselves are
+described where the source is (`shop_db`).
 """
 
 import copy
@@ -34,6 +35,17 @@ class _State(pa.DataFrameModel):
     changed_at: Instant = pa.Field(alias="_changed_at", description="When that was committed.")
     changed_date: pl.Date = pa.Field(alias="_changed_date", description="UTC date of `_changed_at`.")
     bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
+
+
+class _SnapshotState(pa.DataFrameModel):
+    """What a state made of snapshots has beside the source's columns."""
+
+    deleted: pl.Boolean = pa.Field(
+        alias="_deleted", description="The key is missing from the newest snapshot; all columns but the key are null."
+    )
+    changed_date: pl.Date = pa.Field(
+        alias="_changed_date", description="Day of the snapshot that made the row what it is."
+    )
 
 
 class _History(pa.DataFrameModel):
@@ -89,6 +101,13 @@ def history(model: Model, table: str, keys: Sequence[str]) -> Model:
     return _derived(model, table, keys, _History, gone="is_deleted", doc="Versions of rows, without overlap or gap.")
 
 
+def snapshot_state(model: Model, table: str, keys: Sequence[str]) -> Model:
+    """Gives the contract of the state that full snapshots add up to; arguments as of `state`."""
+    return _derived(
+        model, table, keys, _SnapshotState, gone="_deleted", doc="Rows of the newest snapshot, and tombstones."
+    )
+
+
 def _derived(model: Model, table: str, keys: Sequence[str], own: Model, *, gone: str, doc: str) -> Model:
     """The source's columns, null where the row is gone, and those that the silver table adds."""
     required: list[str] = []
@@ -101,9 +120,14 @@ def _derived(model: Model, table: str, keys: Sequence[str], own: Model, *, gone:
         columns["__annotations__"][name] = annotation.raw_annotation
         columns[name] = column
 
+    def was_told(name: str) -> pl.Expr:
+        """Whether a source told the value: a change may leave a long one out, a snapshot has all."""
+        told_in_part = "_unavailable" in own.__fields__
+        return ~pl.col("_unavailable").list.contains(name) if told_in_part else pl.lit(value=True)
+
     def live_rows_are_whole(cls: type, data: pa.PolarsData) -> pl.LazyFrame:
         """What the source requires is there, but of rows that are gone or whose value was not told yet."""
-        missing = (pl.col(name).is_null() & ~pl.col("_unavailable").list.contains(name) for name in required)
+        missing = (pl.col(name).is_null() & was_told(name) for name in required)
         return data.lazyframe.select(pl.col(gone) | ~pl.any_horizontal(pl.lit(value=False), *missing))
 
     class Config:

@@ -12,6 +12,8 @@ from dbt.cli.main import dbtRunner
 from warm_dbt import PROJECT
 
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.contracts.changes import snapshot_state
+from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.audit import Findings, audit
 from pipeline_assets.ingest.landing import LandingSource
@@ -75,6 +77,8 @@ class Accounts:
     def state(self) -> dict[str, str]:
         """Account to segment; `gone` if it is a tombstone."""
         scan = Table(self.lake, "silver.accounts").scan()
+        fits = validate_rows(self.con, f"from {scan}", snapshot_state(self.model, "silver.accounts", ["account_id"]))
+        assert fits.passed, fits.failures
         rows = self.con.execute(f"select account_id, segment, _deleted from {scan} order by 1").fetchall()
         return {key: "gone" if is_deleted and segment is None else segment for key, segment, is_deleted in rows}
 
