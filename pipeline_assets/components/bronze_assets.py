@@ -130,7 +130,7 @@ def rested(context: dg.AssetExecutionContext, name: str, reason: str) -> Iterato
 
 @contextmanager
 def failures_told(name: str, *, again: bool = True) -> Iterator[None]:
-    """Turns the errors of a pull into failures of its step, tried again only if that may help.
+    """Turn errors of reading into failures of the step, tried again only if that may help.
 
     A second attempt costs a minute, and hides what people have to mend.
 

@@ -186,7 +186,8 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                         run_id=context.run.run_id,
                     )
 
-            report, left = bronze_assets.file_attempts(context, read)
+            with bronze_assets.failures_told(self.name):
+                report, left = bronze_assets.file_attempts(context, read)
             counts = report.counts()
             for day, found in counts.items():
                 key = day.isoformat()

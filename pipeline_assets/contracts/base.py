@@ -7,6 +7,7 @@ nothing of Dagster: the component turns `column_schema` and `Violations` into it
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -23,6 +24,7 @@ Model = type[pa.DataFrameModel]
 MAX_CASES = 20
 """Failing cells kept as examples; all failures are counted."""
 
+_NEAR_NAMES = 5
 _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
     pl.String: "VARCHAR",
     pl.Int8: "TINYINT",
@@ -245,12 +247,14 @@ def contract(name: str) -> Model:
     """The model of a table (`silver.invoice_lines`) or of a name such as `shop.InvoiceLines`.
 
     Raises:
-        ContractError: There is none of this name; the message lists what exists.
+        ContractError: There is none of this name; the message has the nearest ones.
     """
     try:
         return _registry()[name]
     except KeyError:
-        raise ContractError(f"no contract {name!r}; there are: {', '.join(sorted(_registry()))}") from None
+        known = [found for found in _registry() if not found.rpartition(".")[2].startswith("_")]
+        near = ", ".join(get_close_matches(name, known, _NEAR_NAMES, cutoff=0))
+        raise ContractError(f"no contract {name!r} in pipeline_assets/contracts/; the nearest are: {near}") from None
 
 
 __all__: Sequence[str] = (

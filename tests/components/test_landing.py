@@ -8,6 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
+from deltalake import Field, Schema
+from deltalake.schema import PrimitiveType
 from landing_source import BRONZE, LETTERS, Source
 from pydantic import ValidationError
 
@@ -159,6 +161,16 @@ def test_a_lost_row_fails_the_reconciliation(source: Source) -> None:
     }
     (case,) = metadata(result, "reconciliation")["failing_cases"].records  # type: ignore[attr-defined]
     assert (case.data["records_in"], case.data["rows"]) == ("2", "1")
+
+
+def test_a_type_that_people_have_to_change_is_told_at_once(source: Source) -> None:
+    source.bronze.create(Schema([Field("quantity", PrimitiveType("string"))]))
+    source.land("2011-01-04/a.csv", source.line(1))
+    result = run(source)
+    assert not result.success
+    assert not [event for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
+    (failure,) = result.get_step_failure_events()
+    assert "pipeline tables retype" in str(failure.step_failure_data.user_failure_data)
 
 
 def test_a_failed_blocking_check_stops_what_lies_downstream(source: Source) -> None:

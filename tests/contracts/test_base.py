@@ -165,9 +165,11 @@ def test_a_contract_is_found_by_its_table_and_by_its_model(name):
     assert contract(name).__name__ == "InvoiceLines"
 
 
-def test_an_unknown_contract_is_an_error_that_lists_what_exists():
-    with pytest.raises(ContractError, match=r"no contract 'silver.nothing'; there are: .*silver\.invoice_lines"):
-        contract("silver.nothing")
+def test_an_unknown_contract_is_an_error_that_names_the_nearest():
+    with pytest.raises(
+        ContractError, match=r"no contract 'silver.invoice_line' .* nearest are: silver.invoice_lines, "
+    ):
+        contract("silver.invoice_line")
 
 
 def test_a_time_of_the_wrong_unit_is_a_violation():
