@@ -28,6 +28,10 @@ def _integer(text: str) -> int | str:
 _RECORD = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 _ENVELOPE = json.JSONDecoder(parse_float=str, parse_int=_integer, strict=False)
 _SPACE = re.compile(r"[ \t\r\n]*")
+# With possessive quantifiers: what they match takes no memory, however long a string is.
+_SIGN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}"]', re.DOTALL)
+_CLOSES = {"[": "]", "{": "}"}
+_LEVELS_KEPT = 100
 _NAMES_SHOWN = 10
 
 
@@ -36,7 +40,8 @@ class Answer:
     """One page.
 
     Attributes:
-        envelope: The body, parsed, with the last record alone in the list; numbers other than integers are text.
+        envelope: The body, parsed, with the last record alone in the list; numbers other than integers are text. Of a
+            last record that is nested too deep for the parser it has the upper levels.
         records: The text of each record, as it was sent.
         total: How many records there are on all pages, if the source says so.
     """
@@ -71,6 +76,8 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
         found, end = _elements(text, start) if start is not None else ([], 0)
         # Without the records, which are parsed once already: the body is JSON if they and the rest are.
         last = found[-1] if found else ""
+        if _is_too_deep(last):
+            last = _by_brackets(last, 0)[1]
         envelope = _ENVELOPE.decode(f"{text[:start]}[{last}]{text[end:]}" if start is not None else text)
         listed = _ENVELOPE.decode(f"[{last}]") if start is not None else None
     except (ValueError, IndexError, RecursionError) as error:
@@ -182,7 +189,7 @@ def _elements(text: str, at: int) -> tuple[list[str], int]:
     if text[at] == "]":
         return found, at + 1
     while True:
-        _, end = _RECORD.raw_decode(text, at)
+        end = _end(text, at)
         found.append(text[at:end])
         at = _after_space(text, end)
         if text[at] == "]":
@@ -190,3 +197,41 @@ def _elements(text: str, at: int) -> tuple[list[str], int]:
         if text[at] != ",":
             raise ValueError(f"',' is missing at character {at}")
         at = _after_space(text, at + 1)
+
+
+def _end(text: str, at: int) -> int:
+    """Where a value ends. One that is nested too deep must not keep the page's other records from landing."""
+    try:
+        return _RECORD.raw_decode(text, at)[1]
+    except RecursionError:
+        return _by_brackets(text, at)[0]
+
+
+def _is_too_deep(text: str) -> bool:
+    """Whether the parser may fail at a record, which lies deeper in the answer than on its own; cheap, not exact."""
+    return text[:1] in _CLOSES and text.count("[") + text.count("{") > _LEVELS_KEPT
+
+
+def _by_brackets(text: str, at: int) -> tuple[int, str]:
+    """Where an object or list ends, by its brackets and strings alone, and its upper levels: null is for what is below.
+
+    Raises:
+        ValueError: It does not end.
+    """
+    kept: list[str] = []
+    awaited: list[str] = []
+    for sign in _SIGN.finditer(text, at):
+        if closing := _CLOSES.get(sign[0]):
+            awaited.append(closing)
+            if len(awaited) == _LEVELS_KEPT + 1:
+                kept += [text[at : sign.start()], "null"]
+        elif sign[0] in ("]", "}"):
+            if awaited.pop() != sign[0]:
+                break
+            if len(awaited) == _LEVELS_KEPT:
+                at = sign.end()
+            if not awaited:
+                return sign.end(), "".join([*kept, text[at : sign.end()]])
+        elif sign[0] == '"':
+            break
+    raise ValueError(f"brackets or quotes do not match from character {at} on")

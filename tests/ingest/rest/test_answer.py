@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 
 import pytest
+from dlt.common.jsonpath import find_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,3 +96,37 @@ def test_an_empty_body_is_called_so() -> None:
 def test_a_body_that_ends_early_is_worth_another_try() -> None:
     with pytest.raises(BrokenBodyError):
         read_answer(b'{"items": [1, 2', "items", None)
+
+
+def _deep(levels: int, opening: str = '{"a]":', closing: str = "}") -> str:
+    """A record; what is nested in it has strings with brackets and quotes in them."""
+    return f'{{"id": 7, "x": "\\\\", "what": {opening * levels}"]}}\\"["{closing * levels}, "after": 8}}'
+
+
+@pytest.mark.parametrize("levels", [90, 101, 990, 993, 996, 3_000, 10_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a]":', "}"), ('[{"}": ', "}]")])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_record_nested_too_deep_is_cut_out_whole(levels: int, opening: str, closing: str, place: int) -> None:
+    records = ['{"id": 1}', '{"id": 2}']
+    records.insert(place, _deep(levels, opening, closing))
+    answer = read_answer(f'{{"data": {{"items": [{" , ".join(records)}], "n": 3}}}}'.encode(), "data.items", "data.n")
+    assert (answer.records, answer.total) == (records, 3)
+    last = find_values("data.items[-1].id", answer.envelope) + find_values("data.items[-1].after", answer.envelope)
+    assert last == ([7, 8] if place == 2 else [2])
+
+
+@pytest.mark.parametrize("spoiled", ["}", "]", '"', '"}', ""])
+def test_a_deep_record_without_an_end_is_a_body_that_ends_early(spoiled: str) -> None:
+    deep = _deep(3_000).replace("}}", spoiled + "}", 1) if spoiled != "}" else _deep(3_000)[:-20]
+    with pytest.raises(BrokenBodyError):
+        read_answer(f'[{{"id": 1}}, {deep}]'.encode(), "$", None)
+
+
+def test_a_last_record_of_many_brackets_is_no_deep_one() -> None:
+    wide = json.dumps({"id": 7, "tags": [[n] for n in range(500)]})
+    answer = read_answer(f"[{wide}]".encode(), "$", None)
+    assert answer.envelope == json.loads(f"[{wide}]")
+
+
+def test_a_last_record_of_brackets_in_a_string_is_no_deep_one() -> None:
+    assert read_answer(json.dumps([1, "[" * 500]).encode(), "$", None).envelope == ["[" * 500]

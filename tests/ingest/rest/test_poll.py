@@ -5,8 +5,8 @@ from datetime import date
 from decimal import Decimal
 
 import pytest
-from crm_api import PAGE, Api, Reply, account
-from polled import UPDATED, Accounts
+from crm_api import PAGE, Api, Reply, account, body
+from polled import UPDATED, Accounts, Crm
 
 from pipeline_assets.ingest.audit import audit
 from pipeline_assets.ingest.pull import Counts
@@ -233,3 +233,28 @@ def test_more_different_fields_than_a_table_has_room_for_are_no_records(crm) -> 
     records = [json.dumps({"account_id": 1, **{f"k{n}": n for n in range(2_001)}})]
     with Api(records=records) as api, pytest.raises(RestError, match="2002 different fields"):
         crm.poll(api)
+
+
+@pytest.mark.parametrize("paging", ["cursor", "page", "link_header"])
+@pytest.mark.parametrize("place", [0, 2, 9])
+def test_a_record_of_3000_levels_costs_itself_at_most(crm: Crm, paging, place: int) -> None:
+    records = [account(n) for n in range(1, 11)]
+    records[place] = f'{{"account_id": {place + 1}, "name": {"[" * 3_000}{"]" * 3_000}}}'
+    with Api(paging, records) as api:
+        counts = crm.poll(api).counts
+    assert (counts.rows + counts.dead_letters, counts.rows >= 9) == (10, True)
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_cursor_in_the_last_record_is_found_though_the_record_is_too_deep(crm: Crm, place: int) -> None:
+    pages = [[account(1), account(2), account(3)], [account(4)]]
+    pages[0][place] = f'{{"name": {"[" * 3_000}{"]" * 3_000}, "account_id": {place + 1}}}'
+
+    def page(n: int, query: dict[str, str]) -> Reply:
+        return body(pages[query.get("after") == "3"] if query.get("after") != "4" else [], {})
+
+    with Api(fault=page) as api:
+        cursor = Cursor(type="cursor", param="after", path="data.items[-1].account_id")
+        counts = crm.poll(api, pagination=cursor).counts
+        assert [asked.query.get("after") for asked in api.asked] == [None, "3", "4"]
+    assert counts.records_in == 4
