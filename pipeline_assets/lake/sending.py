@@ -70,6 +70,7 @@ def send(
     properties = commit_facts.properties(positions, {**(metadata or {}), COMMIT_ID: commit_id})
     _mark(files, True)
     for attempt in range(_SENDS):
+        _wait(attempt)
         try:
             write(properties)
             return version
@@ -98,7 +99,6 @@ def send(
         if not can_come:
             raise failed(name, table.table_uri, failure) from failure
         # What was sent may still arrive. It is sent again as it is: whichever comes first, it is ours.
-        time.sleep(0.2 * 4**attempt)
     raise CommitUnknownError(name, version, failure) from failure
 
 
@@ -114,6 +114,12 @@ def _is_refused(error: BaseException) -> bool:
     return isinstance(error, DeltaError) and _REFUSALS.search(str(error)) is not None
 
 
+def _wait(attempt: int) -> None:
+    """Waits before another attempt, and not after the last."""
+    if attempt:
+        time.sleep(0.05 * 4**attempt)
+
+
 def _mark(files: Sequence[DataFile], may_be_named: bool) -> None:
     for file in files:
         file.may_be_named = may_be_named
@@ -126,6 +132,7 @@ def _is_of_storage(error: BaseException) -> bool:
 def _holder(name: str, table: DeltaTable, version: int, commit_id: str, failure: BaseException) -> _Holder:
     """Asks the log who has a version."""
     for attempt in range(_READS):
+        _wait(attempt)
         try:
             text = log.read(log.store_of(table), log.commit_file(version))
             return _Holder.US if commit_id.encode() in text else _Holder.ANOTHER
@@ -134,5 +141,4 @@ def _holder(name: str, table: DeltaTable, version: int, commit_id: str, failure:
         except Exception as error:
             if not _is_of_storage(failure):
                 raise failure from error
-            time.sleep(0.2 * 4**attempt)
     raise CommitUnknownError(name, version, failure) from failure

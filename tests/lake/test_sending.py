@@ -311,3 +311,24 @@ def test_a_table_whose_features_we_do_not_write_is_not_called_a_fault_of_the_sto
         with pytest.raises(WriteRefusedError, match=r"table bronze\.things: .*RowTracking.*features of its protocol"):
             act()
     assert not unnamed(things)
+
+
+def test_no_time_is_waited_behind_the_last_attempt(things: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(sending.time, "sleep", waits.append)
+    sent: list[object] = []
+
+    def refused(properties: object) -> None:
+        sent.append(properties)
+        raise OSError("no route to host")
+
+    opened = things.open()
+    away_for_good = SimpleNamespace(version=opened.version, table_uri="s3://lake/bronze/things", _table=opened._table)
+    with pytest.raises(CommitUnknownError):
+        sending.send(things.name, away_for_good, refused)  # type: ignore[arg-type]
+    assert (len(sent), waits) == (3, [0.2, 0.8])
+    waits.clear()
+    monkeypatch.setattr(sending, "log", SimpleNamespace(store_of=away))
+    with pytest.raises(CommitUnknownError):
+        sending.send(things.name, opened, refused)
+    assert (len(sent), waits) == (4, [0.2, 0.8])
