@@ -77,25 +77,34 @@ class Drain:
             The report. Suspect tables are left as they are.
 
         Raises:
-            CdcError: The database cannot be reached, or refuses.
+            CdcError: The database cannot be reached, or refuses; or tables were altered again and again meanwhile.
             CommitConflictError: Other runs of the stream were faster each time.
         """
         if unknown := set(resnapshot) - {table.name for table in self.source.tables}:
             raise CdcError(f"{self.source.name} has no table {', '.join(sorted(unknown))} that could be read again")
         report = Report()
+        why: Exception
         for _ in range(_ATTEMPTS):
             try:
-                if self._run(report, set(resnapshot) - report.snapshots, reconcile):
-                    continue
+                if not self._run(report, set(resnapshot) - report.snapshots, reconcile):
+                    return report
+                why = self._altered_again_and_again(report)
             except PositionMovedError:
-                continue
-            except PublicationGapError:
+                why = CommitConflictError(f"bronze.{self.source.name}__...", _ATTEMPTS)
+            except PublicationGapError as error:
+                why = error
                 # What is left of the slot helps nobody; and what it would have brought, is in the tables as they are.
                 self._all_are_to_be_read_again()
                 self.postgres.drop_slot()
-                continue
-            return report
-        raise CommitConflictError(f"bronze.{self.source.name}__...", _ATTEMPTS)
+        raise why
+
+    def _altered_again_and_again(self, report: Report) -> CdcError:
+        told = "; ".join(f"{name}: {problem}" for name, problem in sorted(report.altered.items()))
+        return CdcError(
+            f"{self.source.name}: after {_ATTEMPTS} rounds the stream still tells of tables that were altered and "
+            f"altered back ({told}). Nothing is lost: whichever was not read whole since, is by the next run. Run "
+            "again when whoever alters them has ended"
+        )
 
     def _run(self, report: Report, resnapshot: Collection[str], reconcile: Collection[str]) -> bool:
         """Returns whether to run again, as the stream told of tables that were altered and altered back."""

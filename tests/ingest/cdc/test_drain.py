@@ -1,13 +1,15 @@
 """Runs of a change stream against a real PostgreSQL: snapshot, stream, kills, altered tables."""
 
+import itertools
 import json
 
 import pytest
 from shop_stream import ORDERS, PRODUCTS, Shop, insert
 
-from pipeline_assets.ingest.cdc import chunks
+from pipeline_assets.ingest.cdc import chunks, drain
 from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.drain import Drain
+from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.health import ChangeSource, stream_position
 from pipeline_assets.ingest.cdc.postgres import Postgres
 from pipeline_assets.lake import Table
@@ -223,3 +225,27 @@ def test_what_does_not_fit_and_what_is_not_declared_are_dead_letters(shop):
     with shop.lake.connect() as con:
         rows = con.execute(f"FROM {Table(shop.lake, 'dead_letters.shop_db__products').scan()} SELECT reason").fetchall()
     assert rows == [("cast: unit_price: 'NaN' is not DECIMAL(12,3)",)]
+
+
+def test_tables_that_are_altered_in_every_round_are_named_and_the_next_run_reads_them(shop, monkeypatch):
+    shop.drain()
+    really_inspect, rounds = drain.inspect, itertools.count()
+
+    def inspected_before_it_is_altered(*args, **options):
+        state, number = really_inspect(*args, **options), next(rounds)
+        table, values = [("products", "'P{}', 'd', 1"), ("orders", "'{}', 'new', '[]'")][number % 2]
+        columns = "stock_code, description, unit_price" if table == "products" else "order_id, status, lines"
+        shop.sql(
+            f"ALTER TABLE {table} ADD COLUMN x{number} int",
+            f"INSERT INTO {table} ({columns}) VALUES ({values.format(number)})",
+            f"ALTER TABLE {table} DROP COLUMN x{number}",
+        )
+        return state
+
+    with monkeypatch.context() as altering:
+        altering.setattr(drain, "inspect", inspected_before_it_is_altered)
+        with pytest.raises(CdcError, match=r"altered and altered back \(shop_db__orders: .*; shop_db__products: .*\)"):
+            shop.drain()
+    assert next(rounds) == 5
+    shop.drain()
+    assert {json.loads(key)["stock_code"] for (key,) in shop.stored("key") if key} == {"P0", "P2", "P4"}
