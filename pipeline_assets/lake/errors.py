@@ -29,12 +29,13 @@ class TableUnreadableError(LakeError):
 
 
 class StorageError(LakeError):
-    """The storage of the lake refused a write: full, read-only, not allowed, or away. Nothing of it is in the table."""
+    """The storage of the lake failed a write: full, read-only, not allowed, or away. Nothing of it is in the table."""
 
-    def __init__(self, uri: str, cause: BaseException, name: str = "") -> None:
+    def __init__(self, uri: str, cause: BaseException, name: str = "", *, tried: str = "written") -> None:
         super().__init__(
-            f"{f'table {name}: ' if name else ''}the lake could not be written at {uri}: {reason(cause)}. Nothing of "
-            "this write is in the table; free space, or mend the storage (permissions, mount, network), then run again"
+            f"{f'table {name}: ' if name else ''}the lake could not be {tried} at {uri}: {reason(cause)}. Nothing "
+            "of this write is in the table; free space, or mend the storage (permissions, mount, network), then run "
+            "again"
         )
 
 

@@ -109,7 +109,7 @@ def write_parquet(
         The files that hold rows; none for an empty result.
 
     Raises:
-        StorageError: The lake cannot be written. What the query reads is not to blame.
+        StorageError: The lake cannot be written, or the table not be read. What lands is not to blame.
     """
     folder, options = table_uri, ", WRITE_EMPTY_FILE false"
     name = f"part-{uuid.uuid4()}"
@@ -133,7 +133,9 @@ def write_parquet(
     except BaseException as error:
         _sweep(table_uri, f"{folder}/{name}", len(partition_by), storage_options)
         if _is_of_storage(error, table_uri):
-            raise StorageError(table_uri, error) from error
+            # A query can read the table that it writes: a merge, other types. DuckDB names the file that it means.
+            tried = "written" if isinstance(error, OSError) or name in str(error) else "read or written"
+            raise StorageError(table_uri, error, tried=tried) from error
         raise
     files = []
     for path, rows, size_bytes, _footer, columns_, keys in written:
@@ -144,7 +146,7 @@ def write_parquet(
 
 
 def _is_of_storage(error: BaseException, table_uri: str) -> bool:
-    """Whether an error of a COPY is that of the file written: DuckDB names the file, whatever else the query reads.
+    """Whether an error of a COPY is that of the table's storage: DuckDB names the file, whatever else the query reads.
 
     Only object stores are reached by HTTP, and what lands never is.
     """

@@ -66,12 +66,15 @@ def is_widening(stored: str, wanted: str) -> bool:
     return stored != wanted and digits[0] <= room[0] and digits[1] <= room[1]
 
 
+def in_duckdb(kind: str) -> str:
+    """Gives a Delta type as DuckDB calls it."""
+    return _IN_DUCKDB.get(kind, kind).upper()
+
+
 def widenings(stored: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
     """Gives the columns whose type becomes wider, with the new type as DuckDB calls it."""
     return {
-        name: _IN_DUCKDB.get(kind, kind)
-        for name, kind in wanted.items()
-        if name in stored and is_widening(stored[name], kind)
+        name: in_duckdb(kind) for name, kind in wanted.items() if name in stored and is_widening(stored[name], kind)
     }
 
 

@@ -7,6 +7,7 @@ write expects, find the rows to replace, and commit the next version.
 Reading tables is DuckDB's `delta_scan`; what changed since a version is in `changes`.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from pipeline_assets.lake.pruning import rows_near_keys
 from pipeline_assets.lake.reading import TableReader
 from pipeline_assets.lake.removal import Removal, plan_removal
 from pipeline_assets.lake.storage import quote_name, quote_names
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -209,11 +212,17 @@ class Table(TableReader):
     def widen(self, con: duckdb.DuckDBPyConnection, schema: Schema) -> bool:
         """Gives columns the types of a schema, where each value that there can be stays what it is.
 
+        All rows are rewritten, in whichever run comes first: the log says so before.
+
         Returns:
             Whether a type was changed.
         """
-        wider = schemas.widenings(schemas.types(self.open().schema()), schemas.types(schema))
+        opened = self.open()
+        stored = schemas.types(opened.schema())
+        wider = schemas.widenings(stored, schemas.types(schema))
         if wider:
+            told = ", ".join(f"{name}: {schemas.in_duckdb(stored[name])} -> {kind}" for name, kind in wider.items())
+            _LOG.warning("table %s: %s, for which all %s rows are rewritten", self.name, told, opened.count())
             self.retype(con, {name: f"CAST({quote_name(name)} AS {kind})" for name, kind in wider.items()})
         return bool(wider)
 

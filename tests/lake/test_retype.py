@@ -1,13 +1,23 @@
 """Types that change: what cannot lose a value happens in one commit, and everything around it stays."""
 
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 from deltalake import DeltaTable
 
-from pipeline_assets.lake import Lake, Table, TypesMovedError, changes_since, commit_loop, query_schema, schemas
+from pipeline_assets.lake import (
+    Lake,
+    StorageError,
+    Table,
+    TypesMovedError,
+    changes_since,
+    commit_loop,
+    query_schema,
+    schemas,
+)
 
 ROWS = """
     SELECT i AS id, DATE '2020-01-01' + (i % 3)::INTEGER AS day, i::INTEGER AS n, (i / 8)::DECIMAL(10, 2) AS price,
@@ -99,6 +109,25 @@ def test_rows_written_before_a_table_was_widened_are_not_committed_after_it(
         getattr(old, write)(con, ROWS, **options)
     assert con.execute(f"SELECT count(*), sum(n) FROM {old.scan()}").fetchone() == (10, 45)
     assert old.position("second") is None
+
+
+def test_a_lost_file_of_the_table_is_not_told_as_a_fault_of_writing(con: duckdb.DuckDBPyConnection, old: Table) -> None:
+    for path in Path(old.uri).rglob("*.parquet"):
+        path.unlink()
+    with pytest.raises(StorageError, match=r"could not be read or written at .*bronze/old: .*No such file"):
+        old.widen(con, wider(con)[1])
+
+
+def test_who_has_a_table_rewritten_reads_in_the_log_why_and_how_much(
+    con: duckdb.DuckDBPyConnection, old: Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    old.widen(con, wider(con)[1])
+    assert "table bronze.old: " in caplog.text
+    assert "n: INTEGER -> BIGINT" in caplog.text
+    assert "all 10 rows are rewritten" in caplog.text
+    caplog.clear()
+    old.widen(con, wider(con)[1])
+    assert not caplog.text
 
 
 def test_a_table_without_rows_is_widened(con: duckdb.DuckDBPyConnection, lake: Lake) -> None:
