@@ -10,7 +10,7 @@ in `lake`.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -30,7 +30,7 @@ from pipeline_assets.ingest.deliveries import Plan, files_of, holders, in_tables
 from pipeline_assets.ingest.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.ingest.readers import Format
-from pipeline_assets.ingest.unread import Cause, FilesLeftError
+from pipeline_assets.ingest.unread import Cause, FilesHeldUpError, FilesLeftError, HeldUp
 from pipeline_assets.lake import (
     CommitConflictError,
     DataFile,
@@ -47,7 +47,6 @@ from pipeline_assets.lake.dead_letters import dead_letter_table, record
 from pipeline_assets.lake.spill import spill_folder
 
 _ATTEMPTS = 8
-_MOST_IN_A_ROW = 5
 
 Outcome = Literal["new", "corrected", "copy", "waiting"]
 
@@ -170,50 +169,6 @@ class Report:
         return _total(self.files)
 
 
-class _FilesHeldUpError(Exception):
-    """Files changed while they were read, or could not be read: the plan is made again without them."""
-
-    def __init__(self, changed: Collection[str], left: Mapping[str, Cause]) -> None:
-        super().__init__(*changed, *left)
-        self.changed, self.left = set(changed), dict(left)
-
-
-@dataclass
-class _HeldUp:
-    """Files of one plan that cannot be read now.
-
-    Attributes:
-        changed: Those that changed while they were read.
-        left: Path to cause of the others.
-        in_a_row: How many were left since one could be read.
-    """
-
-    changed: set[str] = field(default_factory=set)
-    left: dict[str, Cause] = field(default_factory=dict)
-    in_a_row: int = 0
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether to try no more of them: storage that is away costs a minute each time it is asked."""
-        return self.in_a_row >= _MOST_IN_A_ROW
-
-    def add(self, path: str, cause: Cause | None) -> None:
-        """Notes a file: with the cause, or None if it changed."""
-        if cause is None:
-            self.changed.add(path)
-            return
-        self.left[path] = cause
-        self.in_a_row += cause.is_transient
-
-    def check(self, untried: Iterable[str]) -> None:
-        """Raises if there are any: the plan has to be made again without them, and those not tried."""
-        if self.is_hopeless:
-            cause = Cause(f"not tried, because {self.in_a_row} files in a row could not be read")
-            self.left |= {path: cause for path in untried if path not in self.left}
-        if self.changed or self.left:
-            raise _FilesHeldUpError(self.changed, self.left)
-
-
 def ingest(
     lake: Lake,
     con: duckdb.DuckDBPyConnection,
@@ -268,7 +223,7 @@ def ingest(
             continue
         try:
             report = _carry_out(con, bronze, source, shape, root, todo, run_id)
-        except _FilesHeldUpError as error:
+        except FilesHeldUpError as error:
             held_up |= error.changed | error.left.keys()
             left |= error.left
         except PositionMovedError:
@@ -298,7 +253,7 @@ def _carry_out(
     reports += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
     files: list[DataFile] = []
     added: dict[str, RawColumn] = {}
-    held_up = _HeldUp()
+    held_up = HeldUp()
     try:
         with TemporaryDirectory(dir=spill_folder()) as folder:
             reader = FileReader(

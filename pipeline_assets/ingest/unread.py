@@ -7,14 +7,15 @@ file is left where it lies, the others of the run are read, and the run ends wit
 
 import errno
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import duckdb
 
 from pipeline_assets.ingest.limits import FileTimeLimitError
 
 _SHOWN = 10
+_MOST_IN_A_ROW = 5
 _BROKEN = (duckdb.InterruptException, duckdb.InternalException, duckdb.FatalException)
 # What the operating system says, and no reader says of bytes that it has got.
 _SYSTEM = tuple(os.strerror(number) for number in errno.errorcode)
@@ -54,6 +55,50 @@ class FilesLeftError(Exception):
     def is_transient(self) -> bool:
         """Whether the same again may work without anybody's help."""
         return any(cause.is_transient for cause in self.left.values())
+
+
+class FilesHeldUpError(Exception):
+    """Files changed while they were read, or could not be read: the plan is made again without them."""
+
+    def __init__(self, changed: Collection[str], left: Mapping[str, Cause]) -> None:
+        super().__init__(*changed, *left)
+        self.changed, self.left = set(changed), dict(left)
+
+
+@dataclass
+class HeldUp:
+    """Files of one plan that cannot be read now. All are found out before the plan is made again: once, not for each.
+
+    Attributes:
+        changed: Those that changed while they were read.
+        left: Path to cause of the others.
+        in_a_row: How many were left since one could be read.
+    """
+
+    changed: set[str] = field(default_factory=set)
+    left: dict[str, Cause] = field(default_factory=dict)
+    in_a_row: int = 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether to try no more of them: storage that is away costs a minute each time it is asked."""
+        return self.in_a_row >= _MOST_IN_A_ROW
+
+    def add(self, path: str, cause: Cause | None) -> None:
+        """Notes a file: with the cause, or None if it changed."""
+        if cause is None:
+            self.changed.add(path)
+            return
+        self.left[path] = cause
+        self.in_a_row += cause.is_transient
+
+    def check(self, untried: Iterable[str]) -> None:
+        """Raises if there are any: the plan has to be made again without them, and those not tried."""
+        if self.is_hopeless:
+            cause = Cause(f"not tried, because {self.in_a_row} files in a row could not be read")
+            self.left |= {path: cause for path in untried if path not in {*self.left, *self.changed}}
+        if self.changed or self.left:
+            raise FilesHeldUpError(self.changed, self.left)
 
 
 def cause_of(error: BaseException) -> Cause:

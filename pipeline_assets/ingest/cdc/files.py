@@ -32,7 +32,7 @@ from pipeline_assets.ingest.content import Content
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.limits import FileTimeLimitError, time_limit_error
 from pipeline_assets.ingest.path_pattern import LandedFile
-from pipeline_assets.ingest.unread import Cause, FilesLeftError, cause_of
+from pipeline_assets.ingest.unread import Cause, FilesHeldUpError, FilesLeftError, HeldUp, cause_of
 from pipeline_assets.ingest.weight import records_of
 from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError, Positions
 
@@ -66,14 +66,6 @@ class Report(Tally):
     records_in: int = 0
     skipped: int = 0
     present: int = 0
-
-
-class _FileHeldUpError(Exception):
-    """A file changed while it was read, or could not be read: the plan is made again without it."""
-
-    def __init__(self, path: str, cause: Cause | None = None) -> None:
-        super().__init__(path)
-        self.path, self.cause = path, cause
 
 
 def ingest(
@@ -113,9 +105,9 @@ def ingest(
         todo = plan(positions, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
         try:
             report = _carry_out(lake, con, source, root, logs, todo, run_id)
-        except _FileHeldUpError as error:
-            held_up.add(error.path)
-            left |= {error.path: error.cause} if error.cause else {}
+        except FilesHeldUpError as error:
+            held_up |= error.changed | error.left.keys()
+            left |= error.left
         except PositionMovedError:
             moved += 1
         else:
@@ -184,16 +176,24 @@ class _Batch:
         """Stages all records of the files that the plan says.
 
         Raises:
-            _FileHeldUpError: One changed meanwhile, or cannot be read.
+            FilesHeldUpError: Some changed meanwhile, or cannot be read.
         """
-        records = (item for delivery in self._todo.read for item in self._read(root, delivery))
-        for chunk in in_chunks(records):
+        held_up = HeldUp()
+        for chunk in in_chunks(self._records(root, held_up)):
             name = self._names.get(chunk.table or "")
             staging = self._stagings[name] if name else self._unrouted
             staging.add(chunk.events)
             staging.reject(chunk.rejects)
+        held_up.check({delivery.file.path for delivery in self._todo.read} - set(self._report.read))
 
-    def _read(self, root: Path, delivery: Delivery) -> Iterator[ChangeEvent | Reject]:
+    def _records(self, root: Path, held_up: HeldUp) -> Iterator[ChangeEvent | Reject]:
+        """Yields what is new in all files; notes those that are held up, and goes on with the others."""
+        for delivery in self._todo.read:
+            yield from self._read(root, delivery, held_up)
+            if held_up.is_hopeless:
+                return
+
+    def _read(self, root: Path, delivery: Delivery, held_up: HeldUp) -> Iterator[ChangeEvent | Reject]:
         """Yields what is new of a file's records."""
         path, content = delivery.file.path, delivery.content
         self._report.read.append(path)
@@ -202,13 +202,16 @@ class _Batch:
             return
         try:
             yield from self._new_within_bounds(root, delivery)
-        except FileNotFoundError as error:
-            raise _FileHeldUpError(path) from error
+        except FileNotFoundError:
+            held_up.add(path, None)
         except (OSError, FileTimeLimitError) as error:
-            raise _FileHeldUpError(path, cause_of(error)) from error
-        if not _is_as_listed(root / path, delivery.file):
-            raise _FileHeldUpError(path)
-        self._superseded.was_read(path)
+            held_up.add(path, cause_of(error))
+        else:
+            held_up.in_a_row = 0
+            if _is_as_listed(root / path, delivery.file):
+                self._superseded.was_read(path)
+            else:
+                held_up.add(path, None)
 
     def _new_within_bounds(self, root: Path, delivery: Delivery) -> Iterator[ChangeEvent | Reject]:
         """Yields what is new of a file's lines; of rejects beyond the bound, one for each table."""

@@ -1,8 +1,10 @@
 """Landed change records into several tables: each content once into each table, whatever is killed, repeated or bad."""
 
+import errno
 import gzip
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -15,8 +17,10 @@ from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc import chunks, files
 from pipeline_assets.ingest.cdc.change_table import COMMIT_LSN, ChangeTable
 from pipeline_assets.ingest.cdc.documents import UNDECLARED
+from pipeline_assets.ingest.content import Content
 from pipeline_assets.ingest.deliveries import position_of
 from pipeline_assets.ingest.listing import fingerprints
+from pipeline_assets.ingest.unread import FilesLeftError
 
 
 @pytest.fixture
@@ -212,6 +216,53 @@ def test_a_file_that_changes_while_it_is_read_waits_and_the_others_do_not(
         '{"stock_code":"A"}',
         '{"stock_code":"B"}',
     ]
+
+
+class _Away:
+    """Reads the lines of files; of some the storage fails, and it counts how often each is asked for."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.asked, self._real = names, Counter[str](), files.lines
+
+    def __call__(self, path: Path, content: Content) -> Iterator[tuple[int, bytes, bool]]:
+        self.asked[path.name] += 1
+        yield from self._real(path, content)
+        if path.name in self.names:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+def test_files_that_cannot_be_read_are_all_found_before_the_others_are_read_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        shop.land(f"2026-01-02/{number}.jsonl", product(f"P{number}", 8 * number + 8))
+    storage = _Away("0.jsonl", "2.jsonl", "4.jsonl", "6.jsonl")
+    monkeypatch.setattr(files, "lines", storage)
+    with pytest.raises(FilesLeftError, match=r"4 files .*Input/output error") as found:
+        shop.ingest()
+    assert {path.rpartition("/")[2] for path in found.value.left} == set(storage.names)
+    assert {storage.asked[name] for name in storage.names} == {1}
+    assert max(storage.asked.values()) == 2
+    assert {key for _, key, _ in shop.rows()} == {f'{{"stock_code":"P{number}"}}' for number in (1, 3, 5, 7)}
+    monkeypatch.undo()
+    shop.ingest()
+    assert len(shop.rows()) == 8
+    assert shop.account().adds_up
+
+
+def test_storage_that_is_away_is_not_asked_for_each_file(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number}.jsonl" for number in range(9)]
+    for number, name in enumerate(names):
+        shop.land(f"2026-01-02/{name}", product(f"P{number}", 8 * number + 8))
+    storage = _Away(*names)
+    monkeypatch.setattr(files, "lines", storage)
+    with pytest.raises(FilesLeftError, match=r"9 files .*not tried, because 5 files in a row"):
+        shop.ingest()
+    assert storage.asked.total() == 5
+    assert (shop.rows(), shop.letters()) == ([], [])
+    monkeypatch.undo()
+    shop.ingest()
+    assert len(shop.rows()) == 9
 
 
 def test_a_table_declared_later_gets_what_is_still_there_and_read_again(shop: Shop, tmp_path: Path) -> None:
