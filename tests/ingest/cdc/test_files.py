@@ -134,7 +134,9 @@ def test_a_file_that_cannot_be_read_is_a_dead_letter_until_it_can(shop: Shop) ->
     reasons = [reason for (reason,) in shop.letters()]
     assert reasons[0] == "file: empty"
     assert reasons[1].startswith("file: truncated gzip stream")
-    assert (report.records_in, shop.account().adds_up) == (1 + len(whole[:-20]) // 100, True)
+    text_bytes = len(json.dumps(product("A", 8))) * 100
+    assert 0.8 * text_bytes < (report.records_in - 1) * 100 <= text_bytes, "as much as comes out of it"
+    assert shop.account().adds_up
     shop.land_bytes("2026-01-02/a.jsonl.gz", gzip.compress(json.dumps(product("A", 8)).encode()), age=60)
     shop.ingest()
     assert [reason for (reason,) in shop.letters()] == ["file: empty"]
