@@ -10,9 +10,12 @@ the rules of quoting that is one value; nothing is wrong with it but its content
 3. Else its lines are looked at, one by one. A line is *full* if alone it has the header's number of fields, and these
    fit the types of the contract; of the first and the last line without the quote that opens or closes the block. The
    block is damaged if first and last line are full, or one of them and most of the lines between. Where no column has
-   a type, both and nearly all of at least three lines between have to be. A value in a column that is no text is
+   a type, both and nearly all of at least three lines between have to be, and these have to look like the records
+   around the block (`csv_likeness`): a poem has a comma in each line, too. A value in a column that is no text is
    damaged in any case if its first line is full: it would fit nothing.
-4. Else it is a value with line ends, also where it quotes lines that look like records.
+4. A block whose first line is full is damaged, too, if its end is the beginning of a value of blank lines: only so is
+   what stands below them a record.
+5. Else it is a value with line ends, also where it quotes lines that look like records.
 
 Of a damaged block the first line is damaged; reading goes on with the next as the start of a record. A text of several
 lines with a stray quote inside so becomes as many dead letters as it has lines. Lines are read once, in a window of at
@@ -22,18 +25,21 @@ most `MAX_LINE_BYTES`; where a block ends is found once for all lines in it, so 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Literal
 
 from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.content import Content, read_chunks
+from pipeline_assets.ingest.csv_likeness import Fields, are_like
 from pipeline_assets.ingest.csv_lines import Line, Lines, Window
 from pipeline_assets.ingest.csv_prefix import Layout
 from pipeline_assets.ingest.limits import check_time
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, QUOTE
 
 _LINES_LOOKED_AT = 100  # of a block, between the first and the last
-_ENOUGH_WITHOUT_TYPES, _NEARLY_ALL = 3, 0.8
+_ENOUGH_WITHOUT_TYPES, _NEARLY_ALL = 3, 0.9  # all of less than ten
+_NEIGHBOURS = 10  # records below a block that tell what records look like
 _LINES_BETWEEN_LOOKS = 1_000  # at the clock
 
 _NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
@@ -267,17 +273,56 @@ class DamageFinder:
         first = self._is_full(block.first)
         if first and block.column < len(self._kinds) and self._kinds[block.column].pattern is not None:
             return False
+        if first and self._begins_blank_value(window, block):
+            return False
         last = self._is_full(block.last) or self._is_full(block.last_without_quote)
         if not first and not last:
             return True
         until = min(block.end, window.next_line + _LINES_LOOKED_AT)
-        between = [window.peek(at) or b"" for at in range(window.next_line, until)]
-        full = sum(self._is_full(line.rstrip(b"\r\n")) for line in between)
+        between = [(window.peek(at) or b"").rstrip(b"\r\n") for at in range(window.next_line, until)]
+        full = sum(self._is_full(line) for line in between)
         if self._has_types:
             return not ((first and last) or 2 * full > len(between))
         # In a single column of text every line is full, which says nothing.
         nearly_all = full >= max(_ENOUGH_WITHOUT_TYPES, _NEARLY_ALL * len(between))
-        return not (first and last and nearly_all and len(self._kinds) > 1)
+        if not (first and last and nearly_all and len(self._kinds) > 1):
+            return True
+        lines = [self._record(line) for line in between if self._is_full(line)]
+        return not are_like(lines, self._around(window, block), len(self._kinds))
+
+    def _record(self, text: bytes) -> list[bytes]:
+        return (_fields(text, self._separator) or [])[: len(self._kinds)]
+
+    def _around(self, window: Window, block: "_Block") -> list[Fields]:
+        """Records around a block, and those fields of its first and last line that its quotes leave alone."""
+        n, k = len(self._kinds), block.column
+        found: list[Fields] = [[*self._record(block.first)[:k], *[None] * (n - k)]]
+        if self._is_full(block.last_without_quote):
+            found.append([*[None] * (k + 1), *self._record(block.last_without_quote)[k + 1 :]])
+        below = ((window.peek(at) or b"").rstrip(b"\r\n") for at in range(block.end + 1, block.end + 1 + _NEIGHBOURS))
+        records = takewhile(lambda text: _fields(text, self._separator) is not None, below)
+        whole = filter(self._is_full, chain([window.before.rstrip(b"\r\n")], records))
+        return found + [self._record(text) for text in whole]
+
+    def _begins_blank_value(self, window: Window, block: "_Block") -> bool:
+        """Whether the quote that ends a block rather opens a value of blank lines, closed by the quote below them."""
+        opening = _parse(block.last, self._separator, inside=False)
+        if opening.state != "open" or not block.last.endswith(QUOTE) or len(self._kinds) == 1:
+            return False
+        at, until = block.end + 1, block.end + _LINES_LOOKED_AT
+        while (text := window.peek(at)) is not None and at < until and not text.strip(b"\r\n"):
+            at += 1
+        own = (text or b"").rstrip(b"\r\n")
+        if own != QUOTE and not own.startswith(QUOTE + self._separator):
+            return False
+        closing = _parse(own, self._separator, inside=True)
+        if closing.state != "closed" or opening.delimiters + closing.delimiters + 1 != len(self._kinds):
+            return False
+        kept, parsed = (self._reached, self._reopened), _parse(own, self._separator, inside=False)
+        is_open = parsed.state == "open"
+        is_record = is_open and self._block(window, Line(at, 0, text or b"", 0), own, parsed) is not None
+        self._reached, self._reopened = kept
+        return not is_record and (is_open or parsed.state == "broken")
 
     def _is_full(self, text: bytes) -> bool:
         n = len(self._kinds)

@@ -20,6 +20,7 @@ class Lines:
         self._n_ready = 0
         self._layout = layout
         self._piece = _LEAST_PIECE_BYTES
+        self.last_passed = b""
 
     def __iter__(self) -> "Lines":
         return self
@@ -71,6 +72,9 @@ class Lines:
             if not found.lines:
                 self._piece = _LEAST_PIECE_BYTES
                 break
+            end = self._at + found.size - 1
+            start = self._data.rfind(self._layout.terminator, self._at, end) + 1
+            self.last_passed = self._data[max(start, self._at) : end].rstrip(b"\r\n")
             lines, size, self._at = lines + found.lines, size + found.size, self._at + found.size
             self._piece = min(2 * self._piece, _LARGEST_PIECE_BYTES)
         return Prefix(lines, size)
@@ -96,6 +100,7 @@ class Window:
         self._head = self._bytes = 0
         self._start = start
         self.next_line = first_line
+        self.before = self._last = b""  # the line before the one that was passed last, and that
 
     def pop(self) -> Line | None:
         """Passes the next line; where none is held, all good records before it."""
@@ -103,6 +108,7 @@ class Window:
             passed = self._source.pass_good()
             self.next_line += passed.lines
             self._start += passed.size
+            self._last = self._source.last_passed if passed.lines else self._last
         if self.peek(self.next_line) is None:
             return None
         text, length = self._held[self._head]
@@ -110,6 +116,7 @@ class Window:
         if self._head > 1000 and 2 * self._head > len(self._held):
             del self._held[: self._head]
             self._head = 0
+        self.before, self._last = self._last, text
         line = Line(self.next_line, self._start, text, length)
         self._bytes -= len(text) + _LINE_OVERHEAD_BYTES
         self._start += length

@@ -6,7 +6,7 @@ is good by the rules of `csv_damage`; what is not may be good all the same, and 
 1. Each quote stands at the edge of a field or beside its double, so that counting quotes tells which bytes they hold.
 2. Outside quotes no carriage return stands alone.
 3. Each record of several lines has the header's number of fields, and too few of its lines have as many delimiters as
-   a record to pass for records.
+   a record to pass for records. Nor may its end be the beginning of a value of blank lines.
 """
 
 from dataclasses import dataclass
@@ -126,6 +126,7 @@ def _doubtful_records(
             "full": full_before.gather(last) - full_before.gather(first + 1),
             "between": between,
             "is_typed": pl.Series(layout.typed).gather(column.clip(upper_bound=n - 1)),
+            "before_blank": _before_blank(values, ends.gather(last), layout),
             "delimiters": before_outside.gather(last + 1) - before_outside.gather(first),
         }
     )
@@ -135,6 +136,19 @@ def _doubtful_records(
         doubt = (c("first") & (c("last") | c("is_typed"))) | most
     else:
         doubt = c("first") & c("last") & (c("full") >= layout.enough_without_types) & (n > 1)
+    doubt |= c("first") & c("before_blank") & (n > 1)
     doubt &= c("is_block")
     doubtful = records.select((doubt | (c("delimiters") != n - 1)).arg_true()).to_series()
     return numbers.gather(doubtful.head(1)).to_list()
+
+
+def _before_blank(values: pl.Series, ends: pl.Series, layout: Layout) -> pl.Series:
+    """Whether a record ends with a quote, and below it is a blank line, or one whose first field is but a quote."""
+    unknown = pl.Series([10, 10], dtype=pl.UInt8)  # what stands around a piece
+    around = pl.concat([unknown, values, unknown])
+    before, last, next_, after = (around.gather(ends + offset) for offset in (0, 1, 3, 4))
+    if layout.terminator == b"\n":
+        last = before.zip_with(last == 13, last)
+    blank = pl.Series([10, 13], dtype=pl.UInt8).implode()
+    alone = (next_ == QUOTE[0]) & ((after == layout.separator[0]) | after.is_in(blank))
+    return (last == QUOTE[0]) & (next_.is_in(blank) | alone)

@@ -130,12 +130,19 @@ class CsvRecords(Records):
         self.read(*uniform(copy, read_content(copy), separator, self.scratch))
         return True
 
+    def _is_complete(self, n_rows: int) -> bool:
+        """Whether a scan that noted no rejects had none: no line is damaged, and each record came out."""
+        if self._damage is None or self._damage.number:
+            return False
+        starts = self._record_starts()
+        return starts is not None and not starts.open_quote and len(starts.offsets) == n_rows + 1
+
     def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome | None:
         """Account for a scan, as `Records.finish`; the damaged lines are among the rejects."""
         if not self.is_clean(con, n_rows):
             if self._damage is None and self.mend():
                 return None
-            if self.rejects_id is None and self.content is not None:
+            if self.rejects_id is None and self.content is not None and not self._is_complete(n_rows):
                 self.read(self.path, self.content)
                 return None
         outcome = super().finish(con, n_rows)

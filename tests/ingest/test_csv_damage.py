@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import random
 from dataclasses import dataclass
 from decimal import Decimal
@@ -28,6 +29,7 @@ SHAPE = RawShape(
     )
 )
 TEXTS = RawShape((RawColumn("id", "VARCHAR"), RawColumn("name", "VARCHAR"), RawColumn("note", "VARCHAR")))
+TWO_TEXTS = RawShape(TEXTS.columns[:2])
 HEADER = b"id,name,amount,day\n"
 
 
@@ -146,6 +148,87 @@ def test_texts_without_types_need_more_evidence(land):
     landed = land(b"id,name,note\n" + b"".join(good), shape=TEXTS)
     assert [letter.line for letter in landed.dead] == [3]
     assert [row[1] for row in landed.rows] == ["1", "3", "4", "5", "6", "7", "8", "9"]
+
+
+TEXTS_OF_ALL_KINDS = {
+    "an address": "1 Main St\nSpringfield, IL\nUSA",
+    "an address, a comma a line": "Ann Lee,\n1 Main St,\nSpringfield,\nIllinois,\nUSA",
+    "a comment": "Good, really\nFast, too\nCheap, also\nBuy it, all\nBye",
+    "a letter": "Dear Ann,\n\nI came, I saw.\nWe, too.\n\nYours,\nBob",
+    "HTML": '<ul class="a">\n<li>a, b</li>\n<li>c, d</li>\n<li>e, f</li>\n</ul>',
+    "a stack trace": 'Traceback:\n  File "a.py", line 1\n  File "b.py", line 2\n  File "c.py", line 3\nValueError: x',
+    "CSV": "a,b\n1,2\n3,4\n5,6\n7,8",
+    "CSV with a line end": "a,b\n1,2\n3,4\n5,6\n7,8\n",
+    "CSV, a total": "a,b\n1,2\n3,4\n5,6\n7,8\ntotal",
+    "CSV of three": "a,b,c\n1,2,3\n4,5,6\n7,8,9\n",
+    "quoted CSV": '"a","b"\n"1","2"\n"3","4"\n"5","6"\n',
+    "a poem": "One,\ntwo,\nthree,\nfour,\nfive",
+    "a poem, a comma in the end": "One,\ntwo,\nthree,\nfour,\nfive,",
+    "a poem and a line end": "One,\ntwo,\nthree,\nfour,\nfive,\n",
+    "a poem with a title": "Numbers\none,\ntwo,\nthree,\nfour,",
+    "a poem, two commas": "One, two,\nthree, four,\nfive, six,\nseven, eight,\nnine",
+    "blank lines": "\n\n\n",
+    "blank lines before": "\n\nx",
+    "commas": ",\n,\n,\n,\n",
+    "JSON": '{"a": 1,\n"b": 2,\n"c": 3,\n"d": 4\n}',
+    "SQL": "SELECT a,\nb,\nc,\nd,\ne\nFROM t",
+    "a list": "- a, b\n- c, d\n- e, f\n- g, h\n",
+    "code": "f(a, b)\nf(c, d)\nf(e, f)\nf(g, h)\nend",
+}
+
+
+@pytest.mark.parametrize("value", TEXTS_OF_ALL_KINDS.values(), ids=TEXTS_OF_ALL_KINDS)
+def test_a_text_in_a_file_of_texts_is_one_value(land, tmp_path, value):
+    for columns, quoting in itertools.product((2, 3), (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)):
+        plain = [f"x{column}" for column in range(columns)]
+        for column in range(columns):
+            record = [*plain[:column], value, *plain[column + 1 :]]
+            for rows in ([record] * 12, [plain, record, plain, record, record], [record, *[plain] * 5]):
+                path = tmp_path / "b.csv"
+                path.write_bytes(written([["id", "name", "note"][:columns], *rows], quoting))
+                finder = csv_damage.DamageFinder(b",", [csv_damage.TEXT] * columns)
+                assert list(csv_damage.find_damage(path, read_content(path), finder, 1)) == []
+    landed = land(written([["id", "name"], *[[value, "x"]] * 12]), shape=TWO_TEXTS)
+    assert landed.dead == []
+    assert [row[1:3] for row in landed.rows] == [(value, "x")] * 12
+
+
+def written(rows: list[list[str]], quoting: int = csv.QUOTE_MINIMAL) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)  # type: ignore[arg-type]
+    return text.getvalue().encode()
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        pytest.param([b"%d,name", b"%d,"], id="some are empty"),
+        pytest.param([b"%d,"], id="all are empty"),
+        pytest.param([b"%d, name"], id="a space before"),
+        pytest.param([b"%d,name"], id="digits before"),
+        pytest.param([b"c%d,name"], id="letters before"),
+    ],
+)
+def test_two_stray_quotes_among_texts_cost_their_lines(land, good):
+    lines = [good[n % len(good)] % n for n in range(12)]
+    lines[2] = lines[2].replace(b",", b',"')
+    lines[8] += b'"'
+    landed = land(b"id,name\n" + b"\n".join(lines) + b"\n", shape=TWO_TEXTS)
+    assert landed.lines == [line for line in range(2, 14) if line not in {letter.line for letter in landed.dead}]
+    assert {letter.line for letter in landed.dead} <= {4, 10}
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [b'"\n\n\n",x', b'x,"\n\n\n"', b'"\n",x', b'x,"\n"', b'"\r\n\r\n",x'],
+)
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_value_of_blank_lines_survives_a_stray_quote_before_it(land, blank, quoted):
+    stray = b'"1","b' if quoted else b'1,"b'
+    landed = land(b"id,name\n0,a\n" + stray + b"\n" + blank + b"\n3,c\n4,d\n", shape=TWO_TEXTS)
+    (value,) = csv.reader(io.StringIO(blank.decode(), newline=""))
+    assert [list(row[1:3]) for row in landed.rows] == [["0", "a"], value, ["3", "c"], ["4", "d"]]
+    assert [letter.line for letter in landed.dead] == [3]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from pipeline_assets.ingest import limits
+from pipeline_assets.ingest.csv_reader import CsvRecords
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES
 
 HEADER = b"InvoiceNo,Quantity,Unit Price,note\n"
@@ -126,6 +128,17 @@ def test_a_header_that_lacks_required_columns_makes_every_record_a_dead_letter(l
 def test_blank_lines_and_quoted_line_ends_do_not_shift_lines(land):
     landed = land(HEADER + b'1,1,1,"a\nb"\n\n2,2,2,"say ""hi"", ok"\n\n\n3,3,3,x')
     assert [(row[0], row[4]) for row in landed.rows] == [(2, "a\nb"), (5, 'say "hi", ok'), (8, "x")]
+
+
+def test_a_file_of_many_lines_with_quoted_line_ends_is_scanned_once(land, monkeypatch):
+    monkeypatch.setattr(limits, "MOST_LETTERS", 10)
+    read, scans = CsvRecords.read, []
+    monkeypatch.setattr(CsvRecords, "read", lambda *args, **given: scans.append(1) or read(*args, **given))
+    good = b"".join(b'%d,1,1,"a\nb"\n' % n for n in range(20))
+    landed = land(HEADER + good)
+    assert (landed.lines, landed.dead, len(scans)) == (list(range(2, 42, 2)), [], 1)
+    landed = land(HEADER + good + b"1,2\n")
+    assert (landed.lines, [d.line for d in landed.dead]) == (list(range(2, 42, 2)), [42])
 
 
 def test_blank_lines_before_the_header_count(land):
