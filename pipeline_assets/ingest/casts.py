@@ -167,6 +167,8 @@ def out_of_range(value: str, dtype: str, depth: int = 0) -> str | None:
     if dtype == "DATE":
         return f"{value} NOT BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'"
     if dtype.startswith("TIMESTAMP"):
+        if dtype == "TIMESTAMP_NS":  # holds the years 1677 to 2262, and so no bound to compare with
+            value = f"{value}::TIMESTAMP"
         kind = "TIMESTAMPTZ" if dtype == "TIMESTAMP WITH TIME ZONE" else "TIMESTAMP"
         return f"{value} NOT BETWEEN {kind} '0001-01-01 00:00:00' AND {kind} '9999-12-31 23:59:59.999999'"
     return None

@@ -72,7 +72,7 @@ def test_contracts_of_the_package_are_suites(dq: DataQualityFramework, name: str
 
 
 def test_other_names_are_errors_that_say_what_there_is(dq: DataQualityFramework) -> None:
-    with pytest.raises(NotebookError, match=r"silver\.invoice_lines.*added: lines\. Add your own.*add_suite\('orders'"):
+    with pytest.raises(NotebookError, match=r"silver\.orders.*added: lines\. Add your own.*add_suite\('orders'"):
         dq.validate_dataframe(pl.DataFrame({"id": [1]}), "orders", "x")
     with pytest.raises(NotebookError, match=r"give a class of pandera\.polars\.DataFrameModel"):
         DataQualityFramework.add_suite("x", pandera.pandas.DataFrameModel)  # type: ignore[arg-type]
