@@ -162,8 +162,9 @@ def read_chunks(path: Path, compression: Compression | None) -> Iterator[bytes]:
 
 
 def _chunks(
-    file: "BinaryIO | _HashingReader", compression: Compression | None, size: int = CHUNK_BYTES
+    file: "BinaryIO | _HashingReader", compression: Compression | None, size: int | None = None
 ) -> Iterator[bytes]:
+    size = size or CHUNK_BYTES
     if compression is None:
         while data := file.read(size):
             check_time()

@@ -181,6 +181,6 @@ def test_an_error_of_the_lake_is_not_taken_for_one_of_the_source(
     def full(*_: object, **__: object) -> None:
         raise duckdb.IOException("No space left on device")
 
-    monkeypatch.setattr("pipeline_assets.ingest.pull.write_parquet", full)
+    monkeypatch.setattr("pipeline_assets.lake.Table.write", full)
     with pytest.raises(duckdb.IOException, match="No space left"):
         bank.pull()
