@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import duckdb
 import pytest
+from nobody import as_nobody
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest import landing
@@ -27,7 +28,6 @@ from pipeline_assets.lake import Lake, StorageError, Table, write_parquet
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 LINE = "536000,85123A,{},6,2011-01-01 08:26:00,2.55,17850,UK\n"
-NOBODY = 65534
 
 
 class Shop:
@@ -87,23 +87,6 @@ def files_no_larger_than(size_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextmanager
-def as_nobody(folder: Path) -> Iterator[None]:
-    """Without root's rights, which know no missing permission; the folder is nobody's meanwhile."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 def noise(lines: int) -> bytes:

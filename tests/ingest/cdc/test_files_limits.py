@@ -2,21 +2,18 @@
 
 import gzip
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from change_records import Shop, product
+from nobody import as_nobody
 
 from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.unread import FilesLeftError
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -26,23 +23,6 @@ def open_folder() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
-
-
-@contextmanager
-def as_nobody(folder: Path) -> Iterator[None]:
-    """Without root's rights, which know no missing permission; the folder is nobody's meanwhile."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 def test_a_flood_of_broken_records_is_a_bounded_number_of_dead_letters(
