@@ -20,6 +20,7 @@ from pipeline_assets.ingest.pull import LostRecordsError
 from pipeline_assets.lake.errors import (
     CommitConflictError,
     CommitUnknownError,
+    LakeUnreadableError,
     PositionMovedError,
     SchemaMismatchError,
     StorageError,
@@ -42,8 +43,9 @@ _KIND = re.compile(r"(\w+(?:: \w+)?):")
 _TOLD_ERRORS = frozenset(
     error.__name__
     for error in (
-        TableNotFoundError, TableUnreadableError, StorageError, CommitUnknownError, SchemaMismatchError,
-        CommitConflictError, PositionMovedError, SettingsError, LostRecordsError, WriteRefusedError,
+        TableNotFoundError, TableUnreadableError, LakeUnreadableError, StorageError, CommitUnknownError,
+        SchemaMismatchError, CommitConflictError, PositionMovedError, SettingsError, LostRecordsError,
+        WriteRefusedError,
     )
 )  # fmt: skip
 _AROUND = ("Dagster", "RetryRequested", "Failure")

@@ -34,10 +34,11 @@ class LakeResource(dg.ConfigurableResource[Lake]):
 
         Raises:
             DagsterExecutionInterruptedError: The run was canceled.
+            LakeUnreadableError: The lake's storage failed.
         """
-        settings = load_settings()
-        con = self.open().connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads)
-        with interruptible(), lent(con):
+        settings, lake = load_settings(), self.open()
+        con = lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads)
+        with lake.errors_told(), interruptible(), lent(con):
             yield con
 
 

@@ -110,7 +110,7 @@ class FileReader:
             self._forget(delivery, [])  # the interrupt may have hit the first time
             return cause_of(error)
         except Exception as error:  # noqa: BLE001  one file stops no other, whatever is wrong
-            return cause_of(error)
+            return cause_of(self.bronze.lake.explain(error))
         if not self._is_as_listed(delivery, path):
             self._forget(delivery, landed.files)
             return None

@@ -39,6 +39,16 @@ class StorageError(LakeError):
         )
 
 
+class LakeUnreadableError(LakeError):
+    """The storage of the lake failed a query or a look at a table's log."""
+
+    def __init__(self, uri: str, cause: BaseException) -> None:
+        super().__init__(
+            f"the lake at {uri} could not be read: {reason(cause)}. What was committed before stays, and is not "
+            "written twice; mend the storage (permissions, mount, network), then run again"
+        )
+
+
 class WriteRefusedError(LakeError):
     """Delta does not allow a write: the table is append-only, or has features or columns that forbid it."""
 

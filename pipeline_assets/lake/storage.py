@@ -5,19 +5,23 @@ What a table does lives in `table`; how its files are written in `files`.
 
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
+from deltalake.exceptions import DeltaError
 
-from pipeline_assets.lake.errors import LakeError
+from pipeline_assets.lake.errors import LakeError, LakeUnreadableError
 from pipeline_assets.lake.spill import spill_path
 from pipeline_assets.lake_place import refusal
 
 LAYERS = ("bronze", "dead_letters", "silver", "gold")
 _DUCKDB_SHARE = 0.85
 _NAME = re.compile(r"(bronze|dead_letters|silver|gold)\.[a-z][a-z0-9_]*")
+# By this delta-rs begins what it or the object store's client could not do, and DuckDB what its `delta_scan` could not.
+_OF_STORAGE = re.compile(r"Kernel error|Generic \w+ error|Error performing|DeltaKernel")
 # DuckDB's names of the S3 settings, by the names that object stores' clients (and dagster_deltalake's S3Config) use.
 _S3_SECRET_FIELDS = {
     "access_key_id": "KEY_ID",
@@ -92,6 +96,28 @@ class Lake:
             load_extension(con, "httpfs")
             con.execute(_s3_secret(self.storage_options))
         con.execute("SET GLOBAL allow_unsigned_extensions = false")
+
+    @contextmanager
+    def errors_told(self) -> Iterator[None]:
+        """Gives errors of the lake's storage that leave a block as `explain` does.
+
+        Raises:
+            LakeUnreadableError: The storage failed a query, or a look at a log.
+        """
+        try:
+            yield
+        except Exception as error:
+            if (told := self.explain(error)) is not error:
+                raise told from error
+            raise
+
+    def explain(self, error: Exception) -> Exception:
+        """Gives the lake's own error for one of its storage from DuckDB or delta-rs; any other error as it is."""
+        # delta-rs has no class of its own for it; only object stores are reached by HTTP.
+        is_of_files = isinstance(error, duckdb.IOException) or type(error) in (OSError, DeltaError)
+        is_told = _OF_STORAGE.search(str(error)) is not None or f"{self.uri.rstrip('/')}/" in str(error)
+        is_ours = isinstance(error, duckdb.HTTPException) or (is_of_files and is_told)
+        return LakeUnreadableError(self.uri, error) if is_ours else error
 
     def table_names(self) -> list[str]:
         """Lists the lake's tables, by layer. Local lakes only; an object store needs a catalog for this.

@@ -56,7 +56,7 @@ class LetterBox:
     def save(self, path: str | Path) -> int:
         """Appends what is pending to the Delta table at a path, each batch once, and forgets it. Gives the rows."""
         table, written = table_at(path), 0
-        with table.lake.connect() as con:
+        with table.lake.errors_told(), table.lake.connect() as con:
             for name, letters in list(self._pending.items()):
                 con.register("letters", letters)
                 if append(con, table, "SELECT * FROM letters", batch_id=f"notebook {name}") is not None:

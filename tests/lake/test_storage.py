@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from pipeline_assets.lake import Lake, LakeError, Positions, Table, query_schema
+from pipeline_assets.lake import Lake, LakeError, LakeUnreadableError, Positions, Table, query_schema
 
 
 def test_a_table_name_is_a_place(lake: Lake) -> None:
@@ -88,3 +88,34 @@ def test_a_lake_in_a_folder_of_any_such_name_is_written_and_read(tmp_path: Path,
 def test_a_place_that_some_reader_takes_for_another_is_refused(uri: str, what: str) -> None:
     with pytest.raises(LakeError, match=re.escape(f"a lake cannot lie at {uri!r}: {what!r}")):
         Lake(uri)
+
+
+def test_a_query_that_cannot_read_the_lake_names_it_and_the_remedy(
+    lake: Lake, con: duckdb.DuckDBPyConnection, table: Table
+) -> None:
+    for path in Path(table.uri).rglob("part-*.parquet"):
+        path.unlink()
+    with (
+        pytest.raises(LakeUnreadableError, match=f"the lake at {re.escape(lake.uri)} .* run again"),
+        lake.errors_told(),
+    ):
+        con.execute(f"SELECT sum(seq) FROM {table.scan()}").fetchall()
+
+
+def test_a_log_that_cannot_be_read_names_the_lake_and_the_remedy(lake: Lake, table: Table) -> None:
+    opened = table.open()
+    Path(table.uri, f"_delta_log/{1:020}.json").unlink()
+    with (
+        pytest.raises(LakeUnreadableError, match=f"the lake at {re.escape(lake.uri)} .* run again"),
+        lake.errors_told(),
+    ):
+        opened.transaction_version("first")
+
+
+def test_errors_of_other_things_stay_what_they_are(lake: Lake, con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    with pytest.raises(duckdb.IOException, match="landed"), lake.errors_told():
+        con.execute(f"FROM read_csv('{tmp_path}/landed.csv')")
+    with pytest.raises(FileNotFoundError), lake.errors_told():
+        Path(lake.uri, "landed").read_text()
+    with pytest.raises(OSError, match="zstd"), lake.errors_told():
+        raise OSError("zstd: what was unpacked is no such file")
