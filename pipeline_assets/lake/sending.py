@@ -28,6 +28,8 @@ COMMIT_ID = "commit_id"
 
 _SENDS = 3
 _READS = 3
+# One request, and its answer. After retries, or of 5xx, nobody knows what became of a request before.
+_DENIED = re.compile(r"Error performing PUT \S+ in \S+ - Server returned non-2xx status code: 40[0-7]")
 _REFUSALS = re.compile(r"append-only|Unsupported .*features|Table features must be specified")
 
 
@@ -69,6 +71,7 @@ def send(
     version, commit_id = table.version() + 1, uuid.uuid4().hex
     properties = commit_facts.properties(positions, {**(metadata or {}), COMMIT_ID: commit_id})
     _mark(files, True)
+    may_arrive = False
     for attempt in range(_SENDS):
         _wait(attempt)
         try:
@@ -99,7 +102,11 @@ def send(
         if not can_come:
             raise failed(name, table.table_uri, failure) from failure
         # What was sent may still arrive. It is sent again as it is: whichever comes first, it is ours.
-    raise CommitUnknownError(name, version, failure) from failure
+        may_arrive |= _DENIED.search(reason(failure)) is None
+    if may_arrive:
+        raise CommitUnknownError(name, version, failure) from failure
+    _mark(files, False)
+    raise failed(name, table.table_uri, failure) from failure
 
 
 def failed(name: str, uri: str, error: BaseException) -> LakeError:

