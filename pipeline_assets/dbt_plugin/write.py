@@ -1,10 +1,11 @@
 """How a model's rows become one commit of its table, together with the upstream versions that they reflect."""
 
 from collections.abc import Mapping
-from functools import partial
+from enum import Enum, auto
 from typing import Any
 
 import duckdb
+from deltalake import Schema
 
 from pipeline_assets.dbt_plugin.follow import Following
 from pipeline_assets.dbt_plugin.plan import (
@@ -33,6 +34,43 @@ GONE = "_gone"
 """Column of a model's query that marks keys whose stored rows go and are not replaced."""
 
 
+class Write(Enum):
+    """What the write of a model does to its table."""
+
+    OVERWRITE = auto()
+    """All rows are replaced, and the columns if they are others."""
+
+    POSITIONS = auto()
+    """Nothing is owed: only the positions move, and no row is read."""
+
+    MERGE = auto()
+    APPEND = auto()
+    REPLACE_DAYS = auto()
+    REPLACE_KEYS = auto()
+
+
+def choose_write(plan: Plan, strategy: str, *, is_full_refresh: bool) -> Write:
+    """Decides what a model's write does.
+
+    Args:
+        plan: What the model owes.
+        strategy: One of those that `check_options` lets pass.
+        is_full_refresh: Whether the table is made anew, columns included.
+    """
+    if strategy == "overwrite" or is_full_refresh:
+        return Write.OVERWRITE
+    # Of a change table also rows go that its events no longer have, whatever the strategy.
+    if plan.everything and (strategy == "replace" or plan.reads_changes):
+        return Write.OVERWRITE
+    if plan.by_keys and not (plan.everything or plan.has_keys):
+        return Write.POSITIONS
+    if strategy in ("merge", "append"):
+        return Write.MERGE if strategy == "merge" else Write.APPEND
+    if plan.by_keys:
+        return Write.REPLACE_KEYS
+    return Write.REPLACE_DAYS if plan.dates else Write.POSITIONS
+
+
 class Writer:
     """Writes the models of a run."""
 
@@ -55,19 +93,11 @@ class Writer:
         for upstream in (name for name, readers in run.readers.items() if model in readers):
             self._views.find(upstream, reader=model)
         check_options(model, options, plan)
+        write = choose_write(plan, options["strategy"], is_full_refresh=self._following.is_full_refresh(model))
         with self._views.cursor() as con:
-            if plan.reads_changes or not table.exists():
-                table.create(  # of a table that is there it adds the columns that the source has added
-                    query_schema(con, sql if not _has_gone(con, sql) else f"SELECT * EXCLUDE ({GONE}) FROM ({sql})"),
-                    partition_by=as_list(options.get("partition_by")),
-                    date_column=options.get("date_column"),
-                    description=(node.get("description") or "").strip() or None,
-                )
-            check_partitioning(table, options)
             try:
-                if not self._makes_anew(table, plan, options):
-                    _fit(con, table, sql)
-                version = self._commit(con, table, sql, plan, options)
+                self._prepare(con, table, sql, write, options)
+                version = self._commit_widening(con, table, sql, write, options)
             except SchemaMismatchError as error:
                 raise LakeError(
                     f"rows do not fit table {table.name}: {'; '.join(error.problems)}. If that is meant: rows that are "
@@ -82,81 +112,117 @@ class Writer:
         added, removed = int(facts.get("rows_added", 0)), int(facts.get("rows_removed", 0))
         return {"message": f"version {version}: {added:,} rows in, {removed:,} out", "rows": added}
 
-    def _makes_anew(self, table: Table, plan: Plan, options: Mapping[str, Any]) -> bool:
-        """Whether all rows are written, whatever columns the table had."""
-        strategy = options.get("strategy")
-        by_merge = strategy in ("merge", "append") and not plan.reads_changes
-        return (
-            strategy == "overwrite" or self._following.is_full_refresh(table.name) or (plan.everything and not by_merge)
-        )
+    def _prepare(
+        self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, write: Write, options: Mapping[str, Any]
+    ) -> None:
+        """Creates the table if need be; gives that of a change table the columns that the source has added.
+
+        Raises:
+            SchemaMismatchError: The model has other columns, and no row is written that the table would refuse.
+        """
+        node, reads_changes = self._run.nodes[table.name], self._following.plan(table.name).reads_changes
+        is_there = table.exists()
+        schema = _schema(con, sql) if reads_changes or not is_there else None
+        if schema is not None:
+            table.create(
+                schema,
+                partition_by=as_list(options.get("partition_by")),
+                date_column=options.get("date_column"),
+                description=(node.get("description") or "").strip() or None,
+            )
+        check_partitioning(table, options)
+        if write is Write.POSITIONS:
+            self._refuse_other_columns(con, table, sql) if schema is None else _widen(con, table, schema)
+
+    def _refuse_other_columns(self, con: duckdb.DuckDBPyConnection, table: Table, sql: str) -> None:
+        """Refuses a model that has other columns than its table. Other types of those that it has show when rows come.
+
+        Raises:
+            SchemaMismatchError: It has.
+        """
+        stored, node = schemas.types(table.open().schema()), self._run.nodes[table.name]
+        if node["config"]["contract"]["enforced"]:  # then dbt has held the query against them, which is not done twice
+            given = {name: stored.get(name, str(column["data_type"])) for name, column in node["columns"].items()}
+        else:
+            given = schemas.types(_schema(con, sql))
+        if problems := schemas.misfits(stored, given):
+            raise SchemaMismatchError(table.name, problems)
+
+    def _commit_widening(
+        self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, write: Write, options: Mapping[str, Any]
+    ) -> int:
+        """Commits the rows. Only if the table refuses them for their types it is widened, and they are sent again."""
+        try:
+            return self._commit(con, table, sql, write, options)
+        except SchemaMismatchError:
+            _widen(con, table, _schema(con, sql))
+            return self._commit(con, table, sql, write, options)
 
     def _commit(
-        self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, options: Mapping[str, Any]
+        self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, write: Write, options: Mapping[str, Any]
     ) -> int:
-        """Writes by the model's strategy; gives the version that holds the rows."""
-        strategy, keys = options.get("strategy"), as_list(options.get("unique_key"))
-        full_refresh = self._following.is_full_refresh(table.name)
-        sequence = as_list(options.get("sequence"))
+        """Writes what `choose_write` decided; gives the version that holds the rows."""
+        plan, strategy, keys = self._following.plan(table.name), options["strategy"], as_list(options.get("unique_key"))
+        sequence, is_full_refresh = as_list(options.get("sequence")), self._following.is_full_refresh(table.name)
         batch = {batch_id(plan, options): 1} if strategy == "append" else {}
-        if strategy == "merge" and full_refresh:
+        if write is Write.POSITIONS:
+            return table.commit(con, [], expect=plan.applied, positions=plan.seen)
+        if strategy == "merge" and is_full_refresh:
             order = ", ".join(f"{quote_name(name)} DESC" for name in sequence)
             latest = f"row_number() OVER (PARTITION BY {quote_names(keys)} ORDER BY {order}) = 1"
             sql = f"SELECT * FROM ({sql}) QUALIFY {latest}"
         sql = by_partition(sql, plan, self._run.pins, options)
-        if strategy == "overwrite" or full_refresh:
-            return table.overwrite(con, sql, positions={**plan.seen, **batch})
-        if plan.reads_changes and plan.everything:  # what the events no longer tell goes, too
-            return table.overwrite(con, sql, expect=plan.applied, positions=plan.seen)
-        if plan.by_keys and not (plan.everything or plan.has_keys):  # nothing owed: only the position moves
-            return table.commit(con, [], expect=plan.applied, positions=plan.seen)
-        if strategy == "merge":
+        if write is Write.OVERWRITE:
+            # What is made anew whatever the table holds does not care which positions it has.
+            expect = None if strategy == "overwrite" or is_full_refresh else plan.applied
+            return table.overwrite(con, sql, expect=expect, positions={**plan.seen, **batch})
+        if write is Write.MERGE:
             return table.merge(con, sql, keys=keys, sequence=sequence, expect=plan.applied, positions=plan.seen)
-        if strategy == "append":
+        if write is Write.APPEND:
             version = table.append(con, sql, batch_id=next(iter(batch)), expect=plan.applied, positions=plan.seen)
-            return table.open().version() if version is None else version
-        return self._replace(con, table, sql, plan, options)
+            if version is not None:
+                return version
+            self._refuse_other_columns(con, table, sql)
+            return table.open().version()
+        if write is Write.REPLACE_DAYS:
+            where = days_predicate(options["date_column"], plan.dates)
+            return table.replace(con, sql, where=where, expect=plan.applied, positions=plan.seen)
+        return _replace_keys(con, table, sql, plan, keys)
 
-    def _replace(
-        self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, options: Mapping[str, Any]
-    ) -> int:
-        """Replaces all rows, or those of the touched days, or those of the touched keys."""
-        replace = partial(table.replace, con, expect=plan.applied, positions=plan.seen)
-        if plan.everything:
-            return table.overwrite(con, sql, expect=plan.applied, positions=plan.seen)
-        if not plan.by_keys:
-            if not plan.dates:  # nothing owed: only the position moves, and no row is read
-                return table.commit(con, [], expect=plan.applied, positions=plan.seen)
-            return replace(sql, where=days_predicate(options["date_column"], plan.dates))
-        # Rows of keys beyond the touched ones (derived values that moved with them) replace their old rows too.
-        keys, rows = as_list(options.get("unique_key")), work(f"{table.name} rows")
-        con.execute(f"CREATE OR REPLACE TABLE {rows} AS {sql}")
+
+def _replace_keys(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, keys: list[str]) -> int:
+    """Replaces the rows of the touched keys.
+
+    Rows of keys beyond these (derived values that moved with them) replace their old rows, too.
+    """
+    rows = work(f"{table.name} rows")
+    con.execute(f"CREATE OR REPLACE TABLE {rows} AS {sql}")
+    try:
         come, gone = f"SELECT * FROM {rows}", [*plan.replaced]
-        if _has_gone(con, come):
+        if GONE in con.sql(come).columns:
             come = f"SELECT * EXCLUDE ({GONE}) FROM {rows} WHERE NOT {GONE}"
             gone.append(rows)
         also = " UNION ALL ".join(f"SELECT {quote_names(keys)} FROM {relation}" for relation in gone)
-        try:
-            return table.replace_keys(
-                con, come, keys=keys, also=f"({also})" if also else None, expect=plan.applied, positions=plan.seen
-            )
-        finally:
-            con.execute(f"DROP TABLE {rows}")
+        return table.replace_keys(
+            con, come, keys=keys, also=f"({also})" if also else None, expect=plan.applied, positions=plan.seen
+        )
+    finally:
+        con.execute(f"DROP TABLE {rows}")
 
 
-def _fit(con: duckdb.DuckDBPyConnection, table: Table, sql: str) -> None:
-    """Widens the table's columns to what a model gives now, also if no row of it comes.
+def _widen(con: duckdb.DuckDBPyConnection, table: Table, schema: Schema) -> None:
+    """Widens the table's columns to the types of a model.
 
     Raises:
-        SchemaMismatchError: The model has other columns, or types that could lose a value of theirs.
+        SchemaMismatchError: It has other columns, or types that could lose a value of the table's.
     """
-    schema = query_schema(con, f"SELECT * EXCLUDE ({GONE}) FROM ({sql})" if _has_gone(con, sql) else sql)
     stored, given = schemas.types(table.open().schema()), schemas.types(schema)
     wider = {name: given[name] for name in schemas.widenings(stored, given)}
     if problems := schemas.misfits({**stored, **wider}, given):
         raise SchemaMismatchError(table.name, problems)
-    if wider:
-        table.widen(con, schema)
+    table.widen(con, schema)
 
 
-def _has_gone(con: duckdb.DuckDBPyConnection, sql: str) -> bool:
-    return GONE in con.sql(f"SELECT * FROM ({sql}) LIMIT 0").columns
+def _schema(con: duckdb.DuckDBPyConnection, sql: str) -> Schema:
+    """Gives the columns that a model's query writes."""
+    return Schema([column for column in query_schema(con, sql).fields if column.name != GONE])

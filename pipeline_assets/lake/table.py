@@ -300,8 +300,10 @@ class Table(TableReader):
             PositionMovedError: Another run moved a position meanwhile; nothing was committed.
         """
         merging.take_in(con, self.name, rows, keys, sequence)
+        given = schemas.types(data_files.query_schema(con, f"FROM {merging.INCOMING}"))
 
         def plan(table: DeltaTable) -> Plan:
+            self._refuse_misfit(schemas.types(table.schema()), given)
             stored = rows_near_keys(con, table, self.scan(table.version()), keys, merging.INCOMING)
             merging.find_winners(con, stored, list(schemas.types(table.schema())), keys, sequence)
             files, _ = self._write(con, f"SELECT * FROM {merging.WINNERS}")
@@ -385,8 +387,10 @@ class Table(TableReader):
         """Writes a query's rows as files of this table, refusing what does not fit its schema; gives its types, too."""
         table = opened or self.open()
         wanted, given = schemas.types(table.schema()), schemas.types(data_files.query_schema(con, rows))
-        problems = schemas.misfits(wanted, given)
-        if problems:
-            raise SchemaMismatchError(self.name, problems)
+        self._refuse_misfit(wanted, given)
         select = f"SELECT {quote_names(list(wanted))} FROM ({rows})"
         return self.write(con, select, partition_by=table.metadata().partition_columns), wanted
+
+    def _refuse_misfit(self, wanted: Mapping[str, str], given: Mapping[str, str]) -> None:
+        if problems := schemas.misfits(wanted, given):
+            raise SchemaMismatchError(self.name, problems)
