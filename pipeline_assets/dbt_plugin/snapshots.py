@@ -4,16 +4,13 @@ The macro dbt_project/macros/snapshot_state.sql compares the two; it gets from h
 """
 
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
-
-from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import contract, raw_shape
 from pipeline_assets.dbt_plugin.follow import Following
 from pipeline_assets.dbt_plugin.views import Views, relation, work
 from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
-from pipeline_assets.lake import LakeError, held_days, quote_name, select_days
+from pipeline_assets.lake import LakeError, held_in, newest_day, quote_name, select_days
 from pipeline_assets.lake.commit_facts import date_column
 
 PARTITION = "_partition_date"
@@ -53,7 +50,8 @@ class SnapshotReader:
         columns += [name for name in found if name not in {*columns, *technical, *OWN_COLUMNS}]
         if plan.everything:
             return _answer(columns, keys, relation(upstream), None)
-        rows, days = work(f"{model} <- {upstream}"), _newest(opened, held_days(pin.table, pin.version))
+        rows, newest = work(f"{model} <- {upstream}"), newest_day(opened, without=held_in(opened))
+        days = frozenset() if newest is None else frozenset({newest})
         if date_column(opened) == PARTITION:
             days |= plan.dates  # of a late day, keys that no other has: they are gone
         select = select_days(pin.table, pin.version, PARTITION, days)
@@ -93,9 +91,3 @@ def _columns(contract_name: str, keys: Sequence[str]) -> list[str]:
     if taken := sorted({*names} & {*OWN_COLUMNS}):
         raise LakeError(f"{contract_name} has columns that the state has itself: {', '.join(taken)}")
     return names
-
-
-def _newest(opened: DeltaTable, held: frozenset[date]) -> frozenset[date]:
-    """The newest day with rows that is not withheld; none if there is none."""
-    days = {date.fromisoformat(str(partition[PARTITION])) for partition in opened.partitions()}
-    return frozenset(sorted(days - held)[-1:])

@@ -5,24 +5,24 @@ that was killed before its checks are audited by the next.
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.deliveries import owner_of
 from pipeline_assets.ingest.landing import DayCounts
-from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, judge, quote_names
+from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, judge, newest_day, quote_names
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 
 _COMMITS_LOOKED_AT = 20
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,16 @@ def audit(
     if shrink_budget is None:
         good = counts.keys() | looked_at  # a day without any record left is as good as one that never was
     else:
-        shrunk = _shrunk(bronze.open(version), held_in(opened), counts.keys() | read_days, findings.bad, shrink_budget)
+        shrunk = _shrunk(
+            con,
+            bronze,
+            version,
+            counts,
+            days=counts.keys() | read_days,
+            held=held_in(opened),
+            bad=findings.bad,
+            budget=shrink_budget,
+        )
         findings, good = replace(findings, shrunk=shrunk), set(counts)
     held = judge(con, bronze, version=version, good=good - findings.bad, bad=findings.bad)
     return replace(findings, held=held)
@@ -181,21 +190,32 @@ def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, whe
 
 
 def _shrunk(
-    opened: DeltaTable, held: Collection[date], days: Collection[date], bad: Collection[date], budget: float
+    con: duckdb.DuckDBPyConnection,
+    bronze: Table,
+    version: int,
+    counts: Mapping[date, DayCounts],
+    *,
+    days: Collection[date],
+    held: Collection[date],
+    bad: Collection[date],
+    budget: float,
 ) -> dict[date, tuple[int, int]]:
     """Finds days whose snapshot has far fewer rows than the published one before it: rows of both."""
-    rows: Counter[date] = Counter()
-    for file in pa.table(opened.get_add_actions(flatten=True)).to_pylist():
-        rows[file["partition._partition_date"]] += file["num_records"]
-    published = rows.keys() - {*held} - {*days}
-    found = {}
+    opened, before, found = bronze.open(version), None, {}
+    rows = {day: counts[day].rows if day in counts else 0 for day in days}
     for day in sorted(days):
-        before = max((other for other in published if other < day), default=None)
+        if day - _DAY not in days:  # else no other snapshot lies between the two
+            published = newest_day(opened, before=day, without={*held, *days})
+            before = max((other for other in (before, published) if other), default=None)
+        if before and before not in rows:
+            (rows[before],) = con.execute(
+                f"SELECT count(*) FROM {bronze.scan(version)} WHERE {days_predicate('_partition_date', [before])}"
+            ).fetchone() or (0,)
         last = rows[before] if before else 0
         if rows[day] == 0 or rows[day] < (1 - budget) * last:
             found[day] = (rows[day], last)
         elif day not in bad:
-            published.add(day)
+            before = day
     return found
 
 

@@ -8,7 +8,7 @@ from pipeline_assets.lake.changes import (
     position_name,
     select_batches,
 )
-from pipeline_assets.lake.days import days_predicate, select_days
+from pipeline_assets.lake.days import days_predicate, newest_day, select_days
 from pipeline_assets.lake.errors import (
     CommitConflictError,
     CommitUnknownError,
@@ -57,6 +57,7 @@ __all__ = [
     "held_days",
     "held_in",
     "judge",
+    "newest_day",
     "position_name",
     "published",
     "query_schema",

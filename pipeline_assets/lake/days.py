@@ -4,18 +4,19 @@ Chosen days become one branch of a UNION ALL for each run of neighbouring days; 
 rule nothing out, are first looked up in the log.
 """
 
-from collections.abc import Iterable
-from datetime import date, timedelta
+from collections.abc import Collection, Iterable
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipeline_assets.lake.pruning import neighbours
-from pipeline_assets.lake.quarantine import published
+from pipeline_assets.lake.quarantine import PARTITION, published
 from pipeline_assets.lake.storage import quote_name
 from pipeline_assets.lake.table import Table
 
 _DAY = timedelta(days=1)
+_REACH_DAYS = 32
 
 
 def days_predicate(column: str, days: Iterable[date]) -> str:
@@ -68,3 +69,24 @@ def _by_partition(opened: DeltaTable, column: str, days: frozenset[date]) -> lis
         f"{name} >= DATE '{group[0]}' AND {name} <= DATE '{group[-1]}' AND {plain}"
         for group in neighbours(sorted(hit), known)
     ]
+
+
+def newest_day(opened: DeltaTable, *, before: date | None = None, without: Collection[date] = ()) -> date | None:
+    """Gives the newest landing day that has rows.
+
+    It is looked for backwards, in stretches that grow, so that the partitions of years before are not listed.
+
+    Args:
+        opened: A version of a table partitioned by `_partition_date`.
+        before: Only days before this one; all if not given, those to come included.
+        without: Days that do not count.
+    """
+    end, reach = before, _REACH_DAYS
+    while end is None or end > date.min:
+        start = date.fromordinal(max(1, (end or datetime.now(UTC).date()).toordinal() - reach))
+        within = [(PARTITION, ">=", start), *([(PARTITION, "<", end)] if end else [])]
+        listed = opened.partitions(file_pruning_predicate=within)
+        if days := {date.fromisoformat(str(found[PARTITION])) for found in listed} - set(without):
+            return max(days)
+        end, reach = start, reach * 8
+    return None

@@ -63,12 +63,15 @@ def rows_near_keys(
     if not parts or kinds[parts[0]] not in {"date", *_INTEGERS}:
         return whole
     name, of_type = quote_name(parts[0]), date.fromisoformat if kinds[parts[0]] == "date" else int
-    known = {of_type(value) for part in table.partitions() if (value := part[parts[0]]) is not None}
+    none = f"(SELECT *, filename FROM {scan} WHERE false)"
     values = {value for (value,) in con.execute(f"SELECT DISTINCT {name} FROM {wanted}").fetchall()}
-    if None in values:
-        return whole
+    if None in values or not values:
+        return whole if values else none
+    within = [(parts[0], ">=", min(values)), (parts[0], "<=", max(values))]
+    listed = table.partitions(file_pruning_predicate=within)
+    known = {of_type(value) for part in listed if (value := part[parts[0]]) is not None}
     if not (found := sorted(values & known)):
-        return f"(SELECT *, filename FROM {scan} WHERE false)"
+        return none
     branches = (
         f"SELECT *, filename FROM {scan} WHERE {name} >= {_literal(group[0])} AND {name} <= {_literal(group[-1])}"
         for group in neighbours(found, known)

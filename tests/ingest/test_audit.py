@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pandera.polars as pa
 import pytest
@@ -92,3 +93,34 @@ def test_a_file_that_is_corrected_while_an_audit_runs_is_no_mismatch(
 
     monkeypatch.setattr(audits, "validate_rows", slowly)
     assert events.audit().mismatches == []
+
+
+@pytest.mark.parametrize("days", [3, 800])
+def test_a_snapshot_is_held_against_the_one_before_whatever_came_earlier(
+    events: Events, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    events.land("a.csv", "id\n1\n")  # makes the table
+    _append_days(events, days)
+    listed: list[int] = []
+    really = DeltaTable.partitions
+
+    def counting(table: DeltaTable, **kwargs: Any) -> list[dict[str, str]]:
+        found = really(table, **kwargs)
+        listed.append(len(found))
+        return found
+
+    monkeypatch.setattr(DeltaTable, "partitions", counting)
+    monkeypatch.delattr(DeltaTable, "get_add_actions")
+    found = audits.audit(events.con, events.bronze, Event, failure_budget=0, days=(DAY, DAY), shrink_budget=0.5)
+    assert found.shrunk == {DAY: (1, 10)}
+    assert sum(listed) <= 32
+
+
+def _append_days(events: Events, days: int) -> None:
+    """Ten rows on each of the days before."""
+    rows = (
+        f"SELECT * REPLACE (DATE '{DAY}' - day::INT AS _partition_date) FROM {events.bronze.scan()}, "
+        f"range(1, {days + 1}) AS d(day), range(10) AS r(number)"
+    )
+    events.con.execute(f"CREATE TEMP TABLE earlier AS SELECT * EXCLUDE (day, number) FROM ({rows}) ORDER BY ALL")
+    events.bronze.append(events.con, "FROM earlier ORDER BY _partition_date", batch_id="earlier")

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from pipeline_assets.lake import Lake, Table, days_predicate, query_schema, select_days
+from pipeline_assets.lake import Lake, Table, days_predicate, newest_day, query_schema, select_days
 
 DAYS = [datetime.date(2011, 1, 1) + datetime.timedelta(days=number) for number in range(40)]
 
@@ -69,3 +69,29 @@ def test_a_predicate_of_days_holds_for_dates_and_both_timestamps() -> None:
             query = f"select distinct moment::date from ({rows}) where {days_predicate('moment', days)} order by 1"
             assert [row[0] for row in con.execute(query).fetchall()] == days
     con.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "without", "newest"),
+    [
+        (None, [], "2011-02-10"),
+        (None, ["2011-02-10", "2011-02-09"], "2011-02-08"),
+        ("2011-02-10", [], "2011-02-09"),
+        ("2026-01-01", [], "2011-02-10"),
+        ("2011-01-02", [], None),
+        ("2011-01-04", ["2011-01-02", "2011-01-03"], None),
+    ],
+)
+def test_the_newest_day_is_found_over_any_gap(
+    table: Table, before: str | None, without: list[str], newest: str | None
+) -> None:
+    of = datetime.date.fromisoformat
+    found = newest_day(table.open(), before=of(before) if before else None, without=set(map(of, without)))
+    assert found == (of(newest) if newest else None)
+
+
+def test_the_newest_day_may_be_one_to_come(table: Table) -> None:
+    con = table.lake.connect()
+    table.append(con, "select timestamp '2099-01-01' as moment, date '2099-01-02' as _partition_date", batch_id="far")
+    con.close()
+    assert newest_day(table.open()) == datetime.date(2099, 1, 2)
