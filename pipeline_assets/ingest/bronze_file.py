@@ -29,9 +29,9 @@ from pipeline_assets.ingest.readers import (
     resolve_format,
 )
 from pipeline_assets.ingest.records import ContradictoryFile
-from pipeline_assets.ingest.unread import Cause, cause_of, is_of_memory, is_of_system
+from pipeline_assets.ingest.unread import Cause, cause_of
 from pipeline_assets.ingest.weight import records_of
-from pipeline_assets.lake import MANY_COLUMNS, DataFile, Table, quote_text
+from pipeline_assets.lake import MANY_COLUMNS, DataFile, Table, faults, quote_text
 
 LETTERS = "landing_dead_letters"
 """Temporary table that collects the dead letters of a run; columns as `lake.dead_letters.COLUMNS`."""
@@ -128,8 +128,6 @@ class FileReader:
             try:  # perhaps it is one value only that DuckDB fails at
                 return self._copy(delivery, path, content, shape, careful=True)
             except (UnreadableFile, duckdb.Error) as error:
-                if not isinstance(error, UnreadableFile) and (is_of_memory(error) or is_of_system(error)):
-                    raise
                 reason = file_failure(error)
         weight = records_of(content, self._format_of(path), path)
         self._letter(delivery, None, reason, content.excerpt, weight)
@@ -182,7 +180,7 @@ class FileReader:
         """
         if isinstance(error, ContradictoryFile) or (isinstance(error, UnreadableFile) and content.failure is not None):
             return error.reason  # as proved by the pass over its bytes
-        if not isinstance(error, UnreadableFile) and (is_of_memory(error) or is_of_system(error)):
+        if faults.is_of_system(error):
             raise error
         again = read_content(path, self.max_unpacked_bytes)
         if identity(delivery.file, again, by_day=self.by_day) != delivery.content_id:
@@ -196,8 +194,6 @@ class FileReader:
                     (rows, _) = self.con.execute(every).fetchone() or (0, None)
                     outcome = records.finish(self.con, rows)
         except (UnreadableFile, duckdb.Error) as proof:
-            if is_of_system(proof):
-                raise
             return file_failure(proof)
         raise error
 
@@ -274,7 +270,7 @@ class FileReader:
         )
 
     def _discard(self, files: list[DataFile]) -> None:
-        self.bronze.discard(files)
+        self.bronze.delete_uncommitted(files)
 
     @staticmethod
     def _is_as_listed(delivery: Delivery, path: Path) -> bool:

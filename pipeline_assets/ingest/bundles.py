@@ -26,10 +26,10 @@ from pipeline_assets.ingest.bronze_table import letters_sql, rows_sql
 from pipeline_assets.ingest.conform import conform_sql, match_fields
 from pipeline_assets.ingest.content import HEAD_BYTES, Content, read_content
 from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
-from pipeline_assets.ingest.readers import UnreadableFile, file_failure, open_records, resolve_format
+from pipeline_assets.ingest.readers import UnreadableFile, open_records, resolve_format
 from pipeline_assets.ingest.records import Outcome
 from pipeline_assets.ingest.unread import Cause, cause_of
-from pipeline_assets.lake import DataFile, StorageError, Table, quote_text
+from pipeline_assets.lake import DataFile, StorageError, Table, faults, quote_text
 
 _MOST_BYTES = HEAD_BYTES // 4  # of a file: a larger one is worth its own pass
 _BUNDLE_BYTES, _BUNDLE_FILES = 16 * 1024 * 1024, 1_000
@@ -124,9 +124,9 @@ def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataF
             kept += small
             continue
         except BaseException:
-            bronze.discard(kept)
+            bronze.delete_uncommitted(kept)
             raise
-        bronze.discard(small)
+        bronze.delete_uncommitted(small)
     return kept
 
 
@@ -303,7 +303,8 @@ def _load(
                 raise _NotProvedError
             return outcome, matching.added
     except (UnreadableFile, duckdb.Error) as error:
-        file_failure(error)  # raises what ends all reading
+        if faults.ends_all_work(error) or faults.is_of_memory(error):
+            raise
         raise _NotProvedError from error
     finally:
         path.unlink()

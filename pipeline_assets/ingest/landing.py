@@ -287,7 +287,7 @@ def _carry_out(
             bronze.create(schema_of(con, added.values()))
         version = _commit(con, bronze, files, reports, shape.extended(added.values()), todo, run_id)
     except BaseException:
-        bronze.discard(files)
+        bronze.delete_uncommitted(files)
         raise
     return Report(version, sorted(reports, key=lambda report: (report.day, report.file)), todo.unchanged)
 

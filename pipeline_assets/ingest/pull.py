@@ -206,8 +206,8 @@ class Pull:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.bronze.discard(self._written)
-        self.bronze.discard(self._kept)
+        self.bronze.delete_uncommitted(self._written)
+        self.bronze.delete_uncommitted(self._kept)
 
     @property
     def _written(self) -> list[DataFile]:
@@ -363,4 +363,4 @@ class Pull:
         return self.bronze.write(con, query, partition_values=partition, is_wide=self._is_wide)
 
     def _discard(self, files: Iterable[DataFile]) -> None:
-        self.bronze.discard(files)
+        self.bronze.delete_uncommitted(files)

@@ -36,7 +36,7 @@ from pipeline_assets.ingest.records import (
 )
 from pipeline_assets.ingest.sql import quoted
 from pipeline_assets.ingest.text_reader import BOM, reader_options, safe_path, uniform
-from pipeline_assets.ingest.unread import is_of_system
+from pipeline_assets.lake import faults
 
 FORMATS: tuple[Format, ...] = ("csv", "jsonl", "json", "parquet", "avro")
 
@@ -136,25 +136,19 @@ def open_records(
         return _open_binary(con, path, content, resolved, scratch, careful)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        if isinstance(error, duckdb.Error) and not is_of_system(error):
+        if faults.is_of_bytes(error):
             raise UnreadableFile(file_failure(error)) from error
         raise
 
 
-def file_failure(error: Exception) -> str:
+def file_failure(error: BaseException) -> str:
     """A dead letter's reason for a file during whose scan DuckDB raised `error`; one line, without paths.
 
     Re-raises errors that say nothing of the file: out of memory, disk full, interrupted.
     """
     if isinstance(error, UnreadableFile):
         return error.reason
-    environment = (
-        duckdb.OutOfMemoryException,
-        duckdb.InterruptException,
-        duckdb.InternalException,
-        duckdb.FatalException,
-    )
-    if not isinstance(error, duckdb.Error) or isinstance(error, environment):
+    if not faults.is_of_bytes(error):
         raise error
     text = re.sub(r"""(in )?(file )?["']/[^"']*["'],?""", "", str(error)).strip()
     first = re.sub(r"^[A-Z][A-Za-z ]*Error: ", "", text.splitlines()[0]) if text else type(error).__name__

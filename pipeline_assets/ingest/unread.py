@@ -1,24 +1,19 @@
-"""Files that stay unread though nothing is wrong with them, and whose fault it is when reading one fails.
+"""Files that stay unread though nothing is wrong with them.
 
 A dead letter says: these bytes are no good. It may only be written if that is proved, because a file with a dead letter
 counts as read. A full disk, a mount that is away, a missing permission, too little memory or time prove nothing; such a
-file is left where it lies, the others of the run are read, and the run ends with the list. Reading is in `bronze_file`.
+file is left where it lies, the others of the run are read, and the run ends with the list. Whose error it is tells
+`lake.faults`; reading is in `bronze_file`.
 """
 
-import errno
-import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import duckdb
-
 from pipeline_assets.ingest.limits import FileTimeLimitError
+from pipeline_assets.lake import faults
 
 _SHOWN = 10
 _MOST_IN_A_ROW = 5
-_BROKEN = (duckdb.InterruptException, duckdb.InternalException, duckdb.FatalException)
-# What the operating system says, and no reader says of bytes that it has got.
-_SYSTEM = tuple(os.strerror(number) for number in errno.errorcode)
 
 
 @dataclass(frozen=True)
@@ -107,10 +102,10 @@ def cause_of(error: BaseException) -> Cause:
     Raises:
         BaseException: `error` itself, after which nothing can be read any more: interrupted, or the engine is broken.
     """
-    if isinstance(error, _BROKEN) or not isinstance(error, Exception):
+    if faults.ends_all_work(error):
         raise error
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if is_of_memory(error):
+    if faults.is_of_memory(error):
         return Cause(
             f"limit: its reading needs more than the memory limit ({text}): raise PIPELINE_DUCKDB_MEMORY_LIMIT or have "
             "it delivered in parts",
@@ -122,16 +117,3 @@ def cause_of(error: BaseException) -> Cause:
         place = f" ({error.filename})" if error.filename else ""
         return Cause(f"it could not be read: {error.strerror or text}{place}; mend permissions, mount or disk")
     return Cause(text)
-
-
-def is_of_memory(error: BaseException) -> bool:
-    """Tell whether memory, or the room to spill to, was too small."""
-    return isinstance(error, duckdb.OutOfMemoryException | MemoryError)
-
-
-def is_of_system(error: BaseException) -> bool:
-    """Tell whether an error is the operating system's or the network's, not one of bytes that were read."""
-    if isinstance(error, duckdb.Error):
-        is_of_files = isinstance(error, duckdb.IOException | duckdb.HTTPException | duckdb.PermissionException)
-        return is_of_memory(error) or (is_of_files and any(text in str(error) for text in _SYSTEM))
-    return isinstance(error, OSError | MemoryError)

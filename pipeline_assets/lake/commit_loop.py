@@ -113,13 +113,13 @@ def commit(
         try:
             version = _send(con, table, opened, planned, moved, metadata or {})
         except BaseException:
-            table.discard(own)
+            table.delete_uncommitted(own)
             raise
         if version is not None:
             if len(moved) + len(planned.files) >= _LARGE:
                 _checkpoint(table, opened)
             return version
-        table.discard(own)
+        table.delete_uncommitted(own)
         time.sleep(random.uniform(0, min(0.02 * 2 ** min(attempt, 5), 0.5)))  # noqa: S311 - jitter
     raise CommitConflictError(table.name, ATTEMPTS)
 

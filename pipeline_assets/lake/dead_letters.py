@@ -70,7 +70,7 @@ def record(
         for query in letters:
             files += table.write(con, f"SELECT {_SELECT} FROM ({query})", partition_by=["_partition_date"])
     except BaseException:
-        table.discard(files)
+        table.delete_uncommitted(files)
         raise
     table.commit(con, files, where=where, metadata=metadata, expect=expect, positions=positions)
 

@@ -1,12 +1,11 @@
 """Data files of a Delta table: DuckDB writes them, this module turns what DuckDB reports into Delta's add actions.
 
-No commit happens here: a file that no commit names is invisible, and is deleted by who wrote it (`discard`). DuckDB's
-own COPY is used because it streams, uses all cores and takes 0.6 times the CPU of an Arrow stream into delta-rs
-(benchmarks/).
+No commit happens here: a file that no commit names is invisible, and is deleted by who wrote it
+(`delete_uncommitted`). DuckDB's own COPY is used because it streams, uses all cores and takes 0.6 times the CPU of an
+Arrow stream into delta-rs (benchmarks/).
 """
 
 import json
-import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +16,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 from deltalake import Schema
-from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
-from pyarrow.fs import FileSelector, PyFileSystem
 
+from pipeline_assets.lake import faults, leftovers
 from pipeline_assets.lake.errors import LakeError, StorageError, reason
-from pipeline_assets.lake.storage import quote_name, quote_text
+from pipeline_assets.lake.storage import quote_names, quote_text
 from pipeline_assets.lake.wide_files import copy_by_batches
-
-_LOG = logging.getLogger(__name__)
 
 _FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, RETURN_STATS"
 # One row in 100,000 needs a longer prefix to be told apart; long texts would only bloat the log.
@@ -111,51 +107,55 @@ def write_parquet(
     Raises:
         StorageError: The lake cannot be written, or the table not be read. What lands is not to blame.
     """
-    folder, options = table_uri, ", WRITE_EMPTY_FILE false"
-    name = f"part-{uuid.uuid4()}"
+    folder, name = table_uri, f"part-{uuid.uuid4()}"
     if partition_values is not None:
         folder += "".join(f"/{key}={value}" for key, value in partition_values.items())
+    target, options = f"{folder}/{name}.parquet", ", WRITE_EMPTY_FILE false"
     if partition_by:
-        columns = ", ".join(quote_name(column) for column in partition_by)
-        options = f", PARTITION_BY ({columns}), APPEND, FILENAME_PATTERN '{name}-{{uuid}}'"
-    target = folder if partition_by else f"{folder}/{name}.parquet"
+        target, options = folder, f", PARTITION_BY ({quote_names(partition_by)}), APPEND"
+        options += f", FILENAME_PATTERN '{name}-{{uuid}}'"
     try:
         if "://" not in folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
         if is_wide:
-            path = target.removeprefix(table_uri).lstrip("/")
-            count, size_bytes, nulls = copy_by_batches(con, select, table_uri, path, storage_options)
-            file = DataFile(path, size_bytes, count, partition_values or {}, nulls)
-            if not count:
-                discard(table_uri, [file], storage_options)
-            return [file] if count else []
+            return _write_by_batches(con, select, table_uri, target, partition_values or {}, storage_options)
         written = con.execute(f"COPY ({select}) TO {quote_text(target)} ({_FORMAT}{options})").fetchall()
     except BaseException as error:
-        _sweep(table_uri, f"{folder}/{name}", len(partition_by), storage_options)
-        if _is_of_storage(error, table_uri):
+        leftovers.sweep(con, select, table_uri, f"{folder}/{name}", partition_by, storage_options)
+        if faults.is_of_table(error, table_uri):
             # A query can read the table that it writes: a merge, other types. DuckDB names the file that it means.
             tried = "written" if isinstance(error, OSError) or name in str(error) else "read or written"
             raise StorageError(table_uri, error, tried=tried) from error
         raise
-    files = []
-    for path, rows, size_bytes, _footer, columns_, keys in written:
-        stats = {key[1:-1].replace('""', '"'): value for key, value in columns_.items() if '"."' not in key}
-        relative = path.removeprefix(table_uri).lstrip("/")
-        files.append(DataFile(relative, size_bytes, rows, keys or partition_values or {}, stats))
-    return files
+    return [_described(row, table_uri, partition_values or {}) for row in written]
 
 
-def _is_of_storage(error: BaseException, table_uri: str) -> bool:
-    """Whether an error of a COPY is that of the table's storage: DuckDB names the file, whatever else the query reads.
+def _write_by_batches(
+    con: duckdb.DuckDBPyConnection,
+    select: str,
+    table_uri: str,
+    target: str,
+    partition_values: Mapping[str, str | None],
+    storage_options: Mapping[str, str] | None,
+) -> list[DataFile]:
+    path = target.removeprefix(table_uri).lstrip("/")
+    rows, size_bytes, nulls = copy_by_batches(con, select, table_uri, path, storage_options)
+    if not rows:
+        leftovers.delete(table_uri, [path], storage_options)
+        return []
+    return [DataFile(path, size_bytes, rows, partition_values, nulls)]
 
-    Only object stores are reached by HTTP, and what lands never is.
-    """
-    if isinstance(error, duckdb.HTTPException):  # an IOException, too, but with the address that was asked
-        return True
-    return table_uri in str(error) if isinstance(error, duckdb.IOException) else isinstance(error, OSError)
+
+def _described(row: Sequence[Any], table_uri: str, partition_values: Mapping[str, str | None]) -> DataFile:
+    """Gives the file that a row of COPY's answer is about."""
+    path, rows, size_bytes, _footer, columns, keys = row
+    stats = {key[1:-1].replace('""', '"'): value for key, value in columns.items() if '"."' not in key}
+    return DataFile(path.removeprefix(table_uri).lstrip("/"), size_bytes, rows, keys or partition_values, stats)
 
 
-def discard(table_uri: str, files: Iterable[DataFile], storage_options: Mapping[str, str] | None = None) -> None:
+def delete_uncommitted(
+    table_uri: str, files: Iterable[DataFile], storage_options: Mapping[str, str] | None = None
+) -> None:
     """Deletes files that were written, less those that a version may name. Whoever fails calls this with all it wrote.
 
     Args:
@@ -163,66 +163,7 @@ def discard(table_uri: str, files: Iterable[DataFile], storage_options: Mapping[
         files: The files.
         storage_options: How an object store is reached.
     """
-    _delete(table_uri, [file.path for file in files if not file.may_be_named], storage_options)
-
-
-def _sweep(table_uri: str, target: str, depth: int, storage_options: Mapping[str, str] | None) -> None:
-    """Deletes what a failed COPY left.
-
-    Args:
-        table_uri: Root of the table.
-        target: Start of the names of its files; with `depth` they lie as many folders deeper, in partitions.
-        depth: Number of partition columns that the COPY made folders of.
-        storage_options: How an object store is reached.
-    """
-    folder, _, name = target.rpartition("/")
-    try:
-        if "://" not in table_uri:
-            found = Path(folder).glob(f"{'*/' * depth}*{name}*")  # DuckDB writes tmp_<name> first where it may
-            paths = [path.relative_to(table_uri).as_posix() for path in found]
-        elif not depth:
-            paths = [f"{target}.parquet".removeprefix(table_uri).lstrip("/")]
-        elif storage_options is None:
-            return
-        else:
-            store = PyFileSystem(DeltaStorageHandler(table_uri, dict(storage_options)))
-            listed = store.get_file_info(FileSelector("", recursive=True))
-            paths = [file.path for file in listed if file.base_name.startswith(name)]
-    except OSError as error:
-        _LOG.warning("%s cannot be searched for what a failed write left, vacuum will find it: %s", table_uri, error)
-    else:
-        _delete(table_uri, paths, storage_options)
-
-
-def _delete(table_uri: str, paths: Sequence[str], storage_options: Mapping[str, str] | None) -> None:
-    """Deletes files, trying twice. One that stays is no reason to fail: nobody sees it."""
-    is_local = "://" not in table_uri
-    if not paths or (not is_local and storage_options is None):
-        return
-    for _ in range(2):
-        paths, error = _undeleted(table_uri, paths, storage_options or {}, is_local=is_local)
-        if not paths:
-            return
-    _LOG.warning("%s keeps %s files that no version names, for vacuum: %s", table_uri, len(paths), reason(error))
-
-
-def _undeleted(
-    table_uri: str, paths: Sequence[str], storage_options: Mapping[str, str], *, is_local: bool
-) -> tuple[list[str], BaseException]:
-    left, last = [], BaseException()
-    store = None if is_local else DeltaStorageHandler(table_uri, dict(storage_options))
-    for path in paths:
-        try:
-            if store is None:
-                Path(table_uri, path).unlink(missing_ok=True)
-            else:
-                store.delete_file(path)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            left.append(path)
-            last = error
-    return left, last
+    leftovers.delete(table_uri, [file.path for file in files if not file.may_be_named], storage_options)
 
 
 def query_schema(con: duckdb.DuckDBPyConnection, select: str) -> Schema:

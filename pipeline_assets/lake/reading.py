@@ -74,6 +74,6 @@ class TableReader:
         """Reads a position (an application transaction) from the log; None when it, or the table, is not there."""
         return self.open().transaction_version(name) if self.exists() else None
 
-    def discard(self, files: Iterable[DataFile]) -> None:
+    def delete_uncommitted(self, files: Iterable[DataFile]) -> None:
         """Deletes files that were written for the table, less those that a version may name."""
-        data_files.discard(self.uri, files, self.lake.storage_options)
+        data_files.delete_uncommitted(self.uri, files, self.lake.storage_options)

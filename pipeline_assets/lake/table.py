@@ -85,7 +85,7 @@ class Table(TableReader):
         partition_values: Mapping[str, str | None] | None = None,
         is_wide: bool = False,
     ) -> list[DataFile]:
-        """Writes files for a later `commit`, or `discard`; arguments and errors as of `files.write_parquet`."""
+        """Writes files for a later `commit` (or `delete_uncommitted`); see `files.write_parquet`."""
         return data_files.write_parquet(
             con,
             select,
@@ -313,7 +313,7 @@ class Table(TableReader):
             try:
                 return Plan(files, self._removal(con, table, stored, where), own_files=True)
             except BaseException:
-                self.discard(files)
+                self.delete_uncommitted(files)
                 raise
 
         return self._commit(con, plan, (), expect=expect, positions=positions, metadata=metadata)
@@ -374,7 +374,7 @@ class Table(TableReader):
                 con, self, plan, expect=expect, positions=positions, metadata=metadata, types=types
             )
         except BaseException:
-            self.discard(files)
+            self.delete_uncommitted(files)
             raise
 
     def _removal(self, con: duckdb.DuckDBPyConnection, table: DeltaTable, rows: str, where: str) -> Removal:

@@ -14,6 +14,8 @@ import pyarrow as pa
 from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem
 
+from pipeline_assets.lake import faults
+
 MANY_COLUMNS = 400
 """From here on a COPY is not even tried."""
 
@@ -21,16 +23,6 @@ _BATCH_ROWS = 1_024
 _ROW_GROUP_BYTES = 32 * 1024 * 1024
 # The number of threads is set for all cursors of a database, and a pull writes with several at once.
 _alone = Lock()
-# By the start of their messages; those that somebody asks for.
-_DUCKDB_ERRORS: Mapping[str, type[duckdb.Error]] = {
-    "Out of Memory": duckdb.OutOfMemoryException,
-    "IO": duckdb.IOException,
-    "HTTP": duckdb.HTTPException,
-    "Permission": duckdb.PermissionException,
-    "INTERRUPT": duckdb.InterruptException,
-    "INTERNAL": duckdb.InternalException,
-    "FATAL": duckdb.FatalException,
-}
 
 
 def copy_by_batches(
@@ -81,15 +73,11 @@ def copy_by_batches(
 
 
 def _read(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """Yields the batches of a query, with DuckDB's own error where it fails.
-
-    Arrow makes an OSError of it as soon as the first rows are out, which would pass for one of the disk written to.
-    """
+    """Yields the batches of a query, with DuckDB's own error where it fails behind the first rows."""
     try:
         yield from batches
     except OSError as error:
-        kind = str(error).partition(" Error:")[0]
-        raise _DUCKDB_ERRORS.get(kind, duckdb.Error)(str(error)) from error
+        raise faults.of_duckdb(error) from error
 
 
 @contextmanager

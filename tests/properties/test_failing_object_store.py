@@ -10,9 +10,10 @@ import duckdb
 import pytest
 from failing_store import INGESTS, ROWS, TABLES, THINGS, WRITES, land, look, with_things
 from object_store import WEED, Proxy, object_store, options
+from pyarrow.fs import FileSelector
 
 from pipeline_assets.ingest.unread import FilesLeftError
-from pipeline_assets.lake import Lake, LakeError, Positions, Table
+from pipeline_assets.lake import Lake, LakeError, Positions, StorageError, Table, leftovers
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(WEED is None, reason="SeaweedFS is not installed")]
 
@@ -27,6 +28,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         p = Proxy(port)
         yield p
         p.p.terminate()
+        p.p.wait()
 
 
 class Trial:
@@ -128,3 +130,26 @@ def test_positions_of_a_log_on_an_object_store_are_those_that_it_holds(
     positions = Positions(table.open())
     assert [positions.get(name) for name in ("first", "second", "third")] == [1, 1, None]
     assert Positions(table.open(1)).get("first") == 1
+
+
+def test_what_a_failed_write_left_is_looked_for_in_its_own_partitions(
+    proxy: Proxy, con: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+
+    def select(folder: str, **options: bool) -> FileSelector:
+        searched.append(folder)
+        return FileSelector(folder, **options)
+
+    monkeypatch.setattr(leftovers, "FileSelector", select)
+    lake = Lake(f"s3://lake/{uuid.uuid4().hex}", options(proxy.port))
+    with_things(lake, con, tmp_path)
+    table = Table(lake, THINGS)
+    years = "SELECT i AS id, DATE '2010-01-01' + i::INTEGER AS day, 1::BIGINT AS seq, 1 AS v FROM range(50) AS t(i)"
+    table.append(con, years, batch_id="years")
+    proxy.arm(2, "refused")  # the second of two files
+    with pytest.raises(StorageError):
+        table.append(con, ROWS.format(9, 2), batch_id="b")
+    assert proxy.ask()
+    assert sorted(searched) == ["day=2020-01-01", "day=2020-01-02"]
+    assert not look(lake, con).unnamed

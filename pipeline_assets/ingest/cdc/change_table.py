@@ -262,7 +262,7 @@ class Staging:
 
     def discard(self) -> None:
         """Deletes the files of a batch that was not committed, and what the connection keeps of it."""
-        self.bronze.discard(self.files)
+        self.bronze.delete_uncommitted(self.files)
         self._letters.drop()
 
     def _replaced_letters(self) -> str:

@@ -128,7 +128,7 @@ def store(
             files += stored.write(con, "SELECT key, after FROM cdc_rows")
             con.unregister("cdc_rows")
     except BaseException:
-        stored.discard(files)
+        stored.delete_uncommitted(files)
         raise
     stored.commit(con, files, where="TRUE", positions=positions)
 

@@ -127,7 +127,7 @@ def _bury(
     types = schemas.types(bronze.open().schema())
     files = bronze.write(con, rows, partition_values={"_partition_date": day.isoformat()})
     if (written := sum(file.rows for file in files)) != gone:
-        bronze.discard(files)
+        bronze.delete_uncommitted(files)
         raise PullError(f"{bronze.name}: {written} tombstones for {gone} keys that are gone; report this")
     entry = {
         "file": origin, "day": day.isoformat(), "content_id": batch_id, "holds": {}, **asdict(Counts(gone, gone)),
