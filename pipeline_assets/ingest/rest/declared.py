@@ -77,44 +77,43 @@ class OAuth2ClientCredentials(_Declaration):
 Auth = Annotated[Bearer | Basic | ApiKey | OAuth2ClientCredentials, Field(discriminator="type")]
 
 
-class PageNumber(_Declaration):
+class _Flagged(_Declaration):
+    """Pages that may come with a flag."""
+
+    more: str | None = None
+    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
+
+
+class PageNumber(_Flagged):
     """Pages by number, until no record comes or `total` is reached. Page sizes belong into `params`."""
 
     type: Literal["page"]
     param: str = "page"
     first: int = 1
-    more: str | None = None
-    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
-class Offset(_Declaration):
+class Offset(_Flagged):
     """Pages by the number of records before them, until no record comes or `total` is reached."""
 
     type: Literal["offset"]
     param: str = "offset"
-    more: str | None = None
-    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
-class Cursor(_Declaration):
+class Cursor(_Flagged):
     """Each answer names the cursor of the next one, the last one none."""
 
     type: Literal["cursor"]
     param: str = "cursor"
     path: str
     """JSONPath: `meta.next`, `data[-1].id`."""
-    more: str | None = None
-    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
-class NextUrl(_Declaration):
+class NextUrl(_Flagged):
     """Each answer holds the URL of the next one, the last one none."""
 
     type: Literal["next_url"]
     path: str
     """JSONPath: `links.next`, `"@odata.nextLink"`."""
-    more: str | None = None
-    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
 
 
 class LinkHeader(_Declaration):
