@@ -26,24 +26,24 @@ _TX_SEQ = "Place within that transaction."
 class _State(pa.DataFrameModel):
     """What a state has beside the source's columns."""
 
-    deleted: pl.Boolean = pa.Field(
+    own_deleted: pl.Boolean = pa.Field(
         alias="_deleted", description="The row is deleted at the source; all columns but the key are null."
     )
-    unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
-    commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
-    tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
-    changed_at: Instant = pa.Field(alias="_changed_at", description="When that was committed.")
-    changed_date: pl.Date = pa.Field(alias="_changed_date", description="UTC date of `_changed_at`.")
-    bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
+    own_unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
+    own_commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
+    own_tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
+    own_changed_at: Instant = pa.Field(alias="_changed_at", description="When that was committed.")
+    own_changed_date: pl.Date = pa.Field(alias="_changed_date", description="UTC date of `_changed_at`.")
+    own_bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
 
 
 class _SnapshotState(pa.DataFrameModel):
     """What a state made of snapshots has beside the source's columns."""
 
-    deleted: pl.Boolean = pa.Field(
+    own_deleted: pl.Boolean = pa.Field(
         alias="_deleted", description="The key is missing from the newest snapshot; all columns but the key are null."
     )
-    changed_date: pl.Date = pa.Field(
+    own_changed_date: pl.Date = pa.Field(
         alias="_changed_date", description="Day of the snapshot that made the row what it is."
     )
 
@@ -57,19 +57,19 @@ class _History(pa.DataFrameModel):
     is_deleted: pl.Boolean = pa.Field(
         description="The row was deleted at the source for this time; all columns but the key are null."
     )
-    unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
-    commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
-    tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
-    committed_at: Instant = pa.Field(alias="_committed_at", description="When that was committed.")
-    as_of: Instant = pa.Field(
+    own_unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
+    own_commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
+    own_tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
+    own_committed_at: Instant = pa.Field(alias="_committed_at", description="When that was committed.")
+    own_as_of: Instant = pa.Field(
         alias="_as_of",
         nullable=True,
         description="Of the last version: up to when changes are in it. A later change begins no earlier.",
     )
-    changed_date: pl.Date = pa.Field(
+    own_changed_date: pl.Date = pa.Field(
         alias="_changed_date", description="UTC date of the commit that opened, confirmed or closed the version."
     )
-    bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
+    own_bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
 
     @pa.dataframe_check(error="valid_from < valid_to")
     @classmethod
@@ -112,13 +112,14 @@ def _derived(model: Model, table: str, keys: Sequence[str], own: Model, *, gone:
     """The source's columns, null where the row is gone, and those that the silver table adds."""
     required: list[str] = []
     columns: dict[str, Any] = {"__annotations__": {}}
-    for name, (annotation, declared) in model.__fields__.items():
+    for at, (name, (annotation, declared)) in enumerate(model.__fields__.items()):
         column = copy.copy(declared)
+        column.alias = name  # of any letters, and none that the class needs for itself
         if name not in keys:
             required += [] if column.nullable else [name]
             column.nullable = column.nullable_explicit = True  # both: the second says that the first was meant
-        columns["__annotations__"][name] = annotation.raw_annotation
-        columns[name] = column
+        columns["__annotations__"][f"source_{at}"] = annotation.raw_annotation
+        columns[f"source_{at}"] = column
 
     def was_told(name: str) -> pl.Expr:
         """Whether a source told the value: a change may leave a long one out, a snapshot has all."""

@@ -32,6 +32,9 @@ OWN_COLUMNS = frozenset((*_STATE, *_HISTORY, "_gone"))
 """Columns that state and history have beside the source's. A column that the source adds under such a name stays in
 bronze."""
 
+OWN_PREFIX = "__"
+"""What the columns of the macros' SQL begin with; one that the source adds under such a name stays in bronze, too."""
+
 _NO_EVENTS = ", ".join(f"NULL::{column.dtype} AS {quote_name(column.name)}" for column in COLUMNS)
 
 
@@ -146,7 +149,7 @@ class ChangeReader:
         taken = {name.lower() for name in known | OWN_COLUMNS}
         added: dict[str, str] = {}  # Delta does not tell upper from lower case; of two spellings the first is taken
         for name in sorted({*(names or ()), *(left_out or ())} - known):
-            if name.lower() not in taken:
+            if name.lower() not in taken and not name.startswith(OWN_PREFIX):
                 added.setdefault(name.lower(), name)
         changes.added = tuple(added.values())
         changes.unavailable = frozenset(left_out or ()) & {*known, *changes.added}
@@ -169,7 +172,7 @@ class ChangeReader:
             keys = ", ".join(f"{key['value']} AS {key['name']}" for key in answer["keys"])
             wanted = (
                 f"(SELECT DISTINCT CAST({bucket} AS BIGINT) AS {BUCKET} FROM (SELECT {keys} "
-                f"FROM (SELECT {answer['key_texts']} AS _key FROM {changes.new})))"
+                f"FROM (SELECT {answer['key_texts']} AS __key FROM {changes.new})))"
             )
             rows = rows_near_keys(cursor, opened, pin.table.scan(pin.version), [BUCKET], wanted)
         known = [column.name for column in opened.schema().fields]
@@ -195,27 +198,27 @@ def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) 
         keys: Columns that name a row.
 
     Returns:
-        `keys` and `columns` (all but the keys) are dicts of `name` (quoted), `type` and `value`: SQL over `_key`, which
-        `key_texts` gives, and `_row`, which `row_texts` gives. A column that some events lack has also `source_name`,
-        `told`, a name for the last document that told the column, and `told_value`: its value in there.
+        `keys` and `columns` (all but the keys) are dicts of `name` (quoted), `type` and `value`: SQL over `__key`,
+        which `key_texts` gives, and `__row`, which `row_texts` gives. A column that some events lack has also
+        `source_name`, `told`, a name for the last document that told the column, and `told_value`: its value in there.
     """
     kinds = {column.name: column.dtype for column in shape} | dict.fromkeys(changes.added, "VARCHAR")
     names = [name for name in kinds if name not in keys]
     columns: list[dict[str, Any]] = []
     for at, name in enumerate(names, 1):
-        column = {"name": quote_name(name), "type": kinds[name], "value": row.typed(f"_row[{at}]", kinds[name])}
+        column = {"name": quote_name(name), "type": kinds[name], "value": row.typed(f"__row[{at}]", kinds[name])}
         if name in changes.unavailable:
-            column |= {"source_name": name, "told": f"_told_{at}"}
-            column["told_value"] = row.typed(f"{row.texts([name], f'_told_{at}')}[1]", kinds[name])
+            column |= {"source_name": name, "told": f"__told_{at}"}
+            column["told_value"] = row.typed(f"{row.texts([name], f'__told_{at}')}[1]", kinds[name])
         columns.append(column)
     facts = ("new", "every", "late_until", "truncated", "moved")
     return {
         **{name: getattr(changes, name) for name in facts},
         "stored": None,
         "key_texts": row.texts(keys, "key"),
-        "row_texts": row.texts(names, "after"),
+        "row_texts": row.texts(names, "__after"),
         "keys": [
-            {"name": quote_name(name), "type": kinds[name], "value": row.typed(f"_key[{at}]", kinds[name])}
+            {"name": quote_name(name), "type": kinds[name], "value": row.typed(f"__key[{at}]", kinds[name])}
             for at, name in enumerate(keys, 1)
         ],
         "columns": columns,
@@ -234,6 +237,9 @@ def _columns(contract_name: str, keys: Sequence[str]) -> Sequence[RawColumn]:
     names = {column.name for column in shape}
     if missing := [key for key in keys if key not in names]:
         raise LakeError(f"keys {', '.join(missing)} are not columns of {contract_name}")
-    if taken := sorted(names & OWN_COLUMNS):
-        raise LakeError(f"{contract_name} has columns that state and history have themselves: {', '.join(taken)}")
+    if taken := sorted(name for name in names if name.lower() in OWN_COLUMNS or name.startswith(OWN_PREFIX)):
+        raise LakeError(
+            f"{contract_name} has columns that state and history have themselves: {', '.join(taken)}. Give them other "
+            "names in the contract and at the source (a view, or the publication's table)"
+        )
     return shape

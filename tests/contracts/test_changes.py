@@ -1,13 +1,15 @@
 """Contracts of silver tables that are derived from the contract of the source's row."""
 
 from datetime import UTC, date, datetime
+from typing import Any
 
 import duckdb
+import pandera.polars as pa
 import polars as pl
 import pytest
 
 from pipeline_assets.contracts import crm
-from pipeline_assets.contracts.changes import snapshot_state
+from pipeline_assets.contracts.changes import history, snapshot_state, state
 from pipeline_assets.contracts.validation import validate_rows
 
 MODEL = snapshot_state(crm.Accounts, "silver.accounts", keys=["account_id"])
@@ -28,3 +30,14 @@ def test_a_live_row_of_snapshots_has_what_the_source_requires(
         con.execute("SET TimeZone = 'UTC'")
         con.register("rows_", frame.to_arrow())
         assert validate_rows(con, "SELECT * FROM rows_", MODEL).passed == fits
+
+
+def test_a_source_s_column_stands_beside_one_of_the_table_s_own() -> None:
+    names = ["id", "op", "ts", "commit_lsn", "tx_seq", "deleted", "unavailable", "bucket", "lasts", "Config", "_id"]
+    columns = {f"c{at}": pa.Field(alias=name, nullable=True) for at, name in enumerate(names)}
+    types = dict.fromkeys(columns, pl.String)
+    model: Any = type("Row", (pa.DataFrameModel,), {"__annotations__": types, **columns})
+    for derive, own in ((state, "_commit_lsn"), (history, "valid_from"), (snapshot_state, "_changed_date")):
+        found = list(derive(model, "silver.t", ["id"]).to_schema().columns)
+        assert found[: len(names)] == names
+        assert own in found

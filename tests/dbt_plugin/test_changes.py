@@ -348,6 +348,88 @@ def test_a_contract_that_clashes_or_lacks_a_key_is_refused(make: Callable[..., C
         make(model=Clashing).run()
 
 
+# Of the change table, of the SQL of the macros, and aliases in it.
+_OF_EVENTS = [
+    "op",
+    "ts",
+    "key",
+    "before",
+    "after",
+    "unavailable",
+    "commit_lsn",
+    "tx_seq",
+    "lsn",
+    "txid",
+    "seq",
+    "table",
+]
+_OF_SQL = [
+    "said_at",
+    "known_from",
+    "as_of",
+    "last_ts",
+    "one",
+    "other",
+    "name",
+    "new",
+    "old",
+    "a",
+    "b",
+    "day",
+    "touched",
+]
+_NAMES = [*_OF_EVENTS, *_OF_SQL, "events", "stored", "moments", "states", "_batch_id", "_source"]
+_NAMES += ["_id", "_key", "_row", "_nth", "_life", "_origin", "_told_1", "_earliest"]
+
+
+@pytest.mark.parametrize("keys", [["id"], ["key", "op", "id"], ["ts", "_key", "id"]])
+def test_a_source_may_call_its_columns_as_the_change_table_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str]
+) -> None:
+    named = _rows_with_columns(tmp_path / "named", monkeypatch, {name: name for name in _NAMES}, keys)
+    assert named == _rows_with_columns(tmp_path / "plain", monkeypatch, {name: f"c_{name}" for name in _NAMES}, keys)
+    assert [row[0] for row in named[STATE]].count(1) == 1
+    assert len(named[HISTORY]) > 6
+
+
+def _rows_with_columns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, str], keys: list[str]
+) -> dict[str, list[tuple[Any, ...]]]:
+    """State and history of the same events, whatever the columns are called."""
+    fields = {f"field_{at}": pa.Field(alias=name, nullable=True) for at, name in enumerate(columns.values())}
+    types = {"id": pl.Int64, **dict.fromkeys(fields, pl.String)}
+    model: Any = type("Row", (pa.DataFrameModel,), {"__annotations__": types, **fields})
+    keys = [columns.get(name, name) for name in keys]
+    monkeypatch.setenv("PIPELINE_LAKE_URI", str(folder))
+    monkeypatch.setattr(changes, "contract", lambda name: model)
+    load_settings.cache_clear()
+
+    def change(op: str, key: int, at: int, *, lacking: str = "", **options: Any) -> Any:
+        told = {name: key if name == "id" else str(key) for name in keys}
+        row = {columns[name]: f"{name} {at}" for name in columns if name != lacking and columns[name] not in keys}
+        unavailable = (columns[lacking],) if lacking else ()
+        return event(op, told, None if op == "d" else row, at=at, unavailable=unavailable, **options)
+
+    things = ChangeModels(Lake(str(folder), {"provider": "local"}), model, keys, "id // 10")
+    things.land(*(change("c", key, 1, seq=key) for key in (1, 2, 3, 23)))
+    things.run()
+    moved = change("d", 2, 4, lsn=400), change("c", 4, 4, seq=2, lsn=400, lacking="before")
+    things.land(change("u", 1, 3, lacking="after"), *moved, change("d", 3, 5))
+    things.run()
+    things.land(change("u", 1, 2, lacking="unavailable"))
+    things.run()
+    things.land(truncate(6), change("c", 23, 7))
+    things.run()
+    order = ", ".join(f'"{name}"' for name in ("id", *columns.values()))
+    own = {
+        STATE: "_deleted, _commit_lsn, _changed_at",
+        HISTORY: "valid_from, valid_to, is_deleted, _commit_lsn, _as_of",
+    }
+    found = {name: things.rows(name, f"{order}, len(_unavailable), {own[name]}") for name in (STATE, HISTORY)}
+    things.close()
+    return found
+
+
 # ---------------------------------------------------------------------------- what is read
 
 

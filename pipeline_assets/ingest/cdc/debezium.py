@@ -162,10 +162,10 @@ def _record(value: Raw, key: Raw) -> _Record | None:
         return None
     if not isinstance(payload, dict):
         raise RefusedError(f"json: the record is no object but {shown(payload)}")
+    if _META + "op" in payload:  # first: the row may have columns called op and source
+        return _flattened(payload, schema, key)
     if "op" in payload and "source" in payload:
         return _envelope(payload, schema, key)
-    if _META + "op" in payload:
-        return _flattened(payload, schema, key)
     if _carries_no_data(payload):
         return None
     raise RefusedError(_unknown_shape(payload))

@@ -331,6 +331,13 @@ def test_a_flattened_record_says_in_added_fields_what_the_envelope_said() -> Non
     assert flat(**changes).table == "inventory.customers"
 
 
+def test_a_flattened_row_may_have_columns_that_are_called_as_the_envelope_s_fields() -> None:
+    own = {"op": "sale", "source": "web", "before": 1, "after": 2, "ts_ms": 3, "key": "k", "value": "v", "table": "t"}
+    found = flat(**own)
+    assert (found.table, found.op) == ("public.customers", "u")
+    assert json.loads(found.after) == {"customer_id": 1, "name": "Ann", **own}
+
+
 def test_a_flattened_record_without_schema_needs_a_table_that_is_declared_once() -> None:
     assert flat(__table="types", __schema=..., id=1).table == "public.types"
     assert flat(__schema=...).reason == "table: which customers is not clear; add schema to the transform's add.fields"

@@ -1,6 +1,7 @@
 """What a slot gives, up to which position, and what becomes of it: on a real server."""
 
 import gc
+import json
 import time
 import tracemalloc
 from pathlib import Path
@@ -51,6 +52,26 @@ def test_peeking_takes_nothing_out_and_advancing_does(database: str, source: Pos
     assert ids(source) == []
     source.advance(target - 1000)  # never back, and no error
     assert status_of(source).confirmed_flush_lsn == target
+
+
+def test_columns_may_be_called_as_those_of_the_change_table(database: str):
+    names = ["op", "ts", "key", "before", "after", "unavailable", "commit_lsn", "tx_seq", "lsn", "table", "_id", "__op"]
+    columns = ", ".join(f'"{name}" text' for name in names)
+    execute(
+        database,
+        f"CREATE TABLE named (id int, {columns}, PRIMARY KEY (id, op, key))",
+        "CREATE PUBLICATION named FOR TABLE named",
+    )
+    postgres = Postgres(database, slot=f"named_{database[-12:]}", publication="named")
+    postgres.create_slot()
+    values = ", ".join(f"'v-{name}'" for name in names)
+    execute(database, f"INSERT INTO named VALUES (1, {values})", "UPDATE named SET key = 'k', ts = 't'")
+    events = list(postgres.peek(FAR, MANY, {"public.named": ["key", "op", "id"]}))
+    assert [event.op for event in events] == ["c", "d", "c"]
+    first = {"id": 1, **{name: f"v-{name}" for name in names}}
+    assert json.loads(events[0].after or "") == first
+    assert json.loads(events[2].after or "") == {**first, "key": "k", "ts": "t"}
+    assert json.loads(events[1].key or "") == {"key": "v-key", "op": "v-op", "id": 1}
 
 
 def test_the_bound_is_exclusive_and_loses_no_transaction_that_starts_at_it(database: str, source: Postgres):
