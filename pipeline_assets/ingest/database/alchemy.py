@@ -1,7 +1,7 @@
 """Any other database, through SQLAlchemy: rows stream from the driver, and each value becomes its exact text.
 
-Snapshots are what one statement sees. What SQLite calls a type binds nobody, so values go by what they are; a text that
-is no UTF-8 cannot be told faithfully, and ends the reading with an error.
+Snapshots are what one statement sees. SQLite does not enforce declared types, so values go by what they are. A text of
+its that is no UTF-8 comes as bytes where these are kept, and else ends the reading with an error.
 
 Streaming: https://docs.sqlalchemy.org/en/20/core/connections.html#using-server-side-cursors-a-k-a-stream-results
 """
@@ -125,16 +125,17 @@ class AlchemySnapshot:
         columns = self._columns(selection)
         query, values = self._query(selection, columns)
         names = [f"f{number}" for number in range(len(columns))]
-        are_bytes = [self._relation.is_bytes(column) for column in columns]
-        dtypes = ["BLOB" if is_bytes else "VARCHAR" for is_bytes in are_bytes]
-        types = [pa.binary() if is_bytes else pa.string() for is_bytes in are_bytes]
-        schema = pa.schema([pa.field(name, kind) for name, kind in zip(names, types, strict=True)])
+        keeps_bytes = self._relation.keeps_bytes  # then of all columns: any value of SQLite's may be bytes
+        dtype, kind, convert = ("BLOB", pa.binary(), _to_bytes) if keeps_bytes else ("VARCHAR", pa.string(), to_text)
+        if keeps_bytes and self._is_sqlite:
+            driver: Any = self._connection.connection.driver_connection
+            driver.text_factory = bytes
+        schema = pa.schema([pa.field(name, kind) for name in names])
         fields = tuple(
-            SourceField(column, name, dtype) for column, name, dtype in zip(columns, names, dtypes, strict=True)
+            SourceField(column, name, dtype, evolves_to="VARCHAR") for column, name in zip(columns, names, strict=True)
         )
         streaming = self._connection.execution_options(stream_results=True, yield_per=_ROWS)
         result = streaming.execute(text(query), values)
-        converters = [_to_bytes if is_bytes else to_text for is_bytes in are_bytes]
         seen: list[set[type]] = [set() for _ in columns]
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -143,8 +144,7 @@ class AlchemySnapshot:
                 for found, column in zip(seen, values, strict=True):
                     found.update(map(type, column))
                 arrays = [
-                    pa.array([None if value is None else convert(value) for value in column], kind)
-                    for column, convert, kind in zip(values, converters, types, strict=True)
+                    pa.array([None if value is None else convert(value) for value in column], kind) for column in values
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 

@@ -91,8 +91,8 @@ class DuckDBSnapshot:
         columns = self._columns(selection)
         fields, shown = [], []
         for number, (name, kind) in enumerate(columns):
-            sql, dtype = _as_arrow_takes_it(identifier(name), kind, is_bytes=self._relation.is_bytes(name))
-            fields.append(SourceField(name, f"f{number}", dtype))
+            sql, dtype = _as_arrow_takes_it(identifier(name), kind)
+            fields.append(SourceField(name, f"f{number}", dtype, "VARCHAR" if dtype == "BLOB" else None))
             shown.append(f"{sql} AS f{number}")
         relation, values = self._relation_of(selection)
         where = ""
@@ -136,13 +136,11 @@ class DuckDBSnapshot:
         return [column for column in columns if column[0] in wanted]
 
 
-def _as_arrow_takes_it(name: str, kind: str, *, is_bytes: bool) -> tuple[str, str]:
+def _as_arrow_takes_it(name: str, kind: str) -> tuple[str, str]:
     """SQL of a column, and the type that it then has."""
     dtype = normal(kind)
-    if dtype in _PLAIN or dtype.startswith("DECIMAL("):
+    if dtype in _PLAIN or dtype == "BLOB" or dtype.startswith("DECIMAL("):
         return name, dtype
-    if dtype == "BLOB":
-        return (name, "BLOB") if is_bytes else (f"to_base64({name})", "VARCHAR")
     if dtype in ("TIMESTAMP_S", "TIMESTAMP_MS"):
         return f"{name}::TIMESTAMP", "TIMESTAMP"
     if dtype.endswith("[]") and normal(dtype.removesuffix("[]")) in _PLAIN:
@@ -157,7 +155,7 @@ def _kind(kind: str) -> str:
     dtype = normal(kind)
     if dtype in ("HUGEINT", "UHUGEINT"):  # what sum() of whole numbers is
         return "DECIMAL(38,0)"
-    return "BLOB" if dtype == "BLOB" else _as_arrow_takes_it("x", dtype, is_bytes=False)[1]
+    return _as_arrow_takes_it("x", dtype)[1]
 
 
 @contextmanager

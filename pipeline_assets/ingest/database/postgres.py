@@ -297,12 +297,10 @@ class PostgresSnapshot:
             stream = Stream(batches, pa.schema([(name, pa.string()) for name in names]))
             fields, selected = [], []
             for column, name in zip(columns, names, strict=True):
-                dtype, text = "JSON" if column.is_array else "VARCHAR", name
+                dtype, text, evolves_to = "JSON" if column.is_array else "VARCHAR", name, None
                 if column.oid == _BYTEA:  # \x and hex digits
-                    is_bytes = self._relation.is_bytes(column.name)
-                    dtype, text = ("BLOB", "unhex({})") if is_bytes else ("VARCHAR", "to_base64(unhex({}))")
-                    text = text.format(f"substr({name}, 3)")
-                fields.append(SourceField(column.name, name, dtype))
+                    dtype, text, evolves_to = "BLOB", f"unhex(substr({name}, 3))", "VARCHAR"
+                fields.append(SourceField(column.name, name, dtype, evolves_to))
                 selected.append(text)
             kinds = [column.kind for column in columns]
             with reading(con, stream, tuple(fields), selected, lambda: kinds, lambda: cursor.rowcount) as found:

@@ -114,8 +114,7 @@ class DatabaseSource(PullSource):
     @property
     def relation(self) -> Relation:
         """What is read, as the readers take it."""
-        are_bytes = (column.name for column in raw_shape(self.model).columns if column.dtype == "BLOB")
-        return Relation(self.source_table, self.query, frozenset(are_bytes))
+        return Relation(self.source_table, self.query, keeps_bytes=True)
 
 
 @dataclass(frozen=True)

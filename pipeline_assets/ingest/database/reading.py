@@ -31,12 +31,13 @@ class Relation:
     Attributes:
         table: As `schema.table`.
         query: SQL, with `:lower` and `:upper` for its bounds; without them, it is bounded from outside, as a table is.
-        bytes_columns: Columns of the contract that hold bytes; bytes elsewhere are read as base64 text.
+        keeps_bytes: Whether values of no declared type are read as bytes, and `conform` tells those that are no text;
+            else bytes among them are base64 text, as a notebook takes them, which has no contract.
     """
 
     table: str | None = None
     query: str | None = None
-    bytes_columns: frozenset[str] = frozenset()
+    keeps_bytes: bool = False
 
     @property
     def name(self) -> str:
@@ -49,10 +50,6 @@ class Relation:
     def is_bounded_inside(self) -> bool:
         """Whether a selection's bounds are parameters of the query."""
         return self.query is not None and bool(parameters.names(self.query))
-
-    def is_bytes(self, column: str) -> bool:
-        """Whether a column of the source feeds a column of bytes."""
-        return Columns(self.bytes_columns).column(column) is not None
 
 
 @dataclass(frozen=True)

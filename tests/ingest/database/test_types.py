@@ -1,5 +1,6 @@
 """Values survive: what a database holds is in bronze exactly, or is a dead letter that names the column."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -7,6 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import ANY
 
 import duckdb
 import pandera.polars as pa
@@ -15,8 +17,6 @@ import pytest
 from bank import Bank
 from postgres import execute
 from pulled import at
-
-from pipeline_assets.ingest.database.errors import DatabaseError
 
 AWKWARD = (
     "quote \" apostrophe ' comma , semicolon ; back\\slash \\N \\. tab\t cr\r lf\n crlf\r\n "
@@ -147,7 +147,8 @@ class TestPostgres:
         wide.pull(wide.source(Wide, table="odd", keys=("id",)))
         (rescued,) = (row[0] for row in wide.rows("_rescued"))
         assert rescued == (
-            '{"mood":"ok","cidr":"10.0.0.0/8","short":["a","b"],"int4range":"[1,5)","bytea":"/w==","time":"24:00:00"}'
+            '{"mood":"ok","cidr":"10.0.0.0/8","short":["a","b"],"int4range":"[1,5)","bytea":{"base64":"/w=="},'
+            '"time":"24:00:00"}'
         )
 
     def test_domains_over_domains_are_what_the_last_one_is_over(self, wide: Bank) -> None:
@@ -156,7 +157,7 @@ class TestPostgres:
                 "CREATE TABLE odd (id key, bytes token, salt salt)",
                 r"INSERT INTO odd VALUES (1, '\xff', '\xff')")  # fmt: skip
         wide.pull(wide.source(Wide, table="odd", keys=("id",)))
-        assert wide.rows("id, bytes, _rescued") == [(1, b"\xff", '{"salt":"/w=="}')]
+        assert wide.rows("id, bytes, _rescued") == [(1, b"\xff", '{"salt":{"base64":"/w=="}}')]
 
     def test_a_column_of_nothing_but_null_is_read(self, wide: Bank) -> None:
         execute(wide.url, "CREATE TABLE one (id int)", "INSERT INTO one VALUES (NULL), (7), (NULL)")
@@ -188,14 +189,14 @@ class TestSqlite:
             connection.execute("CREATE TABLE wide (id, text, digits, money, double, flag, day, moment, bytes, other)")
             rows = [
                 (1, AWKWARD + "\0", "9" * 38, 19.99, 0.1 + 0.2, 1, "2026-02-28", "2026-01-02T03:04:05.678901Z",
-                 bytes(range(256)), b"\xff"),
+                 bytes(range(256)), b"a"),
                 (2, "", 2**62, 5, float("inf"), 0, None, "2026-01-02 03:04:05+02:00", "text", 1.5),
             ]  # fmt: skip
             connection.executemany(f"INSERT INTO wide VALUES ({', '.join('?' * 10)})", rows)
         bank.pull(bank.source(Wide, table="wide", keys=("id",)))
         assert bank.rows("id, text, digits, money, double, flag, day, moment, bytes, other") == [
             (1, AWKWARD + "\0", Decimal("9" * 38), Decimal("19.99"), 0.1 + 0.2, True, date(2026, 2, 28),
-             datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC), bytes(range(256)), "/w=="),
+             datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC), bytes(range(256)), "a"),
             (2, "", Decimal(2**62), Decimal(5), float("inf"), False, None,
              datetime(2026, 1, 2, 1, 4, 5, tzinfo=UTC), b"text", "1.5"),
         ]  # fmt: skip
@@ -207,11 +208,14 @@ class TestSqlite:
         bank.pull(bank.source(Wide, table="wide", keys=("id",)))
         assert bank.dead() == ["cast: digits: '1.5' is not DECIMAL(38,0)", "cast: digits: 'many' is not DECIMAL(38,0)"]
 
-    def test_bytes_that_are_no_text_end_the_pull_with_the_column(self, tmp_path: Path) -> None:
+    def test_text_that_is_no_utf8_costs_its_own_record(self, tmp_path: Path) -> None:
         bank = Bank(tmp_path, f"sqlite:///{tmp_path}/a.db")
-        bank.execute("CREATE TABLE wide (id INTEGER, text TEXT)", "INSERT INTO wide VALUES (1, CAST(x'ff' AS TEXT))")
-        with pytest.raises(DatabaseError, match="Could not decode to UTF-8 column 'text'"):
-            bank.pull(bank.source(Wide, table="wide", keys=("id",)))
+        bank.execute(
+            "CREATE TABLE wide (id INTEGER, text TEXT)", "INSERT INTO wide VALUES (1, CAST(x'ff' AS TEXT)), (2, 'é')"
+        )
+        bank.pull(bank.source(Wide, table="wide", keys=("id",)))
+        assert bank.dead() == ["cast: text: '\\xFF' is not VARCHAR"]
+        assert bank.rows("id, text") == [(2, "é")]
 
 
 class TestDuckDB:
@@ -234,7 +238,7 @@ class TestDuckDB:
             1, AWKWARD, Decimal("9" * 38), Decimal("1.5"), None, True, date(2026, 2, 28),
             datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC), LOCAL, b"\0\xff",
             '{"a":[1,null]}', ["", None, "b"], [1, 2], "00000000-0000-0000-0000-000000000001",
-            '{"unknown":"1 day","raw":"/w=="}',
+            '{"unknown":"1 day","raw":{"base64":"/w=="}}',
         )  # fmt: skip
         assert bank.rows("isnan(double)") == [(True,)]
 
@@ -244,3 +248,34 @@ class TestDuckDB:
         bank.pull(bank.source(Wide, table="wide", keys=("id",)))
         (reason,) = bank.dead()
         assert "digits: '1.5' is not DECIMAL(38,0)" in reason
+
+
+@pytest.mark.parametrize("kind", ["postgres", "duckdb", "sqlite"])
+@pytest.mark.parametrize("evolve", [False, True])
+def test_bytes_are_text_in_utf8_or_a_dead_letter_whatever_the_source(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, evolve: bool
+) -> None:
+    """The rule of files, too (tests/ingest/test_readers_binary.py)."""
+    url = request.getfixturevalue("database") if kind == "postgres" else f"{kind}:///{tmp_path}/a.db"
+    dtype = "bytea" if kind == "postgres" else "BLOB"
+    written = r"'caf\xC3\xA9'", r"'\xFF'"
+    text, other = {"postgres": (r"'\x636166c3a9'", r"'\xff'"), "sqlite": ("x'636166c3a9'", "x'ff'")}.get(kind, written)
+    bank = Bank(tmp_path, url)
+    bank.execute(
+        f"CREATE TABLE odd (id int, text {dtype}, photo {dtype})",
+        f"INSERT INTO odd VALUES (1, {text}, {text}), (2, {text}, {other}), (3, {other}, {text})",
+    )
+    bank.pull(bank.source(Wide, table="odd", keys=("id",), schema_evolution=evolve))
+    ((reason, raw),) = bank.dead("reason, raw")
+    assert reason == "cast: text: '\\xFF' is not VARCHAR"
+    assert json.loads(raw) == {"id": ANY, "text": {"base64": "/w=="}, "photo": "café"}
+    if evolve:
+        assert bank.rows("text, photo, _rescued") == [
+            ("café", "café", None),
+            ("café", None, '{"photo":{"base64":"/w=="}}'),
+        ]
+    else:
+        assert bank.rows("text, _rescued") == [
+            ("café", '{"photo":"café"}'),
+            ("café", '{"photo":{"base64":"/w=="}}'),
+        ]
