@@ -9,13 +9,17 @@ the rules of quoting that is one value; nothing is wrong with it but its content
    (within `MAX_LINE_BYTES`), if text follows its closing quote, or if it does not have the header's number of fields.
 3. Else its lines are looked at, one by one. A line is *full* if alone it has the header's number of fields, and these
    fit the types of the contract; of the first and the last line without the quote that opens or closes the block. The
-   block is damaged if first and last line are full, or one of them and most of the lines between. Where no column has
-   a type, both and nearly all of at least three lines between have to be, and these have to look like the records
-   around the block (`csv_likeness`): a poem has a comma in each line, too. A value in a column that is no text is
-   damaged in any case if its first line is full: it would fit nothing.
-4. A block whose first line is full is damaged, too, if its end is the beginning of a value of blank lines: only so is
-   what stands below them a record.
-5. Else it is a value with line ends, also where it quotes lines that look like records.
+   block is damaged if first and last line are full, or one of them and most of the lines between. A value in a column
+   that is no text is damaged in any case if its first line is full: it would fit nothing.
+4. Where no column has a type, the block is doubtful if first and last line are full, and nearly all between. It is
+   weighed (`csv_likeness`): do the lines look like the records around the block; how many values of several lines has
+   the file otherwise? Twenty to one decide, either way. What lies between is a dead letter for each line of the block:
+   a value would be rows that nobody wrote if it were broken up, and records would be lost in silence if it were kept.
+   Of values that a file has by the dozen only those with three lines between are looked at, and of several in a file of
+   one text column none: each would be doubtful.
+5. A block whose first line is full is damaged, too, if its end is rather the beginning of a value that begins with a
+   line end, and what stands below it is no record otherwise. If it is one with an odd quote, all of it is in doubt.
+6. Else it is a value with line ends, also where it quotes lines that look like records.
 
 Of a damaged block the first line is damaged; reading goes on with the next as the start of a record. A text of several
 lines with a stray quote inside so becomes as many dead letters as it has lines. Lines are read once, in a window of at
@@ -27,19 +31,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Literal
 
 from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.content import Content, read_chunks
-from pipeline_assets.ingest.csv_likeness import Fields, are_like
-from pipeline_assets.ingest.csv_lines import Line, Lines, Window
-from pipeline_assets.ingest.csv_prefix import Layout
+from pipeline_assets.ingest.csv_fields import Parsed, fields_of, parse
+from pipeline_assets.ingest.csv_likeness import Counts, Fields, odds_of_counts, odds_of_delimiters, odds_of_looks
+from pipeline_assets.ingest.csv_lines import NEIGHBOURS, Line, Lines, Window
+from pipeline_assets.ingest.csv_prefix import NEARLY_ALL, Layout
 from pipeline_assets.ingest.limits import check_time
 from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, QUOTE
 
 _LINES_LOOKED_AT = 100  # of a block, between the first and the last
-_ENOUGH_WITHOUT_TYPES, _NEARLY_ALL = 3, 0.9  # all of less than ten
-_NEIGHBOURS = 10  # records below a block that tell what records look like
+_SURE = 3.0  # log odds, twenty to one
+_MANY = 50  # doubtful values in a file: it is wont to have them, and only those with more lines between are looked at
+_ENOUGH_OF_MANY = 3
 _LINES_BETWEEN_LOOKS = 1_000  # at the clock
 
 _NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
@@ -52,6 +57,10 @@ _PATTERNS: dict[str, bytes] = {
 }
 
 OPEN = "csv: quote: opened and not closed in its line"
+DOUBT = (
+    "csv: quote: a line of a value, or a record between two stray quotes: nothing tells which; correct the quotes, or "
+    "declare types for the columns that are no text"
+)
 TEXT_AFTER = "csv: quote: text follows a closing quote"
 MISSING, TOO_MANY = "csv: missing columns: expected {}, found {}", "csv: too many columns: expected {}, found {}"
 NOT_UTF8 = "encoding: not UTF-8"
@@ -90,78 +99,6 @@ def kind_of(dtype: str, *, required: bool) -> Kind:
     return Kind(re.compile(pattern) if pattern else None, required)
 
 
-@dataclass(frozen=True)
-class _Parsed:
-    """A line as read from its start, outside or inside quotes.
-
-    Attributes:
-        state: `closed` at its end; `open`: a quote is; `broken`: text follows a closing quote.
-        delimiters: How many end a field in it.
-        quote: Where the last quote is that opened, or of a line that starts inside, the first that closed; -1: none.
-    """
-
-    state: Literal["closed", "open", "broken"]
-    delimiters: int
-    quote: int
-
-
-def _after_spaces(text: bytes, at: int) -> int:
-    while text[at : at + 1] == b" ":
-        at += 1
-    return at
-
-
-def _closing(text: bytes, at: int) -> int:
-    """Where the quote is that closes a value, looking from a place in it; -1 if none does."""
-    close = text.find(QUOTE, at)
-    while close >= 0 and text[close + 1 : close + 2] == QUOTE:
-        close = text.find(QUOTE, close + 2)
-    return close
-
-
-def _parse(text: bytes, separator: bytes, *, inside: bool) -> _Parsed:
-    at = delimiters = 0
-    quote, starts_inside = -1, inside
-    while True:
-        if not inside:
-            at = _after_spaces(text, at)
-            if text[at : at + 1] == QUOTE:
-                inside, at = True, at + 1
-                quote = quote if starts_inside else at - 1
-        if inside:
-            close = _closing(text, at)
-            if close < 0:
-                return _Parsed("open", delimiters, quote)
-            quote = close if starts_inside and quote < 0 else quote
-            inside, at = False, _after_spaces(text, close + 1)
-            if at < len(text) and text[at : at + 1] != separator:
-                return _Parsed("broken", delimiters, quote)
-        at = text.find(separator, at) + 1
-        if at == 0:
-            return _Parsed("closed", delimiters, quote)
-        delimiters += 1
-
-
-def _fields(text: bytes, separator: bytes) -> list[bytes] | None:
-    """Split a line at its delimiters; None if its quotes are not closed in it."""
-    fields, at = [], 0
-    while True:
-        start, at = at, _after_spaces(text, at)
-        if text[at : at + 1] == QUOTE:
-            close = _closing(text, at + 1)
-            end = _after_spaces(text, close + 1)
-            if close < 0 or (end < len(text) and text[end : end + 1] != separator):
-                return None
-            fields.append(text[at + 1 : close].replace(QUOTE * 2, QUOTE))
-        else:
-            end = text.find(separator, at)
-            end = len(text) if end < 0 else end
-            fields.append(text[start:end])
-        if end >= len(text):
-            return fields
-        at = end + 1
-
-
 class DamageFinder:
     """Reads the lines of one CSV file below its header."""
 
@@ -178,6 +115,15 @@ class DamageFinder:
         self._has_types = any(kind.pattern is not None for kind in kinds)
         # Where the last look for the end of a value came to, and the last line before where another value begins.
         self._reached = self._reopened = 0
+        self._last_doubted = self._records = self._values = self._doubtful = 0
+        self._file: tuple[Path, Content, int] | None = None  # where a survey reads
+        self._counts: Counts | None = None
+        # Full lines between the first and the last of a value that is doubted.
+        self._enough = 0 if len(kinds) > 1 else 1
+
+    def reads(self, path: Path, content: Content, header_lines: int) -> None:
+        """Takes the file, whose values with line ends are counted where one of them is doubtful."""
+        self._file = (path, content, header_lines)
 
     @property
     def columns(self) -> int:
@@ -189,7 +135,7 @@ class DamageFinder:
         typed = tuple(kind.pattern is not None for kind in self._kinds)
         return Lines(
             chunks,
-            Layout(self._separator, terminator, typed, _LINES_LOOKED_AT, _ENOUGH_WITHOUT_TYPES, self._is_strict),
+            Layout(self._separator, terminator, typed, _LINES_LOOKED_AT, self._enough, self._is_strict),
         )
 
     def find(self, lines: Lines, *, first_line: int, start: int) -> Iterator[Damage]:
@@ -201,22 +147,25 @@ class DamageFinder:
             start: Where it starts.
         """
         window = Window(lines, first_line, start)
-        while (line := window.pop()) is not None:
+        while self._doubtful <= self._most and (line := window.pop()) is not None:
             if not line.line % _LINES_BETWEEN_LOOKS:
                 check_time()
+            self._records += 1
             if reason := self._reason(window, line):
                 yield Damage(line.line, line.start, line.text, line.length, reason)
 
     def _reason(self, window: Window, line: Line) -> str | None:
         """What is wrong with a line that a record begins on; passes the further lines of a good record."""
         own = line.text.rstrip(b"\r\n")
+        if line.line <= self._last_doubted:
+            return DOUBT if own or len(self._kinds) == 1 else None
         if QUOTE not in own:
             if b"\r" in own:
                 return CARRIAGE_RETURN
             return self._refusal(own, own.count(self._separator)) if self._is_strict else None
         if line.length > MAX_LINE_BYTES:
             return f"line too long: {line.length} bytes, the limit is {MAX_LINE_BYTES}"
-        parsed = _parse(own, self._separator, inside=False)
+        parsed = parse(own, self._separator, inside=False)
         if parsed.state == "broken":
             return TEXT_AFTER
         if parsed.state == "closed":
@@ -224,10 +173,11 @@ class DamageFinder:
                 return CARRIAGE_RETURN
             return self._refusal(own, parsed.delimiters) if self._is_strict else None
         block = self._block(window, line, own, parsed)
-        if block is None or not self._is_value(window, block):
-            return OPEN
-        window.drop_through(block.end)
-        return None
+        reason = OPEN if block is None else self._judge(window, block)
+        if block is not None and reason is None:
+            self._values += 1
+            window.drop_through(block.end)
+        return reason
 
     def _refusal(self, own: bytes, delimiters: int) -> str | None:
         """Why DuckDB would refuse a line whose quotes are closed; an empty one is no record."""
@@ -243,14 +193,14 @@ class DamageFinder:
                 return NOT_UTF8
         return None
 
-    def _block(self, window: Window, line: Line, own: bytes, parsed: _Parsed) -> "_Block | None":
+    def _block(self, window: Window, line: Line, own: bytes, parsed: Parsed) -> "_Block | None":
         """Finds the end of a value of several lines; None if it has no good one, or the fields are too few or many."""
         at, delimiters = line.line + 1, parsed.delimiters
         if self._reopened <= line.line < self._reached:
             at = self._reached  # a line before this one has looked: all lines up to there are inside
         while (text := window.peek(at)) is not None:
             if QUOTE in text:
-                found = _parse(text.rstrip(b"\r\n"), self._separator, inside=True)
+                found = parse(text.rstrip(b"\r\n"), self._separator, inside=True)
                 delimiters += found.delimiters
                 if found.state != "open":
                     break
@@ -268,67 +218,117 @@ class DamageFinder:
         opening = own[: parsed.quote] + own[parsed.quote + 1 :]
         return _Block(at, parsed.delimiters, opening, text, without)
 
-    def _is_value(self, window: Window, block: "_Block") -> bool:
-        """Whether a block that is closed and has the right fields is a value, by the evidence of its lines."""
+    def _judge(self, window: Window, block: "_Block") -> str | None:
+        """What is wrong with a block that is closed and has the right fields, by the evidence of its lines."""
         first = self._is_full(block.first)
         if first and block.column < len(self._kinds) and self._kinds[block.column].pattern is not None:
-            return False
-        if first and self._begins_blank_value(window, block):
-            return False
+            return OPEN
+        if first and (reason := self._ends_where_another_begins(window, block)):
+            return reason
         last = self._is_full(block.last) or self._is_full(block.last_without_quote)
         if not first and not last:
-            return True
+            return None
         until = min(block.end, window.next_line + _LINES_LOOKED_AT)
         between = [(window.peek(at) or b"").rstrip(b"\r\n") for at in range(window.next_line, until)]
-        full = sum(self._is_full(line) for line in between)
+        full = [line for line in between if self._is_full(line)]
         if self._has_types:
-            return not ((first and last) or 2 * full > len(between))
-        # In a single column of text every line is full, which says nothing.
-        nearly_all = full >= max(_ENOUGH_WITHOUT_TYPES, _NEARLY_ALL * len(between))
-        if not (first and last and nearly_all and len(self._kinds) > 1):
-            return True
-        lines = [self._record(line) for line in between if self._is_full(line)]
-        return not are_like(lines, self._around(window, block), len(self._kinds))
+            return OPEN if (first and last) or 2 * len(full) > len(between) else None
+        if not (first and last and len(full) >= max(self._enough, NEARLY_ALL * len(between))):
+            return None
+        return self._weigh(window, block, full)
+
+    def _weigh(self, window: Window, block: "_Block", full: Sequence[bytes]) -> str | None:
+        """What is wrong with a block without types, of which each line could be a record."""
+        if self._file is None:
+            self._doubtful += 1
+            return None
+        counts, n, k = self._survey(), len(self._kinds), block.column
+        if counts.doubtful > self._most:
+            self._enough = _ENOUGH_OF_MANY if n > 1 else MAX_LINE_BYTES
+            window.look_closer_at(self._enough)
+        if len(full) < self._enough or not (around := self._around(window, block)):
+            return None
+        last = block.last_without_quote if self._is_full(block.last_without_quote) else block.last
+        lines: list[Fields] = [[*[None] * k, *self._record(block.first)[k:]]]
+        lines += [self._record(text) for text in full]
+        lines.append([*self._record(last)[: k + 1], *[None] * (n - k - 1)])
+        n_lines = len(full) + 1
+        odds = odds_of_counts(counts, n_lines, n) + odds_of_delimiters(n_lines, n) + odds_of_looks(lines, around, n)
+        if abs(odds) >= _SURE:
+            return OPEN if odds > 0 else None
+        self._last_doubted = block.end
+        return DOUBT
+
+    @property
+    def _most(self) -> int:
+        """Doubtful values beyond which a file is wont to have them; one column of text has no other values."""
+        return _MANY if len(self._kinds) > 1 else 1
+
+    def _survey(self) -> Counts:
+        """Counts the file's values of several lines, as if none were damaged whose lines do not prove it."""
+        if self._counts is None and self._file is not None:
+            path, content, header_lines = self._file
+            other = DamageFinder(self._separator, self._kinds)
+            lines = other.lines_of(read_chunks(path, content.compression), content.terminator)
+            start = _pass_header(lines, header_lines)
+            for _ in other.find(lines, first_line=header_lines + 1, start=start):
+                pass
+            records, values = lines.passed_records + other._records, lines.passed_values + other._values
+            self._counts = Counts(records, values - other._doubtful, other._doubtful)
+        return self._counts or Counts(0, 0, 0)
 
     def _record(self, text: bytes) -> list[bytes]:
-        return (_fields(text, self._separator) or [])[: len(self._kinds)]
+        return (fields_of(text, self._separator) or [])[: len(self._kinds)]
 
     def _around(self, window: Window, block: "_Block") -> list[Fields]:
         """Records around a block, and those fields of its first and last line that its quotes leave alone."""
         n, k = len(self._kinds), block.column
-        found: list[Fields] = [[*self._record(block.first)[:k], *[None] * (n - k)]]
-        if self._is_full(block.last_without_quote):
+        found: list[Fields] = [[*self._record(block.first)[:k], *[None] * (n - k)]] if k else []
+        if k < n - 1 and self._is_full(block.last_without_quote):
             found.append([*[None] * (k + 1), *self._record(block.last_without_quote)[k + 1 :]])
-        below = ((window.peek(at) or b"").rstrip(b"\r\n") for at in range(block.end + 1, block.end + 1 + _NEIGHBOURS))
-        records = takewhile(lambda text: _fields(text, self._separator) is not None, below)
-        whole = filter(self._is_full, chain([window.before.rstrip(b"\r\n")], records))
-        return found + [self._record(text) for text in whole]
+        ahead = (window.peek(at) for at in range(block.end + 1, block.end + 1 + NEIGHBOURS))
+        below = (text.rstrip(b"\r\n") for text in ahead if text is not None)
+        records = takewhile(lambda text: fields_of(text, self._separator) is not None, below)
+        above = (text.rstrip(b"\r\n") for text in window.above())
+        return found + [self._record(text) for text in chain(above, records) if self._is_full(text)]
 
-    def _begins_blank_value(self, window: Window, block: "_Block") -> bool:
-        """Whether the quote that ends a block rather opens a value of blank lines, closed by the quote below them."""
-        opening = _parse(block.last, self._separator, inside=False)
-        if opening.state != "open" or not block.last.endswith(QUOTE) or len(self._kinds) == 1:
-            return False
-        at, until = block.end + 1, block.end + _LINES_LOOKED_AT
-        while (text := window.peek(at)) is not None and at < until and not text.strip(b"\r\n"):
+    def _ends_where_another_begins(self, window: Window, block: "_Block") -> str | None:
+        """What is wrong with a block if the quote that ends it may rather open a value that begins with a line end."""
+        n, opening = len(self._kinds), parse(block.last, self._separator, inside=False)
+        if opening.state != "open" or not block.last.endswith(QUOTE) or n == 1:
+            return None
+        at, until, below = block.end + 1, block.end + _LINES_LOOKED_AT, []
+        while (text := window.peek(at)) is not None and at < until and self._stays_inside(text):
+            below.append(text.rstrip(b"\r\n"))
             at += 1
         own = (text or b"").rstrip(b"\r\n")
-        if own != QUOTE and not own.startswith(QUOTE + self._separator):
-            return False
-        closing = _parse(own, self._separator, inside=True)
-        if closing.state != "closed" or opening.delimiters + closing.delimiters + 1 != len(self._kinds):
-            return False
-        kept, parsed = (self._reached, self._reopened), _parse(own, self._separator, inside=False)
+        closing = parse(own, self._separator, inside=True)
+        if closing.state != "closed" or opening.delimiters + closing.delimiters + 1 != n:
+            return None
+        if any(self._is_full(text) for text in below):
+            return None
+        kept, parsed = (self._reached, self._reopened), parse(own, self._separator, inside=False)
         is_open = parsed.state == "open"
         is_record = is_open and self._block(window, Line(at, 0, text or b"", 0), own, parsed) is not None
         self._reached, self._reopened = kept
-        return not is_record and (is_open or parsed.state == "broken")
+        if is_record:
+            return None
+        if parsed.state != "closed" or not self._is_full(own) or any(below):
+            return OPEN
+        self._last_doubted = at  # the value, or a record with a stray quote
+        return DOUBT
+
+    def _stays_inside(self, text: bytes) -> bool:
+        if QUOTE not in text:
+            return True
+        parsed = parse(text.rstrip(b"\r\n"), self._separator, inside=True)
+        return parsed.state == "open" and parsed.quote < 0
 
     def _is_full(self, text: bytes) -> bool:
         n = len(self._kinds)
         if text.count(self._separator) < n - 1:
             return False
-        fields = _fields(text, self._separator)
+        fields = fields_of(text, self._separator)
         if fields is None or len(fields) < n or any(field.strip() for field in fields[n:]):
             return False
         return all(self._fits(field, kind) for field, kind in zip(fields, self._kinds, strict=False))
@@ -372,6 +372,11 @@ def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines
         finder: What looks at the lines.
         header_lines: Physical lines down to the end of the header, blank ones before it included.
     """
+    finder.reads(path, content, header_lines)
     lines = finder.lines_of(read_chunks(path, content.compression), content.terminator)
-    start = sum(next(lines, (b"", 0))[1] for _ in range(header_lines))
-    yield from finder.find(lines, first_line=header_lines + 1, start=start)
+    yield from finder.find(lines, first_line=header_lines + 1, start=_pass_header(lines, header_lines))
+
+
+def _pass_header(lines: Lines, header_lines: int) -> int:
+    """Where the first line below the header starts."""
+    return sum(next(lines, (b"", 0))[1] for _ in range(header_lines))

@@ -1,13 +1,18 @@
 """The physical lines of a CSV file for a closer look, without those whose records are good (`csv_prefix`)."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from pipeline_assets.ingest.csv_prefix import Layout, Prefix, good_prefix
-from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES
+from pipeline_assets.ingest.physical_lines import MAX_LINE_BYTES, QUOTE
 
 _LINE_OVERHEAD_BYTES = 48  # of a bytes object
 _LEAST_PIECE_BYTES, _LARGEST_PIECE_BYTES = 64 * 1024, 1024 * 1024
+
+NEIGHBOURS = 10
+"""Lines that tell what records look like, above a value and below it."""
 
 
 class Lines:
@@ -20,7 +25,8 @@ class Lines:
         self._n_ready = 0
         self._layout = layout
         self._piece = _LEAST_PIECE_BYTES
-        self.last_passed = b""
+        self.passed_records = self.passed_values = 0
+        self.last_passed: list[bytes] = []
 
     def __iter__(self) -> "Lines":
         return self
@@ -64,6 +70,7 @@ class Lines:
         the cost of looking in vain stays below that of the lines.
         """
         lines = size = 0
+        last: deque[bytes] = deque(maxlen=NEIGHBOURS)
         while not self._n_ready:
             while len(self._data) - self._at < self._piece and self._read():
                 pass
@@ -72,12 +79,21 @@ class Lines:
             if not found.lines:
                 self._piece = _LEAST_PIECE_BYTES
                 break
-            end = self._at + found.size - 1
-            start = self._data.rfind(self._layout.terminator, self._at, end) + 1
-            self.last_passed = self._data[max(start, self._at) : end].rstrip(b"\r\n")
+            self.passed_records += found.records
+            self.passed_values += found.values
+            last.extend(
+                self._data[self._at : self._at + found.size - 1].rsplit(self._layout.terminator, NEIGHBOURS)[
+                    -NEIGHBOURS:
+                ]
+            )
             lines, size, self._at = lines + found.lines, size + found.size, self._at + found.size
             self._piece = min(2 * self._piece, _LARGEST_PIECE_BYTES)
+        self.last_passed = list(last)
         return Prefix(lines, size)
+
+    def look_closer_at(self, full_lines: int) -> None:
+        """Passes values without types that have fewer lines which could be records, from the next piece on."""
+        self._layout = replace(self._layout, enough_without_types=full_lines)
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,8 @@ class Window:
         self._head = self._bytes = 0
         self._start = start
         self.next_line = first_line
-        self.before = self._last = b""  # the line before the one that was passed last, and that
+        # The lines that were passed last; that of `pop` is the last of them.
+        self._passed: deque[bytes] = deque(maxlen=NEIGHBOURS + 1)
 
     def pop(self) -> Line | None:
         """Passes the next line; where none is held, all good records before it."""
@@ -108,7 +125,7 @@ class Window:
             passed = self._source.pass_good()
             self.next_line += passed.lines
             self._start += passed.size
-            self._last = self._source.last_passed if passed.lines else self._last
+            self._passed.extend(self._source.last_passed)
         if self.peek(self.next_line) is None:
             return None
         text, length = self._held[self._head]
@@ -116,12 +133,23 @@ class Window:
         if self._head > 1000 and 2 * self._head > len(self._held):
             del self._held[: self._head]
             self._head = 0
-        self.before, self._last = self._last, text
+        self._passed.append(text)
         line = Line(self.next_line, self._start, text, length)
         self._bytes -= len(text) + _LINE_OVERHEAD_BYTES
         self._start += length
         self.next_line += 1
         return line
+
+    def look_closer_at(self, full_lines: int) -> None:
+        """As `Lines.look_closer_at`."""
+        self._source.look_closer_at(full_lines)
+
+    def above(self) -> Iterator[bytes]:
+        """Gives lines above the one that was passed last, the nearest first, up to one with a quote.
+
+        Below that quote may stand the end of a value, and above it its lines: these are no records.
+        """
+        return takewhile(lambda text: QUOTE not in text, list(self._passed)[-2::-1])
 
     def peek(self, line: int) -> bytes | None:
         """Looks at a line that was not passed; None at the end of the file, or beyond the window."""

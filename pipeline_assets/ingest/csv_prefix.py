@@ -6,7 +6,7 @@ is good by the rules of `csv_damage`; what is not may be good all the same, and 
 1. Each quote stands at the edge of a field or beside its double, so that counting quotes tells which bytes they hold.
 2. Outside quotes no carriage return stands alone.
 3. Each record of several lines has the header's number of fields, and too few of its lines have as many delimiters as
-   a record to pass for records. Nor may its end be the beginning of a value of blank lines.
+   a record to pass for records. Nor may its end be the beginning of a value that begins with a line end.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,18 @@ import polars as pl
 
 from pipeline_assets.ingest.physical_lines import QUOTE, bytes_series, positions
 
+NEARLY_ALL = 0.9
+"""Of the lines of a value that are full, for it to be doubted where no field has a type: all of less than ten."""
+
 
 @dataclass(frozen=True)
 class Prefix:
-    """Good records at the start of a piece: their physical lines, and their bytes."""
+    """Good records at the start of a piece: their physical lines, their bytes, their number, those of several lines."""
 
     lines: int
     size: int
+    records: int = 0
+    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Layout:
         terminator: The byte that ends a line.
         typed: For each field, whether it is of a type that is no text.
         lines_looked_at: Of a value, between its first and its last, as `csv_damage` does.
-        enough_without_types: Full lines that it takes to damage a value where no field has a type.
+        enough_without_types: Full lines that it takes to doubt a value where no field has a type.
         is_strict: Whether each record has to have the header's number of fields, and to be UTF-8.
     """
 
@@ -60,10 +65,18 @@ def good_prefix(data: bytes, layout: Layout) -> Prefix:
     is_record = quotes.search_sorted(ends, side="left") % 2 == 0
     last_lines = is_record.arg_true().cast(pl.Int64)
     record_ends = ends.filter(is_record)
-    bad = [*_bad_quotes(values, quotes, layout), *_lone_carriage_returns(values, quotes, layout)]
+    bad_quotes = _bad_quotes(values, quotes, layout)
+    bad = [
+        *bad_quotes,
+        *_lone_carriage_returns(values, quotes, layout),
+        *_last_at_edge(data, quotes, bad_quotes, layout),
+    ]
     n = int(record_ends.search_sorted(min(bad), side="left")) if bad else len(record_ends)
     n = min([n, *_doubtful_records(values, quotes, ends, last_lines, layout)])
-    found = Prefix(last_lines[n - 1] + 1, record_ends[n - 1] + 1) if n else Prefix(0, 0)
+    if not n:
+        return Prefix(0, 0)
+    number = int((last_lines.head(n).diff() > 1).sum()) + int(last_lines[0] > 0)
+    found = Prefix(last_lines[n - 1] + 1, record_ends[n - 1] + 1, n, number)
     return Prefix(0, 0) if layout.is_strict and not _is_utf8(data[: found.size]) else found
 
 
@@ -87,6 +100,18 @@ def _bad_quotes(values: pl.Series, quotes: pl.Series, layout: Layout) -> list[in
         bad = places.filter(~byte.is_in(pl.Series(list(edges), dtype=pl.UInt8).implode()))
         found += bad.head(1).to_list()
     return found
+
+
+def _last_at_edge(data: bytes, quotes: pl.Series, bad: list[int], layout: Layout) -> list[int]:
+    """Where the last good quote is, if it ends a record at the edge of a field: it may rather open a value there."""
+    known = int(quotes.search_sorted(min(bad), side="left")) if bad else len(quotes)
+    if not known or known % 2:
+        return []
+    at = quotes[known - 1]
+    after = data[at + 1 : at + 3]
+    ends_line = after[:1] == layout.terminator or not after.strip(b"\r\n")
+    edges = (layout.separator, layout.terminator, b" ")
+    return [at] if ends_line and data[max(at - 1, 0) : at] in edges else []
 
 
 def _lone_carriage_returns(values: pl.Series, quotes: pl.Series, layout: Layout) -> list[int]:
@@ -135,7 +160,8 @@ def _doubtful_records(
         most = (c("first") | c("last")) & (2 * c("full") > c("between"))
         doubt = (c("first") & (c("last") | c("is_typed"))) | most
     else:
-        doubt = c("first") & c("last") & (c("full") >= layout.enough_without_types) & (n > 1)
+        nearly_all = (c("full") >= layout.enough_without_types) & (c("full") >= NEARLY_ALL * c("between"))
+        doubt = c("first") & c("last") & nearly_all
     doubt |= c("first") & c("before_blank") & (n > 1)
     doubt &= c("is_block")
     doubtful = records.select((doubt | (c("delimiters") != n - 1)).arg_true()).to_series()

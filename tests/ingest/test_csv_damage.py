@@ -276,8 +276,8 @@ def test_every_other_line_is_in_the_table_wherever_quotes_are_put(land, seed):
 
 
 def test_of_two_hundred_thousand_lines_with_damage_all_good_ones_are_in_the_table(land, monkeypatch):
-    parse, peek, parsed, looks = csv_damage._parse, csv_lines.Window.peek, [], []
-    monkeypatch.setattr(csv_damage, "_parse", lambda *args, **given: parsed.append(1) or parse(*args, **given))
+    parse, peek, parsed, looks = csv_damage.parse, csv_lines.Window.peek, [], []
+    monkeypatch.setattr(csv_damage, "parse", lambda *args, **given: parsed.append(1) or parse(*args, **given))
     monkeypatch.setattr(csv_lines.Window, "peek", lambda window, at: looks.append(1) or peek(window, at))
     count = 200_000
     texts = (line(n, f'"5"" {n}' if n % 100 == 0 else f"5 {n}" if n % 3 else f'"a"" {n}"') for n in range(count))
@@ -321,7 +321,7 @@ def test_what_is_passed_in_bulk_would_not_be_damaged_line_by_line(tmp_path, dtyp
 
 
 def test_values_with_line_ends_are_passed_in_bulk(land, monkeypatch):
-    monkeypatch.setattr(csv_damage, "_parse", None)  # the closer look would fail
+    monkeypatch.setattr(csv_damage, "parse", None)  # the closer look would fail
     data = HEADER + b"".join(line(n, f'"street {n}\ncity, ""{n}"""') for n in range(5000))
     landed = land(data.replace(b"\n", b"\r\n"), shape=SHAPE)
     assert [row[2] for row in landed.rows] == [f'street {n}\r\ncity, "{n}"' for n in range(5000)]

@@ -1,22 +1,44 @@
-"""Lines look like records unless all of them have what no records have."""
+"""Lines are taken for records by what the records around look like, and for a text by how many texts the file has."""
 
 import pytest
 
-from pipeline_assets.ingest.csv_likeness import are_like
+from pipeline_assets.ingest.csv_likeness import Counts, odds_of_counts, odds_of_looks
+
+AROUND = [[b"C0012", b"Ann"], [b"C0013", b"Bob Lee"], [b"C0014", b"Z. Doe"], [b"C0015", b""]]
 
 
 @pytest.mark.parametrize(
-    ("lines", "around", "expected"),
+    "lines",
     [
-        pytest.param([[b"1", b"a"], [b"2", b"b"]], [[b"7", b"x"]], True, id="the same"),
-        pytest.param([[b"1", b"a"], [b"2", b"b"]], [[b"c7", b"x"]], False, id="digits, and text around"),
-        pytest.param([[b"a", b""], [b"b", b""]], [[b"c", b"x"]], False, id="empty, and filled around"),
-        pytest.param([[b"a", b""], [b"b", b""]], [[b"c", b"x"], [b"d", b""]], True, id="empty, as half around"),
-        pytest.param([[b"a", b""], [b"b", b"y"], [b"c", b"y"]], [[b"c", b"x"]], True, id="one is empty"),
-        pytest.param([[b"a", b" b"]], [[b"c", b"x"]], False, id="prose"),
-        pytest.param([[b"a", b""]], [[b"c", None]], False, id="empty, and nothing is known"),
-        pytest.param([[b"a", b"1"]], [[b"c", None]], True, id="filled, and nothing is known"),
+        pytest.param([[b"C0700", b"Mary-Jane"]], id="one line"),
+        pytest.param([[b"C0700", b"Ann"], [b"C0701", b""], [b"C0702", b"Bob"]], id="lines"),
+        pytest.param([[None, b"Ann"], [b"C0701", None]], id="the first and the last"),
     ],
 )
-def test_lines_are_like_records(lines, around, expected):
-    assert are_like(lines, around, 2) is expected
+def test_lines_that_look_like_the_records_around_are_records(lines):
+    assert odds_of_looks(lines, AROUND, 2) > 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param([[b"1", b"2"], [b"3", b"4"]], id="numbers"),
+        pytest.param([[b"one", b""], [b"two", b""], [b"three", b""]], id="a poem"),
+        pytest.param([[b"Good", b" really"], [b"Fast", b" too"]], id="prose"),
+    ],
+)
+def test_lines_that_do_not_are_a_text(lines):
+    assert odds_of_looks(lines, AROUND, 2) < -1
+
+
+def test_where_nothing_is_known_or_all_are_words_looks_tell_nothing():
+    assert odds_of_looks([[b"1", b"2"]], [[None, None]], 2) == 0
+    assert abs(odds_of_looks([[b"One", b"two"]], [[b"Ann", b"Bob"]] * 9, 2)) < 0.2
+
+
+def test_the_more_values_a_file_has_the_more_a_doubtful_one_is_one_too():
+    alone, few, many, alike = Counts(99, 0, 1), Counts(99, 5, 1), Counts(99, 50, 1), Counts(99, 0, 12)
+    odds = [odds_of_counts(counts, 2, 2) for counts in (alone, few, many, alike)]
+    assert odds == sorted(odds, reverse=True)
+    assert odds[0] > 2
+    assert odds[-1] < -5
