@@ -221,7 +221,7 @@ def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
         last_visible=counts.last_visible,
         head=bytes(counts.head),
         excerpt=first.decode("utf-8", "backslashreplace"),
-        failure=failure or _head_failure(bytes(counts.head), counts.size),
+        failure=failure or _head_failure(bytes(counts.head), counts.size, compression),
     )
 
 
@@ -257,9 +257,11 @@ def _stream_failure(compression: str, error: OSError) -> str:
     return f"file: {kind} {compression} stream ({error})"
 
 
-def _head_failure(head: bytes, size: int) -> str | None:
+def _head_failure(head: bytes, size: int, compression: Compression | None) -> str | None:
     if size == 0:
         return "file: empty"
+    if compression and (inner := detect_compression(head)):
+        return f"file: {inner} inside {compression} is not read; land it compressed once"
     for magic, name in _DOCUMENTS:
         if head.startswith(magic):
             return f"file: {name} is not read; {_INSTEAD}"

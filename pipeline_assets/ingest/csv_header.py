@@ -160,5 +160,8 @@ def _fields(names: Sequence[str], wanted: set[str] | None) -> tuple[SourceField,
                 twice.add(name)
         seen.add(name)
     if twice:
-        raise UnreadableFile(f"header: {', '.join(map(repr, sorted(twice)))} is there more than once")
+        names = ", ".join(map(repr, sorted(twice)))
+        raise UnreadableFile(
+            f"header: {names} is there more than once, and which is meant cannot be known: rename or remove the others"
+        )
     return tuple(fields)

@@ -29,7 +29,6 @@ from pipeline_assets.ingest.physical_lines import (
 Format = Literal["csv", "jsonl", "json", "parquet", "avro"]
 
 _LONG_RAW_CHARACTERS = 10_000  # DuckDB cuts csv_line here
-_OPEN_QUOTE = "OPEN QUOTE"  # ours, beside DuckDB's error types
 
 
 class UnreadableFile(Exception):  # noqa: N818  it names a state of the file, as its dead letter does
@@ -165,8 +164,6 @@ class Records:
         if not rejected and self.content.physical_lines == n_rows + header:
             return Outcome([], None)  # as many lines as records: no blank line, no line end in quotes, nothing lost
         starts = self._record_starts()
-        if starts is not None and starts.open_quote:
-            rejected = self._with_open_record(rejected, starts, n_rows)
         if self.format == "jsonl":
             scanned = self._scanned_lines(con, n_rows, len(rejected))
             line_map = _line_map(starts, rejected, scanned, header) if rejected else None
@@ -180,18 +177,6 @@ class Records:
         return Outcome(
             [Reject(row.line, self._reason(row), raw) for row, raw in zip(placed, raws, strict=True)], line_map
         )
-
-    def _with_open_record(self, rejected: "list[_RejectRow]", starts: RecordStarts, n_rows: int) -> "list[_RejectRow]":
-        """The rejects and the last record, whose quote is never closed: DuckDB drops it without a word.
-
-        Unless it is longer than a buffer; then it comes out as a row, and the file is no file of records.
-        """
-        last = int(starts.offsets[-1])
-        if any(row.offset == last for row in rejected):
-            return rejected
-        if n_rows + len(rejected) >= len(starts.offsets) - 1:
-            raise UnreadableFile(f"csv: quote: opened in the record of line {starts.lines[-1]} and never closed")
-        return [*rejected, _RejectRow(last, _OPEN_QUOTE, "", "")]
 
     def _scanned_lines(self, con: duckdb.DuckDBPyConnection, n_rows: int, n_rejects: int) -> int:
         """Number of lines that the line reader yields, blank ones included."""
@@ -251,9 +236,6 @@ class Records:
             return "encoding: not UTF-8"
         if row.error_type == "LINE SIZE OVER MAXIMUM":
             return f"line too long: {row.length or 'unknown number of'} bytes, the limit is {MAX_LINE_BYTES}"
-        if row.error_type == _OPEN_QUOTE:
-            below = (self.content.physical_lines if self.content else 0) - (row.line or 0)
-            return f"csv: quote: opened and never closed, it swallows the {below} lines below"
         if row.error_type == "UNQUOTED VALUE":
             return "csv: quote: a quoted value is not closed, or text follows its closing quote"
         if row.error_type == "TOO MANY COLUMNS":
@@ -336,7 +318,7 @@ class _RejectRow:
 
     @property
     def is_lossy(self) -> bool:
-        return self.is_cut or self.error_type in ("INVALID ENCODING", _OPEN_QUOTE)
+        return self.is_cut or self.error_type == "INVALID ENCODING"
 
 
 def scans_table(rejects_id: str | None) -> str:

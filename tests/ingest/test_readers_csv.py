@@ -82,7 +82,19 @@ def test_a_corrupt_gzip_file_is_one_dead_letter(land):
             (HEADER + GOOD).decode().encode("utf-16-le"),
             "encoding: NUL bytes in the header; is the file UTF-16? Only UTF-8 is read",
         ),
-        (b"invoice_no,quantity,quantity\n1,2,3\n", "header: 'quantity' is there more than once"),
+        (
+            b"invoice_no,quantity,quantity\n1,2,3\n",
+            "header: 'quantity' is there more than once, and which is meant cannot be known: "
+            "rename or remove the others",
+        ),
+        (
+            gzip.compress(gzip.compress(HEADER + GOOD, mtime=0), mtime=0),
+            "file: gzip inside gzip is not read; land it compressed once",
+        ),
+        (
+            gzip.compress(zstd(HEADER + GOOD), mtime=0),
+            "file: zstd inside gzip is not read; land it compressed once",
+        ),
         (
             b"PK\x03\x04\x14\0\x06\0\x08\0xl/workbook.xml",
             "file: an Excel workbook (.xlsx) is not read; save the sheet as CSV (UTF-8), or export the data as Parquet",
