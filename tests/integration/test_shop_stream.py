@@ -47,6 +47,7 @@ def failed_checks(result):
 
 
 @pytest.mark.slow
+@pytest.mark.integration
 def test_the_shop_reaches_gold_and_a_planted_difference_is_found_and_mended(database, settings, monkeypatch):
     monkeypatch.setenv("SHOP_DB_URL", database)
     shop_db.create_tables(database)
