@@ -107,12 +107,12 @@ class FileReader:
         except FileNotFoundError:
             return None
         except limits.FileTimeLimitError as error:
-            self._forget(delivery, [])  # the interrupt may have hit the first time
+            self.forget(delivery, [])  # the interrupt may have hit the first time
             return cause_of(error)
         except Exception as error:  # noqa: BLE001  one file stops no other, whatever is wrong
             return cause_of(self.bronze.lake.explain(error))
         if not self._is_as_listed(delivery, path):
-            self._forget(delivery, landed.files)
+            self.forget(delivery, landed.files)
             return None
         return landed
 
@@ -166,7 +166,7 @@ class FileReader:
             if misfits(written) or outcome.rejects or outcome.line_map is not None:
                 written = self._split(delivery, written, outcome, is_wide)
         except BaseException:
-            self._forget(delivery, written)
+            self.forget(delivery, written)
             raise
         fit = sum(file.rows for file in written)
         read = rows + len(outcome.rejects) + outcome.more + int(no_header)
@@ -220,7 +220,8 @@ class FileReader:
             schema_evolution=self.schema_evolution,
         )
 
-    def _forget(self, delivery: Delivery, files: list[DataFile]) -> None:
+    def forget(self, delivery: Delivery, files: list[DataFile]) -> None:
+        """Takes back what a reading that failed has written: files, and dead letters."""
         self._discard(files)
         self.con.execute(f"DELETE FROM {LETTERS} WHERE _source.file = ?", [delivery.file.path])
 
@@ -299,9 +300,10 @@ def _is_html(line: str) -> bool:
 def _refuse_nulls(files: list[DataFile], shape: RawShape) -> None:
     """Finds nulls in a required column that `_reason` does not tell of.
 
-    DuckDB does not look for nulls where the statistics of a Parquet file say that there are none.
+    DuckDB does not look for nulls where the statistics of a Parquet file say that there are none. Lists have none.
     """
     bad = misfits(files)
     for column in shape.columns:
-        if column.required and sum(file.null_count(column.name) for file in files) > bad:
+        nulls = sum(file.null_count(column.name) for file in files if column.name in file.columns)
+        if column.required and nulls > bad:
             raise ContradictoryFile(f"file: {column.name} has nulls, and statistics that say it has none")

@@ -215,6 +215,8 @@ def _read(
     except (StorageError, OSError) as error:  # the lake's, or of the folder for copies: no file is to blame
         return [(member.delivery, cause_of(error)) for member in members]
     except (_NotProvedError, duckdb.OutOfMemoryException):
+        for member in members:
+            reader.forget(member.delivery, [])
         half = len(members) // 2
         first = _read(reader, layout, members[:half], shape)
         added = [column for _, landed in first if isinstance(landed, Landed) for column in landed.added]
@@ -314,9 +316,10 @@ def _prove(outcome: Outcome, layout: _Layout, members: Sequence[_Member], starts
     """Proves that the bundle's records are those of its files: each is known by its line, and at each file one begins.
 
     Without a map each line is a record. With one, quotes hold line ends, and a quote that a file leaves open would hold
-    the first line of the next. What is refused there may be refused for a quote of another file.
+    the first line of the next. What is refused there may be refused for a quote of another file, and what is weighed
+    against the other records of its file would be weighed against those of other files.
     """
-    if outcome.more or (outcome.rejects and not layout.is_by_line):
+    if outcome.more or outcome.is_weighed or (outcome.rejects and not layout.is_by_line):
         raise _NotProvedError
     lines = set() if outcome.line_map is None else set(outcome.line_map["line"].to_pylist())
     if None in lines or any(reject.line is None for reject in outcome.rejects):

@@ -100,7 +100,11 @@ def kind_of(dtype: str, *, required: bool) -> Kind:
 
 
 class DamageFinder:
-    """Reads the lines of one CSV file below its header."""
+    """Reads the lines of one CSV file below its header.
+
+    Attributes:
+        has_weighed: Whether a value was doubtful, so that what it is taken for depends on all of the file.
+    """
 
     def __init__(self, separator: bytes, kinds: Sequence[Kind], *, is_strict: bool = False) -> None:
         """Takes what is known of all lines.
@@ -118,6 +122,7 @@ class DamageFinder:
         self._last_doubted = self._records = self._values = self._doubtful = 0
         self._file: tuple[Path, Content, int] | None = None  # where a survey reads
         self._counts: Counts | None = None
+        self.has_weighed = False
         # Full lines between the first and the last of a value that is doubted.
         self._enough = 0 if len(kinds) > 1 else 1
 
@@ -242,6 +247,7 @@ class DamageFinder:
         if self._file is None:
             self._doubtful += 1
             return None
+        self.has_weighed = True
         counts, n, k = self._survey(), len(self._kinds), block.column
         if counts.doubtful > self._most:
             self._enough = _ENOUGH_OF_MANY if n > 1 else MAX_LINE_BYTES

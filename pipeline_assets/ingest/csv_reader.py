@@ -87,6 +87,7 @@ class CsvRecords(Records):
     header: Header | None = None
     kinds: Sequence[Kind] = ()
     _damage: Removed | None = None
+    _is_weighed: bool = False
 
     def read(self, path: Path, content: Content, *, with_rejects: bool = True) -> None:
         """Read from a file, of which each line begins a record or is part of one.
@@ -120,6 +121,7 @@ class CsvRecords(Records):
         finder = DamageFinder(separator, self.kinds, is_strict=_has_many_lines(self.content))
         find = partial(find_all_damage, separator=separator) if _has_many_lines(self.content) else find_damage
         self._damage = Removed(find(self.path, self.content, finder=finder, header_lines=header.last_line))
+        self._is_weighed = finder.has_weighed
         changes = self._damage.ranges()
         if header.mended is not None:
             changes = chain([(header.start, len(header.text), header.mended)], changes)
@@ -159,4 +161,5 @@ class CsvRecords(Records):
             rejects.append(Reject(self.header.last_line, self.header.problem, raw_text(self.header.text)))
         found = pl.DataFrame([ordinals.alias("ordinal"), damage.lines_in_file(lines).alias("line")])
         more = outcome.more + damage.number - len(damage.kept)
-        return Outcome(sorted(rejects, key=lambda reject: reject.line or 0), found.to_arrow(), more)
+        rejects.sort(key=lambda reject: reject.line or 0)
+        return Outcome(rejects, found.to_arrow(), more, self._is_weighed)

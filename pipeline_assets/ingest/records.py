@@ -79,11 +79,13 @@ class Outcome:
         line_map: None if `_line` of the scan is right; else an Arrow table (ordinal BIGINT: `_line` as scanned, line
             BIGINT: the physical line, null if it cannot be proved).
         more: How many more the reader refused than `rejects` holds.
+        is_weighed: Whether what some records are taken for depends on all others of what was read.
     """
 
     rejects: list[Reject]
     line_map: pa.Table | None
     more: int = 0
+    is_weighed: bool = False
 
 
 @dataclass

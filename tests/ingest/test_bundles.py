@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pandera.polars as pa
+import polars as pl
 import pytest
 
+from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest import bronze_file, bundles, landing
 from pipeline_assets.ingest.audit import audit
 from pipeline_assets.ingest.landing import LandingSource, Report
@@ -33,9 +35,9 @@ class Event(pa.DataFrameModel):
 class Events:
     """A landing folder and its lake."""
 
-    def __init__(self, folder: Path, root: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, root: Path, *, model: Model = Event, **options: Any) -> None:
         self.root, self.lake = root, Lake(str(folder))
-        self.source = LandingSource("t__events", PathPattern.parse("in/{date}/*"), Event, **options)
+        self.source = LandingSource("t__events", PathPattern.parse("in/{date}/*"), model, **options)
         self.con = self.lake.connect(threads=1)
         self.bronze = Table(self.lake, "bronze.t__events")
         self.letters = Table(self.lake, "dead_letters.t__events")
@@ -173,6 +175,72 @@ def test_files_become_together_what_they_become_alone(
     assert together.all_rows() == alone.all_rows()
     assert together.all_letters() == alone.all_letters()
     assert len(together.all_rows()) > 5
+
+
+class Texts(pa.DataFrameModel):
+    """A row of two texts."""
+
+    id: str = pa.Field(nullable=True)
+    v: str = pa.Field(nullable=True)
+
+
+def test_a_value_that_may_be_records_is_not_judged_by_those_of_other_files(
+    world: Callable[..., Events], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, alone = world("together", model=Texts), world("alone", model=Texts)
+    addresses = (b"".join(b'C%d,"Main St %d\nBerlin, DE"\n' % (n, n) for n in range(20)) for _ in range(5))
+    files = {f"{at}.csv": b"id,v\n" + text for at, text in enumerate(addresses)}
+    records = [b"C%04d,a%d" % (n, n) for n in range(40)]
+    records[10], records[12] = records[10].replace(b",", b',"'), records[12] + b'"'
+    land(together.root, {**files, "stray.csv": b"id,v\n" + b"\n".join(records) + b"\n"})
+    reported = together.ingest()
+    monkeypatch.setattr(bundles, "_BUNDLE_FILES", 1)
+    assert reported.files == alone.ingest().files
+    assert together.all_rows() == alone.all_rows()
+    assert together.all_letters() == alone.all_letters()
+    assert "C0011" in {row[0] for row in together.all_rows()}
+
+
+def test_files_that_need_more_memory_together_have_each_dead_letter_once(
+    world: Callable[..., Events], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, write = world(), Table.write
+
+    def write_few(table: Table, con: Any, select: str, **options: Any) -> Any:
+        (files,) = con.execute(f"SELECT count(DISTINCT _source.file) FROM ({select})").fetchone()
+        if files > 2 and table.name.startswith("bronze."):
+            con.execute("SET memory_limit = '1MB'")
+        try:
+            return write(table, con, select, **options)
+        finally:
+            con.execute("SET memory_limit = '1GB'")
+
+    monkeypatch.setattr(Table, "write", write_few)
+    land(events.root, {f"{number}.csv": b"id,v\nx,a\n%d,b\n" % number for number in range(4)})
+    report = events.ingest()
+    assert report.total == landing.DayCounts(files=4, records_in=8, rows=4, dead_letters=4)
+    assert len(events.all_letters()) == 4
+    assert audit(events.con, events.bronze, Event, failure_budget=1, days=(DAY, DAY)).mismatches == []
+
+
+class Tagged(pa.DataFrameModel):
+    """A row with a list that it must have."""
+
+    id: int = pa.Field(nullable=False)
+    tags: pl.List(pl.String) = pa.Field(nullable=False)  # type: ignore[valid-type]
+
+
+def test_a_required_list_is_read_from_files_together_and_alone(
+    world: Callable[..., Events], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, alone = world("together", model=Tagged), world("alone", model=Tagged)
+    wide = json.dumps({"id": 4, "tags": ["c"], **{f"f{n}": n for n in range(450)}}).encode()
+    files = {"a.jsonl": b'{"id": 1, "tags": ["a"]}', "b.jsonl": b'{"id": 2}\n{"id": 3, "tags": []}\n', "c.jsonl": wide}
+    land(together.root, files)
+    assert together.ingest().total == landing.DayCounts(files=3, records_in=4, rows=3, dead_letters=1)
+    monkeypatch.setattr(bundles, "_BUNDLE_FILES", 1)
+    alone.ingest()
+    assert together.all_rows() == alone.all_rows()
 
 
 def test_a_thousand_small_files_are_one_parquet_file_and_each_row_knows_its_file(world: Callable[..., Events]) -> None:
