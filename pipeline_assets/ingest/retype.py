@@ -14,7 +14,11 @@ from pipeline_assets.ingest import casts
 from pipeline_assets.lake import LakeError, Table, quote_name, quote_text
 
 _RESCUED = "_rescued"
-_SAMPLES = 5
+_SAMPLES, _SHOWN_CHARACTERS = 5, 100
+_NOWHERE = (
+    f"and the table has no column {_RESCUED} to keep that in: nothing was done. Choose a type that holds it, or "
+    "rebuild the table from what it is made of"
+)
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,36 @@ def carry_out(con: duckdb.DuckDBPyConnection, table: Table, found: Sequence[Rety
         LakeError: Some values do not fit, and the table has no column that keeps them.
     """
     values = {column.name: column.value for column in found}
-    if lossy := [column for column in found if column.misfits]:
-        if _RESCUED not in {column.name for column in table.open().schema().fields}:
-            names = ", ".join(column.name for column in lossy)
-            raise LakeError(
-                f"{table.name}: values of {names} do not fit, and the table has no column {_RESCUED} to keep them in: "
-                "nothing was done. Choose a type that holds them, or rebuild the table from what it is made of"
-            )
-        values[_RESCUED] = _with_misfits(lossy)
-    return table.retype(con, values)
+    # Of all columns, not of those that the plan found: rows may have come since.
+    if _RESCUED in {column.name for column in table.open().schema().fields}:
+        return table.retype(con, {**values, _RESCUED: _with_misfits(found)})
+    if names := ", ".join(column.name for column in found if column.misfits):
+        raise LakeError(f"{table.name}: values of {names} do not fit, {_NOWHERE}")
+    try:
+        return table.retype(con, {column.name: _or_error(table, column) for column in found})
+    except duckdb.InvalidInputException as error:
+        if _NOWHERE in str(error):
+            raise LakeError(str(error).removeprefix("Invalid Input Error: ")) from error
+        raise
 
 
-def _with_misfits(lossy: Sequence[Retyped]) -> str:
+def _or_error(table: Table, column: Retyped) -> str:
+    """SQL of the new value, which fails at one that does not fit and came after the plan."""
+    before, after = quote_text(f"{table.name}: '"), quote_text(f"' in {column.name} does not fit, {_NOWHERE}")
+    said = f"{before} || left({quote_name(column.name)}::VARCHAR, {_SHOWN_CHARACTERS}) || {after}"
+    return f"CASE WHEN {column.is_misfit} THEN error({said}) ELSE {column.value} END"
+
+
+def _with_misfits(columns: Sequence[Retyped]) -> str:
     """SQL of `_rescued` with the values that do not fit. By its text: a JSON function would round what it holds."""
     members = ", ".join(
         f"CASE WHEN {column.is_misfit} THEN {quote_text(json.dumps(column.name, ensure_ascii=False) + ':')} || "
         f"to_json({quote_name(column.name)}::VARCHAR)::VARCHAR END"
-        for column in lossy
+        for column in columns
     )
     before = f"regexp_replace(nullif(trim({_RESCUED}), '{{}}'), '[ ]*[}}]$', '')"
     kept = f"coalesce({before} || ',', '{{') || array_to_string([{members}], ',') || '}}'"
-    return f"CASE WHEN {' OR '.join(column.is_misfit for column in lossy)} THEN {kept} ELSE {_RESCUED} END"
+    return f"CASE WHEN {' OR '.join(column.is_misfit for column in columns)} THEN {kept} ELSE {_RESCUED} END"
 
 
 def _column(con: duckdb.DuckDBPyConnection, table: Table, name: str, stored: str, wanted: str) -> Retyped:

@@ -17,7 +17,15 @@ from pipeline_assets.ingest.bronze_table import schema_of
 from pipeline_assets.ingest.landing import LandingSource
 from pipeline_assets.ingest.path_pattern import PathPattern
 from pipeline_assets.ingest.pull import Batch, Pull, PullSource
-from pipeline_assets.lake import DataFile, Lake, SchemaMismatchError, TypesMovedError, query_schema
+from pipeline_assets.lake import (
+    DataFile,
+    Lake,
+    LakeError,
+    SchemaMismatchError,
+    Table,
+    TypesMovedError,
+    query_schema,
+)
 
 DAYS = date(2026, 1, 5), date(2026, 1, 6)
 
@@ -175,3 +183,24 @@ def test_a_pull_written_for_the_old_types_is_not_committed(lake: Lake) -> None:
         with pytest.raises(TypesMovedError, match="column n was integer, the table has long"):
             pull.commit()
         assert pull.bronze.position("x") is None
+
+
+@pytest.mark.parametrize("evolve", [True, False])
+def test_a_value_that_came_after_the_plan_and_does_not_fit_is_kept_or_nothing_is_done(lake: Lake, evolve: bool) -> None:
+    kept = ", NULL::VARCHAR AS _rescued" if evolve else ""
+    table = Table(lake, "bronze.t__things")
+    with lake.connect() as con:
+        table.create(query_schema(con, f"SELECT 1 AS id, 'x' AS n{kept}"))
+        table.append(con, f"SELECT 1 AS id, '7' AS n{kept}", batch_id="a")
+        planned = retype.plan(con, table, {"n": "BIGINT"})
+        table.append(con, f"SELECT 2 AS id, 'many' AS n{kept}", batch_id="b")
+        if evolve:
+            retype.carry_out(con, table, planned)
+            rows = con.execute(f"FROM {table.scan()} ORDER BY id").fetchall()
+            assert rows == [(1, 7, None), (2, None, '{"n":"many"}')]
+        else:
+            with pytest.raises(LakeError, match=r"bronze\.t__things: 'many' in n does not fit, .* nothing was done"):
+                retype.carry_out(con, table, planned)
+            assert con.execute(f"SELECT n FROM {table.scan()} ORDER BY id").fetchall() == [("7",), ("many",)]
+            files = {path.name for path in Path(table.uri).glob("*.parquet")}
+            assert files == {Path(uri).name for uri in table.open().file_uris()}
