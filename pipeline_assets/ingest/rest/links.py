@@ -9,8 +9,11 @@ import re
 
 from pipeline_assets.ingest.rest.errors import RestError
 
-# A target, then `; name=token` or `; name="quoted"`, then a comma or the end. Empty elements are lawful.
-_LINK = re.compile(r'[\s,]*<([^>]*)>((?:\s*;\s*(?:[^\s;,="]+(?:\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*))?)?)*)\s*(?=,|$)')
+# A target, then `; name=token` or `; name="quoted"`, then a comma or the end. Empty elements are lawful. Possessive:
+# else there are two ways to take each space, and a header of sixty parameters that cannot be read is tried for ever.
+_LINK = re.compile(
+    r'[\s,]*<([^>]*)>((?:\s*+;\s*+(?:[^\s;,="]++(?:\s*+=\s*+(?:"(?:[^"\\]|\\.)*+"|[^\s;,"]*+))?+)?+)*+)\s*+(?=,|$)'
+)
 _PARAMETER = re.compile(r';\s*([^\s;,="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))')
 
 

@@ -1,6 +1,7 @@
 """The last page is known as such, however the API says so; a first page is never taken for the whole."""
 
 import json
+import time
 
 import pytest
 from crm_api import Api, Reply, account, body
@@ -51,6 +52,14 @@ def test_relations_are_read_as_the_rfc_has_them(header: str, found: str | None) 
 def test_a_header_that_cannot_be_read_is_an_error_not_the_end(header: str) -> None:
     with pytest.raises(RestError, match="cannot be read"):
         next_link(header)
+
+
+@pytest.mark.parametrize("tail", ["; ", "; a= ", ";a =", ' ; a = "" '])
+def test_a_header_that_cannot_be_read_is_told_at_once(tail: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(RestError, match="cannot be read"):
+        next_link("<a>" + tail * 22 + '"')
+    assert time.process_time() - begun < 1, "each further parameter doubled the time"
 
 
 def test_two_next_pages_are_an_error() -> None:
