@@ -12,7 +12,7 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from pipeline_assets.lake.commit_facts import TOUCHED_DATES, added_dates
+from pipeline_assets.lake.commit_facts import TOUCHED_DATES, UNDATED, added_dates
 from pipeline_assets.lake.pruning import neighbours
 from pipeline_assets.lake.storage import quote_text
 from pipeline_assets.lake.table import Table
@@ -91,7 +91,7 @@ def changes_since(table: Table, version: int | None) -> Changes:
             touched.update(map(date.fromisoformat, json.loads(commit[TOUCHED_DATES])))
             came = added_dates(commit)
             added = None if added is None or came is None else added | came
-        elif commit.get("operation") not in _NO_ROWS:
+        elif UNDATED in commit or commit.get("operation") not in _NO_ROWS:
             return Changes(newest, None)
     return Changes(newest, frozenset(touched), added)
 

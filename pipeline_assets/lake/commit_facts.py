@@ -4,7 +4,7 @@ Downstream recomputes by these dates (`changes`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 
 import duckdb
@@ -18,10 +18,13 @@ DATE_COLUMN = "pipeline_assets.date_column"
 """Table property: the column whose dates commits list."""
 
 TOUCHED_DATES = "touched_dates"
-"""Commit metadata: dates of the rows that came and of those that went, as a JSON list."""
+"""Commit metadata: dates of the rows that came and of those that went, as a JSON list; absent if one has no date."""
 
 ADDED_DATES = "added_dates"
 """Commit metadata: dates of the rows that came, as a JSON list; absent when they are the touched dates."""
+
+UNDATED = "undated"
+"""Commit metadata: "true" when a row is concerned that has no date, so that anything may have changed."""
 
 REPLACED_ALL = "replaced_all"
 """Commit metadata: "true" when other rows stood in the table before, and none of them was kept for sure."""
@@ -77,10 +80,15 @@ def describe(
     if column := date_column(table):
         came = _dates(con, uri, files, column)
         touched = came | removal.dates
-        facts[TOUCHED_DATES] = _listed(touched)
-        if came != touched:
+        facts |= touched_dates(touched)
+        if came != touched and UNDATED not in facts:
             facts[ADDED_DATES] = _listed(came)
     return facts
+
+
+def touched_dates(dates: Collection[date | None]) -> dict[str, str]:
+    """Gives the fact of which dates' rows are concerned: who follows by days would never see a row that has none."""
+    return {UNDATED: "true"} if None in dates else {TOUCHED_DATES: _listed(dates)}
 
 
 def of_new_shape(files: Sequence[DataFile]) -> dict[str, str]:
@@ -88,17 +96,16 @@ def of_new_shape(files: Sequence[DataFile]) -> dict[str, str]:
     return {"rows_added": str(sum(file.rows for file in files)), REPLACED_ALL: "true"}
 
 
-def _dates(con: duckdb.DuckDBPyConnection, uri: str, files: Sequence[DataFile], column: str) -> frozenset[date]:
+def _dates(con: duckdb.DuckDBPyConnection, uri: str, files: Sequence[DataFile], column: str) -> frozenset[date | None]:
     """The distinct dates in files just written: from partition values, else by reading that one column."""
     if all(column in file.partition_values for file in files):
-        return frozenset(
-            date.fromisoformat(value) for file in files if (value := file.partition_values[column]) is not None
-        )
+        values = (file.partition_values[column] for file in files)
+        return frozenset(None if value is None else date.fromisoformat(value) for value in values)
     names = ", ".join(quote_text(f"{uri}/{file.path}") for file in files)
     rows = f"read_parquet([{names}], hive_partitioning = false)"  # else a folder day=... above the lake is the column
     found = con.execute(f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {rows}")
-    return frozenset(row[0] for row in found.fetchall() if row[0] is not None)
+    return frozenset(row[0] for row in found.fetchall())
 
 
-def _listed(dates: frozenset[date]) -> str:
-    return json.dumps(sorted(day.isoformat() for day in dates))
+def _listed(dates: Iterable[date | None]) -> str:
+    return json.dumps(sorted(str(day) for day in dates))

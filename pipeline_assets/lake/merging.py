@@ -25,16 +25,20 @@ def take_in(con: duckdb.DuckDBPyConnection, name: str, rows: str, keys: Sequence
         sequence: Columns that order the versions of a row.
 
     Raises:
-        LakeError: A sequence is null.
+        LakeError: A key or a sequence is null.
     """
     order = ", ".join(f"{quote_name(column)} DESC" for column in sequence)
     con.execute(
         f"CREATE OR REPLACE TEMP TABLE {INCOMING} AS SELECT * FROM ({rows}) "
         f"QUALIFY row_number() OVER (PARTITION BY {quote_names(keys)} ORDER BY {order}) = 1"
     )
-    unordered = " OR ".join(f"{quote_name(column)} IS NULL" for column in sequence)
-    if con.execute(f"SELECT count(*) FROM {INCOMING} WHERE {unordered}").fetchone() != (0,):
-        raise LakeError(f"table {name}: rows to merge have a null in {', '.join(sequence)}; their order is unknown")
+    for columns, why in (
+        (keys, "a row of no key would stand once more after each run"),
+        (sequence, "their order is unknown"),
+    ):
+        lacking = " OR ".join(f"{quote_name(column)} IS NULL" for column in columns)
+        if con.execute(f"SELECT count(*) FROM {INCOMING} WHERE {lacking}").fetchone() != (0,):
+            raise LakeError(f"table {name}: rows to merge have a null in {', '.join(columns)}; {why}")
 
 
 def find_winners(

@@ -15,7 +15,7 @@ from datetime import date
 import duckdb
 from deltalake import DeltaTable
 
-from pipeline_assets.lake.commit_facts import DATE_COLUMN, TOUCHED_DATES
+from pipeline_assets.lake.commit_facts import DATE_COLUMN, touched_dates
 from pipeline_assets.lake.errors import CommitConflictError
 from pipeline_assets.lake.storage import quote_name
 from pipeline_assets.lake.table import Table
@@ -102,5 +102,5 @@ def _hold(
     return table.set_properties(
         {_HELD_DAYS: json.dumps(sorted(day.isoformat() for day in held))},
         version=opened.version(),  # what the days were reckoned from
-        metadata={TOUCHED_DATES: json.dumps(sorted(row[0].isoformat() for row in rows))},
+        metadata=touched_dates([row[0] for row in rows]),
     )

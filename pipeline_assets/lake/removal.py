@@ -27,13 +27,13 @@ class Removal:
         actions: Files that leave the table.
         survivors: New files with the rows of those that stay.
         rows: Number of rows taken out.
-        dates: Their dates in the table's date column.
+        dates: Their dates in the table's date column; None for a row that has none.
     """
 
     actions: Sequence[RemoveAction] = ()
     survivors: Sequence[DataFile] = ()
     rows: int = 0
-    dates: frozenset[date] = frozenset()
+    dates: frozenset[date | None] = frozenset()
 
 
 def plan_removal(
@@ -78,7 +78,7 @@ def plan_removal(
             partition_by=table.metadata().partition_columns,
             storage_options=storage_options,
         )
-    dates = frozenset(day for _, day, _ in found if day is not None)
+    dates = frozenset(day for _, day, _ in found) if date_column else frozenset()
     return Removal(actions, survivors, hits.total(), dates)
 
 

@@ -37,6 +37,20 @@ def test_dates_of_rows_that_came_and_of_rows_that_went(con: duckdb.DuckDBPyConne
     assert found.dates == {date(2021, 5, 5), date(2021, 5, 6), date(2020, 1, 2)}
 
 
+@pytest.mark.parametrize("other", ["2021-05-06", None])
+def test_a_row_without_a_date_that_comes_or_goes_means_everything(
+    con: duckdb.DuckDBPyConnection, table: Table, other: str | None
+) -> None:
+    row = "SELECT {0}::BIGINT AS id, {1}::DATE AS day, 1::DECIMAL(12, 3) AS price, 1::BIGINT AS seq, 'n' AS name"
+    rows = row.format(50, "NULL") + (f" UNION ALL {row.format(51, repr(other))}" if other else "")
+    known = table.open().version()
+    table.append(con, rows, batch_id="b")
+    assert (changes_since(table, known).dates, changes_since(table, known).added) == (None, None)
+    known = table.open().version()
+    table.replace(con, row.format(52, "'2021-05-07'"), where="id = 50")
+    assert changes_since(table, known).dates is None
+
+
 def test_a_commit_that_replaces_all_rows_does_not_tell_by_those_that_came(
     con: duckdb.DuckDBPyConnection, table: Table
 ) -> None:

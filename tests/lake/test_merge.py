@@ -82,6 +82,12 @@ def test_a_row_of_unknown_order_is_refused(con: duckdb.DuckDBPyConnection, table
         table.merge(con, rows, **BY_KEY)
 
 
+def test_a_row_without_a_key_is_refused(con: duckdb.DuckDBPyConnection, table: Table) -> None:
+    rows = f"SELECT * REPLACE (NULL::BIGINT AS id) FROM ({ROWS.format(seq=2, first=3, last=6)})"
+    with pytest.raises(LakeError, match="a null in _bucket, id; a row of no key would stand once more after each run"):
+        table.merge(con, rows, **BY_KEY)
+
+
 def test_a_merge_planned_on_an_older_position_is_refused(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     rows = ROWS.format(seq=2, first=3, last=6)
     table.merge(con, rows, **BY_KEY, expect={"bronze.x": None}, positions={"bronze.x": 7})

@@ -58,6 +58,16 @@ def test_downstream_learns_which_event_days_are_concerned(con: duckdb.DuckDBPyCo
         assert changes_since(bronze, before).dates == {date(2011, 1, 2), SECOND}
 
 
+def test_a_bad_day_with_rows_without_an_event_day_is_withheld_too(
+    con: duckdb.DuckDBPyConnection, bronze: Table
+) -> None:
+    bronze.append(con, f"SELECT * REPLACE (NULL::TIMESTAMP AS invoice_date) FROM ({ROWS}) WHERE id = 3", batch_id="b")
+    before = bronze.open().version()
+    verdict(con, bronze, good=[], bad=[SECOND])
+    assert held_days(bronze) == {SECOND}
+    assert changes_since(bronze, before).dates is None
+
+
 def test_the_same_judgement_is_no_commit(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
     verdict(con, bronze, good=[], bad=[SECOND])
     version = audited_version(bronze)
