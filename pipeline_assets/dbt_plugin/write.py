@@ -27,11 +27,18 @@ from pipeline_assets.lake import (
     query_schema,
     quote_name,
     quote_names,
+    quote_text,
     schemas,
 )
 
 GONE = "_gone"
 """Column of a model's query that marks keys whose stored rows go and are not replaced."""
+
+
+_OUTSIDE = (
+    ", which is not among the days that are replaced: nothing was written. `date_column` must hold the days that "
+    "touched_rows() goes by"
+)
 
 
 class Write(Enum):
@@ -185,9 +192,27 @@ class Writer:
             self._refuse_other_columns(con, table, sql)
             return table.open().version()
         if write is Write.REPLACE_DAYS:
-            where = days_predicate(options["date_column"], plan.dates)
-            return table.replace(con, sql, where=where, expect=plan.applied, positions=plan.seen)
+            return _replace_days(con, table, sql, plan, options["date_column"])
         return _replace_keys(con, table, sql, plan, keys)
+
+
+def _replace_days(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, column: str) -> int:
+    """Replaces the rows of the touched days.
+
+    Raises:
+        LakeError: The model gives a row of another day, which the run after the next would add once more.
+    """
+    where, day = days_predicate(column, plan.dates), quote_name(column)
+    before, after = quote_text(f"{table.name}: the model gives a row of "), quote_text(_OUTSIDE)
+    said = f"{before} || coalesce(CAST({day} AS DATE)::VARCHAR, 'no day') || {after}"
+    # Where rows are written, not where they are selected: a condition may be asked of rows that others leave out.
+    rows = f"SELECT * REPLACE (CASE WHEN {where} THEN {day} ELSE error({said}) END AS {day}) FROM ({sql})"
+    try:
+        return table.replace(con, rows, where=where, expect=plan.applied, positions=plan.seen)
+    except duckdb.InvalidInputException as error:
+        if _OUTSIDE in str(error):
+            raise LakeError(str(error).removeprefix("Invalid Input Error: ")) from error
+        raise
 
 
 def _replace_keys(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, keys: list[str]) -> int:

@@ -148,6 +148,18 @@ def test_a_model_whose_columns_changed_asks_for_a_full_refresh(events: Events, f
     assert "is partitioned by ['day'], the model says []" in failures(events.run())
 
 
+def test_rows_of_other_days_than_are_replaced_are_refused(events: Events, failures: Callable[..., str]) -> None:
+    options, sql = _MODELS["by_day"]
+    events.model("by_day", options, sql.replace("day,", "(day + 1)::date as day,"))
+    events.land((1, 1, 10, 1))
+    assert events.run().success
+    for value in (20, 30):
+        events.land((2, 2, value, 1))
+        message = failures(events.run())
+        assert "silver.by_day: the model gives a row of 2011-01-03, which is not among the days" in message
+    assert events.rows("by_day") == [(1, 2, 10, 1)]
+
+
 @pytest.mark.parametrize("name", ["by_day", "by_key", "merged", "appended"])
 def test_a_new_column_asks_for_a_full_refresh_though_no_row_is_new(
     events: Events, failures: Callable[..., str], name: str
