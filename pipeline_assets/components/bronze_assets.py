@@ -22,6 +22,7 @@ from pipeline_assets.ingest.landing import DayCounts
 from pipeline_assets.ingest.pull import PullError
 from pipeline_assets.ingest.unread import FilesLeftError
 from pipeline_assets.lake import SchemaMismatchError, Table
+from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.partitions import DAILY, range_of_tags
 
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
@@ -225,6 +226,11 @@ def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _Repor
         if error.is_transient and context.retry_number < RETRIES.max_retries:
             raise dg.Failure(str(error)) from error
         return cast("_ReportT", error.report), {path: cause.reason for path, cause in error.left.items()}
+
+
+def widened_metadata(widened: Sequence[Widening]) -> dict[str, str]:
+    """Give what the materialization tells of columns that took a wider type; nothing, if none did."""
+    return {"columns_widened": ", ".join(map(str, widened))} if widened else {}
 
 
 def left_metadata(left: Mapping[str, str]) -> dict[str, dg.TableMetadataValue]:

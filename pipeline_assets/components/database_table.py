@@ -201,6 +201,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             pulled = pulls.pull(lake.open(), con, self.source, database, days[0], days[-1], run_id=run_id)
             total = sum((found.counts for found in pulled), start=Counts())
             facts: dict[str, Any] = {"delta_version": pulled[-1].version, **asdict(total)}
+            facts |= bronze_assets.widened_metadata([each for found in pulled for each in found.widened])
             if COMPARE_KEYS_TAG in context.run.tags:
                 compared = compare_keys(lake.open(), con, self.source, database, run_id=run_id)
                 facts |= {f"keys_{name}": count for name, count in asdict(compared).items()}

@@ -200,6 +200,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             facts: dict[str, Any] = {
                 "delta_version": report.version,
                 "files_unchanged": report.unchanged,
+                **bronze_assets.widened_metadata(report.widened),
                 **bronze_assets.left_metadata(left),
             }
             if report.files:

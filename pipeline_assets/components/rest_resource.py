@@ -219,6 +219,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             if day in context.partition_keys:
                 context.add_asset_metadata(asdict(polled.counts), asset_key=bronze, partition_key=day)
             facts: dict[str, Any] = {"delta_version": polled.version, "asked": polled.origin, "pages": polled.pages}
+            facts |= bronze_assets.widened_metadata(polled.widened)
             yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.counts)})
             yield dg.MaterializeResult(asset_key=letters, metadata={"dead_letters": polled.counts.dead_letters})
 

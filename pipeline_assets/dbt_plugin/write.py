@@ -242,7 +242,7 @@ def _widen(con: duckdb.DuckDBPyConnection, table: Table, schema: Schema) -> None
         SchemaMismatchError: It has other columns, or types that could lose a value of the table's.
     """
     stored, given = schemas.types(table.open().schema()), schemas.types(schema)
-    wider = {name: given[name] for name in schemas.widenings(stored, given)}
+    wider = {each.column: given[each.column] for each in schemas.widenings(stored, given)}
     if problems := schemas.misfits({**stored, **wider}, given):
         raise SchemaMismatchError(table.name, problems)
     table.widen(con, schema)

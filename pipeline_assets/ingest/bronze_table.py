@@ -12,6 +12,7 @@ from deltalake import Schema
 
 from pipeline_assets.contracts.base import Model, RawColumn, RawShape, event_time, raw_shape
 from pipeline_assets.lake import DataFile, SchemaMismatchError, Table, query_schema, quote_name, quote_text
+from pipeline_assets.lake.schemas import Widening
 
 
 def prepare(
@@ -21,8 +22,8 @@ def prepare(
     technical: Sequence[RawColumn],
     *,
     by_partition: bool = False,
-) -> RawShape:
-    """Creates the table if need be; gives the columns to read, with those that evolution has added before.
+) -> tuple[RawShape, list[Widening]]:
+    """Creates the table if need be, and widens its columns where the contract's types are wider.
 
     Args:
         con: A connection of the lake.
@@ -30,6 +31,9 @@ def prepare(
         model: Its contract.
         technical: Columns that every row has beside those of the contract.
         by_partition: Whether commits list the partitions that they touched, whatever times the rows have.
+
+    Returns:
+        The columns to read, with those that evolution has added before; and what was widened.
 
     Raises:
         SchemaMismatchError: A column has another type in the table than in the contract, which could lose a value.
@@ -43,12 +47,13 @@ def prepare(
     )
     reserved = {column.name for column in technical}
     stored = _stored(con, bronze)
-    if _otherwise(shape, stored) and bronze.widen(con, schema_of(con, shape.columns)):
+    widened = bronze.widen(con, schema_of(con, shape.columns)) if _otherwise(shape, stored) else []
+    if widened:
         stored = _stored(con, bronze)
     if wrong := _otherwise(shape, stored):
         problems = [f"column {name} is {wrong[name]} in the contract, {stored[name]} in the table" for name in wrong]
         raise SchemaMismatchError(bronze.name, problems, remedy=retype_command(bronze.name, wrong))
-    return shape.extended(RawColumn(name, kind) for name, kind in stored.items() if name not in reserved)
+    return shape.extended(RawColumn(name, kind) for name, kind in stored.items() if name not in reserved), widened
 
 
 def _stored(con: duckdb.DuckDBPyConnection, bronze: Table) -> dict[str, str]:

@@ -11,7 +11,7 @@ in `lake`.
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +44,7 @@ from pipeline_assets.lake import (
 )
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
+from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.lake.spill import spill_folder
 
 _ATTEMPTS = 8
@@ -150,11 +151,13 @@ class Report:
         version: The bronze table's version afterwards.
         files: Files that were not simply unchanged.
         unchanged: Number of files that were in the table as they are.
+        widened: Columns of the table that took a wider type of the contract.
     """
 
     version: int
     files: list[FileReport] = field(default_factory=list)
     unchanged: int = 0
+    widened: list[Widening] = field(default_factory=list)
 
     def counts(self) -> dict[date, DayCounts]:
         """Counts by day of what was read."""
@@ -198,7 +201,7 @@ def ingest(
     """
     days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
     bronze = source.table(lake)
-    shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
+    shape, widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
     held_up: set[str] = set()
     left: dict[str, Cause] = {}
     moved = 0
@@ -222,14 +225,15 @@ def ingest(
             days |= more
             continue
         try:
-            report = _carry_out(con, bronze, source, shape, root, todo, run_id)
+            report = replace(_carry_out(con, bronze, source, shape, root, todo, run_id), widened=widened)
         except FilesHeldUpError as error:
             held_up |= error.changed | error.left.keys()
             left |= error.left
         except PositionMovedError:
             moved += 1
         except TypesMovedError:
-            shape = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
+            shape, more_widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
+            widened += more_widened
             moved += 1
         else:
             if found := {**closed, **todo.left, **left}:

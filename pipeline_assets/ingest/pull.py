@@ -24,6 +24,7 @@ from pipeline_assets.ingest.repeats import WrittenBatch, find_repeats, without_r
 from pipeline_assets.lake import MANY_COLUMNS, DataFile, Lake, Table, quote_text, schemas
 from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
+from pipeline_assets.lake.schemas import Widening
 
 PULL_COLUMNS: tuple[RawColumn, ...] = (
     RawColumn("_partition_date", "DATE", True, "UTC date of the pull, or of the window that was pulled."),
@@ -146,11 +147,13 @@ class Pulled:
         version: The bronze table's version.
         batch: What was pulled.
         counts: Of all its records.
+        widened: Columns of the table that took a wider type of the contract.
     """
 
     version: int
     batch: Batch
     counts: Counts
+    widened: Sequence[Widening] = ()
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ class Pull:
         self.bronze = source.table(lake)
         self._source = source
         self._con = con
-        self._shape = prepare(con, self.bronze, source.model, PULL_COLUMNS)
+        self._shape, self._widened = prepare(con, self.bronze, source.model, PULL_COLUMNS)
         self._added: dict[str, RawColumn] = {}
         self._parts: list[_Part] = []
         self._kept: Sequence[DataFile] = ()
@@ -309,7 +312,7 @@ class Pull:
             positions={**self.batch.positions, **(positions or {})},
             metadata={**facts, "batch_id": self.batch.id, **described, "read": read},
         )
-        return Pulled(version, self.batch, total)
+        return Pulled(version, self.batch, total, self._widened)
 
     def _entry(self, origin: str, counts: Counts) -> dict[str, Any]:
         """What the audit compares with the tables; `holds`: for as long as the log has these positions."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from deltalake import Schema
 
@@ -22,6 +23,24 @@ _WIDER = {
     "float": {"double"},
     "date": {"timestamp", "timestamp_ntz"},
 }
+
+
+@dataclass(frozen=True)
+class Widening:
+    """A column whose type becomes wider; types as DuckDB calls them.
+
+    Attributes:
+        column: Its name.
+        stored: The type that the table has.
+        wanted: The wider one.
+    """
+
+    column: str
+    stored: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.stored} -> {self.wanted}"
 
 
 def types(schema: Schema) -> dict[str, str]:
@@ -71,11 +90,13 @@ def in_duckdb(kind: str) -> str:
     return _IN_DUCKDB.get(kind, kind).upper()
 
 
-def widenings(stored: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Gives the columns whose type becomes wider, with the new type as DuckDB calls it."""
-    return {
-        name: in_duckdb(kind) for name, kind in wanted.items() if name in stored and is_widening(stored[name], kind)
-    }
+def widenings(stored: Mapping[str, str], wanted: Mapping[str, str]) -> list[Widening]:
+    """Gives the columns whose type becomes wider."""
+    return [
+        Widening(name, in_duckdb(stored[name]), in_duckdb(kind))
+        for name, kind in wanted.items()
+        if name in stored and is_widening(stored[name], kind)
+    ]
 
 
 def _digits(kind: str) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from pipeline_assets.lake.files import DataFile
 from pipeline_assets.lake.pruning import rows_near_keys
 from pipeline_assets.lake.reading import TableReader
 from pipeline_assets.lake.removal import Removal, plan_removal
+from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.lake.storage import quote_name, quote_names
 
 _LOG = logging.getLogger(__name__)
@@ -209,22 +210,21 @@ class Table(TableReader):
 
         return self._commit(con, plan, (), expect=None, positions=None, metadata=None)
 
-    def widen(self, con: duckdb.DuckDBPyConnection, schema: Schema) -> bool:
+    def widen(self, con: duckdb.DuckDBPyConnection, schema: Schema) -> list[Widening]:
         """Gives columns the types of a schema, where each value that there can be stays what it is.
 
         All rows are rewritten, in whichever run comes first: the log says so before.
 
         Returns:
-            Whether a type was changed.
+            What was widened.
         """
         opened = self.open()
-        stored = schemas.types(opened.schema())
-        wider = schemas.widenings(stored, schemas.types(schema))
+        wider = schemas.widenings(schemas.types(opened.schema()), schemas.types(schema))
         if wider:
-            told = ", ".join(f"{name}: {schemas.in_duckdb(stored[name])} -> {kind}" for name, kind in wider.items())
-            _LOG.warning("table %s: %s, for which all %s rows are rewritten", self.name, told, opened.count())
-            self.retype(con, {name: f"CAST({quote_name(name)} AS {kind})" for name, kind in wider.items()})
-        return bool(wider)
+            listed = ", ".join(map(str, wider))
+            _LOG.warning("table %s: %s, for which all %s rows are rewritten", self.name, listed, opened.count())
+            self.retype(con, {each.column: f"CAST({quote_name(each.column)} AS {each.wanted})" for each in wider})
+        return wider
 
     def replace_keys(
         self,

@@ -106,6 +106,16 @@ def test_a_run_pulls_passes_its_checks_and_leaves_its_counts(shop: Shop) -> None
     assert shop.codes() == ["a"]
 
 
+def test_the_materialization_tells_which_columns_were_widened(shop: Shop) -> None:
+    shop.insert("a")
+    assert "columns_widened" not in facts(shop.run())
+    with shop.lake.connect() as con:
+        shop.bronze.retype(con, {"unit_price": "unit_price::DECIMAL(8, 3)"})
+    shop.insert("b")
+    assert facts(shop.run())["columns_widened"] == "unit_price: DECIMAL(8,3) -> DECIMAL(12,3)"
+    assert shop.codes() == ["a", "b"]
+
+
 def test_too_many_dead_letters_fail_the_run(shop: Shop) -> None:
     shop.insert("a", price="x")
     result = shop.run()

@@ -36,6 +36,14 @@ def metadata(result: dg.ExecuteInProcessResult, check: str) -> dict[str, dg.Meta
     return next(dict(c.metadata) for c in result.get_asset_check_evaluations() if c.check_name == check)
 
 
+def bronze_facts(result: dg.ExecuteInProcessResult) -> dict[str | None, dict[str, object]]:
+    return {
+        event.materialization.partition: {key: value.value for key, value in event.materialization.metadata.items()}
+        for event in (e.step_materialization_data for e in result.get_asset_materialization_events())
+        if event.materialization.asset_key == BRONZE
+    }
+
+
 def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> None:
     source.land("2011-01-04/a.csv", source.line(1), source.line(2))
     source.land("2011-01-05/a.csv", source.line(3))
@@ -48,17 +56,25 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
         "withheld": True,
         "files_read": True,
     }
-    found = {
-        event.materialization.partition: {key: value.value for key, value in event.materialization.metadata.items()}
-        for event in (e.step_materialization_data for e in result.get_asset_materialization_events())
-        if event.materialization.asset_key == BRONZE
-    }
+    found = bronze_facts(result)
     assert set(found) == {"2011-01-04", "2011-01-05", "2011-01-06"}
     read = {day: facts for day, facts in found.items() if "rows" in facts}  # a day without files says nothing of rows
     assert {day: (facts["records_in"], facts["rows"], facts["dead_letters"]) for day, facts in read.items()} == {
         "2011-01-04": (2, 2, 0),
         "2011-01-05": (1, 1, 0),
     }
+
+
+def test_the_materialization_tells_which_columns_were_widened(source: Source) -> None:
+    source.land("2011-01-04/a.csv", source.line(1))
+    assert "columns_widened" not in bronze_facts(run(source))["2011-01-04"]
+    with source.lake.connect() as con:
+        source.bronze.retype(con, {"quantity": "quantity::TINYINT", "unit_price": "unit_price::DECIMAL(8, 3)"})
+    source.land("2011-01-04/b.csv", source.line(2))
+    found = bronze_facts(run(source))["2011-01-04"]
+    assert found["columns_widened"] == "quantity: TINYINT -> BIGINT, unit_price: DECIMAL(8,3) -> DECIMAL(12,3)"
+    source.land("2011-01-04/c.csv", source.line(3))
+    assert "columns_widened" not in bronze_facts(run(source))["2011-01-04"]
 
 
 def test_a_range_is_one_run_of_one_step(source: Source) -> None:

@@ -112,6 +112,16 @@ def test_the_next_poll_adds_what_is_new_and_a_whole_one_what_was_missed(settings
     assert source.rows() == list(range(1, 13))
 
 
+def test_the_materialization_tells_which_columns_were_widened(settings, instance, api) -> None:
+    source = Source(settings, instance, base_url=api.url)
+    assert "columns_widened" not in facts(source.run(), BRONZE)
+    with source.lake.connect() as con:
+        Table(source.lake, "bronze.crm__accounts").retype(con, {"account_id": "account_id::INTEGER"})
+    api.records += [account(11)]
+    assert facts(source.run(), BRONZE)["columns_widened"] == "account_id: INTEGER -> BIGINT"
+    assert source.rows() == list(range(1, 12))
+
+
 def test_dead_letters_beyond_the_budget_fail_the_check(settings, instance, api) -> None:
     api.records[3] = '{"account_id": "four"}'
     source = Source(settings, instance, base_url=api.url)

@@ -4,7 +4,7 @@ Positions in the table's log: when it was last polled; the watermark of an incre
 so that a poll without news writes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from time import monotonic
@@ -18,6 +18,7 @@ from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.staged import Staged, digest, stage, watermarks
 from pipeline_assets.ingest.watermark import Watermark, at, position
 from pipeline_assets.lake import Lake, Table, quote_name
+from pipeline_assets.lake.schemas import Widening
 
 _EXTRACTED, _CONTENT = "extracted", "content"
 _NO_CONTENT = 0
@@ -34,6 +35,7 @@ class Polled:
         origin: What was asked for.
         pages: Answers.
         restarted: Why the pages were read twice; None if once was enough.
+        widened: Columns of the table that took a wider type of the contract.
     """
 
     version: int
@@ -42,6 +44,7 @@ class Polled:
     origin: str
     pages: int
     restarted: str | None
+    widened: Sequence[Widening] = ()
 
 
 def poll(
@@ -74,7 +77,7 @@ def poll(
     with Pull(lake, con, source, batch) as pull:
         pull.write(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.superseded)
         pulled = pull.commit(run_id=run_id)
-    return Polled(pulled.version, pulled.counts, batch.partition_date, origin, staged.pages, restarted)
+    return Polled(pulled.version, pulled.counts, batch.partition_date, origin, staged.pages, restarted, pulled.widened)
 
 
 def _batch(
