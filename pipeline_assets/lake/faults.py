@@ -1,17 +1,22 @@
 """Whose error it is: the engine's, memory's, the system's, the lake's, or that of the bytes that were read.
 
 The one place that tells. What follows from it is with who asks: a dead letter, a file that is left unread, another
-attempt (`ingest.unread`, `ingest.readers`, `files`). How Delta refuses a commit is in `sending`.
+attempt, an error that names the lake (`ingest.unread`, `ingest.readers`, `files`, `Lake.explain`). How Delta refuses a
+commit is in `sending`.
 """
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 
 import duckdb
+from deltalake.exceptions import DeltaError
 
 _BROKEN = (duckdb.InterruptException, duckdb.InternalException, duckdb.FatalException)
 _OF_FILES = (duckdb.IOException, duckdb.HTTPException, duckdb.PermissionException)
+# By this delta-rs begins what it or the object store's client could not do, and DuckDB what its `delta_scan` could not.
+_OF_STORAGE = re.compile(r"Kernel error|Generic \w+ error|Error performing|DeltaKernel")
 # What the operating system says, and no reader says of bytes that it has got.
 _SYSTEM = tuple(os.strerror(number) for number in errno.errorcode)
 # By the start of their messages; those that somebody asks for.
@@ -56,6 +61,15 @@ def is_of_table(error: BaseException, table_uri: str) -> bool:
     if isinstance(error, duckdb.HTTPException):  # an IOException, too, but with the address that was asked
         return True
     return table_uri in str(error) if isinstance(error, duckdb.IOException) else isinstance(error, OSError)
+
+
+def is_of_lake(error: BaseException, uri: str) -> bool:
+    """Tell whether an error of DuckDB or delta-rs, whatever they did, is that of the storage of the lake at `uri`."""
+    if isinstance(error, duckdb.HTTPException):  # as in `is_of_table`
+        return True
+    # delta-rs has no class of its own for it.
+    is_of_files = isinstance(error, duckdb.IOException) or type(error) in (OSError, DeltaError)
+    return is_of_files and (_OF_STORAGE.search(str(error)) is not None or f"{uri.rstrip('/')}/" in str(error))
 
 
 def of_duckdb(error: OSError) -> duckdb.Error:

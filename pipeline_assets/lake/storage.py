@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
-from deltalake.exceptions import DeltaError
 
+from pipeline_assets.lake import faults
 from pipeline_assets.lake.errors import LakeError, LakeUnreadableError
 from pipeline_assets.lake.spill import spill_path
 from pipeline_assets.lake_place import refusal
@@ -20,8 +20,6 @@ from pipeline_assets.lake_place import refusal
 LAYERS = ("bronze", "dead_letters", "silver", "gold")
 _DUCKDB_SHARE = 0.85
 _NAME = re.compile(r"(bronze|dead_letters|silver|gold)\.[a-z][a-z0-9_]*")
-# By this delta-rs begins what it or the object store's client could not do, and DuckDB what its `delta_scan` could not.
-_OF_STORAGE = re.compile(r"Kernel error|Generic \w+ error|Error performing|DeltaKernel")
 # DuckDB's names of the S3 settings, by the names that object stores' clients (and dagster_deltalake's S3Config) use.
 _S3_SECRET_FIELDS = {
     "access_key_id": "KEY_ID",
@@ -113,11 +111,7 @@ class Lake:
 
     def explain(self, error: Exception) -> Exception:
         """Gives the lake's own error for one of its storage from DuckDB or delta-rs; any other error as it is."""
-        # delta-rs has no class of its own for it; only object stores are reached by HTTP.
-        is_of_files = isinstance(error, duckdb.IOException) or type(error) in (OSError, DeltaError)
-        is_told = _OF_STORAGE.search(str(error)) is not None or f"{self.uri.rstrip('/')}/" in str(error)
-        is_ours = isinstance(error, duckdb.HTTPException) or (is_of_files and is_told)
-        return LakeUnreadableError(self.uri, error) if is_ours else error
+        return LakeUnreadableError(self.uri, error) if faults.is_of_lake(error, self.uri) else error
 
     def table_names(self) -> list[str]:
         """Lists the lake's tables, by layer. Local lakes only; an object store needs a catalog for this.
