@@ -4,9 +4,11 @@ Nothing is committed here. A file that fits is written once and done. Only where
 numbers that the scan could not know, the written Parquet (not the source) is read again and split.
 """
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import duckdb
@@ -16,7 +18,7 @@ from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest import limits
 from pipeline_assets.ingest.bronze_table import letters_sql, misfits, rows_sql, written_rows
 from pipeline_assets.ingest.conform import conform_sql, match_fields
-from pipeline_assets.ingest.content import Content, read_content, with_head
+from pipeline_assets.ingest.content import EXCERPT_BYTES, Content, read_content, with_head
 from pipeline_assets.ingest.deliveries import Delivery, extracted_at, identity
 from pipeline_assets.ingest.readers import (
     Format,
@@ -30,7 +32,7 @@ from pipeline_assets.ingest.readers import (
 )
 from pipeline_assets.ingest.records import ContradictoryFile
 from pipeline_assets.ingest.unread import Cause, cause_of
-from pipeline_assets.ingest.weight import records_of
+from pipeline_assets.ingest.weight import records_in_bytes, records_of
 from pipeline_assets.lake import MANY_COLUMNS, DataFile, Table, faults, quote_text
 
 LETTERS = "landing_dead_letters"
@@ -117,6 +119,8 @@ class FileReader:
         return landed
 
     def _read(self, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> Landed:
+        if content.failure is not None and content.whole_bytes is not None:
+            return self._read_members(delivery, path, content.failure, content.whole_bytes, shape)
         try:
             try:
                 return self._copy(delivery, path, content, shape)
@@ -132,6 +136,21 @@ class FileReader:
         weight = records_of(content, self._format_of(path), path)
         self._letter(delivery, None, reason, content.excerpt, weight)
         return Landed([], 0, weight, weight)
+
+    def _read_members(self, delivery: Delivery, path: Path, failure: str, whole_bytes: int, shape: RawShape) -> Landed:
+        """Reads the members of a gzip file. What follows them is a dead letter, behind their last line."""
+        with TemporaryDirectory(dir=self.temp_dir) as folder:
+            members = Path(folder, path.name)
+            with path.open("rb") as file, members.open("wb") as target:
+                shutil.copyfileobj(file, target)
+                target.truncate(whole_bytes)
+                file.seek(whole_bytes)
+                excerpt = file.read(EXCERPT_BYTES).decode("utf-8", "backslashreplace")
+            content = read_content(members, self.max_unpacked_bytes)
+            landed = self._read(delivery, members, content, shape)
+        weight = records_in_bytes(delivery.file.size_bytes - whole_bytes)
+        self._letter(delivery, content.physical_lines + 1, failure, excerpt, weight)
+        return replace(landed, dead_letters=landed.dead_letters + weight, records_in=landed.records_in + weight)
 
     def _copy(
         self,
@@ -183,7 +202,7 @@ class FileReader:
         if faults.is_of_system(error):
             raise error
         again = read_content(path, self.max_unpacked_bytes)
-        if identity(delivery.file, again, by_day=self.by_day) != delivery.content_id:
+        if again.content_id != content.content_id:
             raise FileNotFoundError(path)
         try:
             with self._open(path, content, shape) as records:

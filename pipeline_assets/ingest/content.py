@@ -9,6 +9,7 @@ Arrow's stream, before any reader sees the file.
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ HEAD_BYTES = 1024 * 1024
 """Kept from the start of the decompressed bytes: a CSV header must fit."""
 
 _BYTES_NEAR_DAMAGE = 256
+_BYTES_OF_MEMBERS = 64 * 1024
+_OF_GZIP = 31  # zlib's `wbits` of a gzip member
 
 EXCERPT_BYTES = 1_000
 
@@ -66,6 +69,7 @@ class Content:
         head: First `HEAD_BYTES` after decompression.
         excerpt: First `EXCERPT_BYTES` of the landed bytes as text, bytes that are not UTF-8 backslash-escaped.
         failure: Why the file cannot be read at all (a dead letter's reason), or None.
+        whole_bytes: Of a gzip file that fails only for bytes that follow its members and are none: where these end.
     """
 
     content_id: str
@@ -80,6 +84,7 @@ class Content:
     head: bytes
     excerpt: str
     failure: str | None
+    whole_bytes: int | None = None
 
     @property
     def terminator(self) -> bytes:
@@ -195,7 +200,7 @@ def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
         reader = _HashingReader(file)
         compression = detect_compression(first)
         counts = _Counts()
-        failure = None
+        failure = whole_bytes = None
         try:
             for chunk in _chunks(reader, compression):
                 counts.add(chunk)
@@ -208,6 +213,8 @@ def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
             if compression is None:
                 raise
             failure, counts = _stream_failure(compression, error), _counts_until_damage(path, compression)
+            if compression == "gzip" and (whole_bytes := _end_of_members(path)) is not None:
+                failure = "file: what follows the end of the gzip stream is not gzip"
         reader.drain()
     return Content(
         content_id=f"{reader.sha256.hexdigest()[:32]}-{reader.size}",
@@ -222,6 +229,7 @@ def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
         head=bytes(counts.head),
         excerpt=first.decode("utf-8", "backslashreplace"),
         failure=failure or _head_failure(bytes(counts.head), counts.size, compression),
+        whole_bytes=whole_bytes,
     )
 
 
@@ -243,6 +251,27 @@ def _counts_until_damage(path: Path, compression: Compression) -> "_Counts":
         for chunk in _chunks(file, compression, _BYTES_NEAR_DAMAGE):
             counts.add(chunk)
     return counts
+
+
+def _end_of_members(path: Path) -> int | None:
+    """Gives where the members of a damaged gzip file end, if all are whole and no other one begins behind them.
+
+    As GNU gzip has it, which unpacks them and warns "trailing garbage ignored".
+    """
+    member = zlib.decompressobj(_OF_GZIP)
+    data = b""
+    with path.open("rb") as file, suppress(zlib.error):
+        while data := data or file.read(_BYTES_OF_MEMBERS):
+            check_time()
+            member.decompress(data, CHUNK_BYTES)  # no more at once: a member can hold a thousand times its size
+            data = member.unconsumed_tail
+            if member.eof:
+                data = member.unused_data or file.read(_BYTES_OF_MEMBERS)
+                data += file.read(1) if len(data) == 1 else b""
+                if detect_compression(data) != "gzip":
+                    return file.tell() - len(data) if data else None
+                member = zlib.decompressobj(_OF_GZIP)
+    return None
 
 
 def _limit_failure(compression: str, max_unpacked_bytes: int) -> str:

@@ -125,9 +125,10 @@ def identity(file: LandedFile, content: Content, *, by_day: bool = False) -> str
     Two empty files are two failures, not a delivery and its copy. And a snapshot that goes back to what it was some
     days ago is news, though its bytes are not.
     """
-    if content.failure is None and not by_day:
+    is_read = content.failure is None or content.whole_bytes is not None
+    if is_read and not by_day:
         return content.content_id
-    place = file.path if content.failure else file.date
+    place = file.date if is_read else file.path
     own = hashlib.blake2b(f"{place}|{content.content_id}".encode(), digest_size=16).hexdigest()
     return f"{own}-{content.size_bytes}"
 

@@ -34,7 +34,12 @@ def records_of(content: Content, format: Format | None, path: Path) -> int:  # n
         return max(lines, 1)
     if content.compression is None and (declared := _declared(format, path)) is not None:
         return min(max(declared, 1), _MOST)
-    return max(lines, max(content.text_bytes, content.size_bytes) // _BYTES_PER_RECORD, 1)
+    return max(lines, records_in_bytes(max(content.text_bytes, content.size_bytes)))
+
+
+def records_in_bytes(size: int) -> int:
+    """Count the records that bytes stand for of which nothing else is known."""
+    return max(size // _BYTES_PER_RECORD, 1)
 
 
 def _declared(format: Format | None, path: Path) -> int | None:  # noqa: A002
