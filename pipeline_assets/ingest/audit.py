@@ -6,7 +6,7 @@ that was killed before its checks are audited by the next.
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
@@ -100,17 +100,8 @@ def audit(
         looked_at |= {days[0] + timedelta(days=at) for at in range((days[1] - days[0]).days + 1)}
         where = days_predicate("_partition_date", looked_at)
     rows = f"SELECT * FROM {bronze.scan(version)} WHERE {where}"
-    contract = validate_rows(con, rows, model)
-    if keys and not contract.passed:  # only then are the versions worth being told apart
-        last = f"PARTITION BY {quote_names(keys)} ORDER BY _extracted_at DESC, _source.line DESC"
-        rows += f" QUALIFY row_number() OVER ({last}) = 1"
-        contract = validate_rows(con, rows, model)
     counts = _day_counts(con, bronze, version, where)
-    failing = frozenset(
-        day
-        for day in (() if contract.passed else counts)
-        if not validate_rows(con, f"SELECT * FROM ({rows}) WHERE _partition_date = DATE '{day}'", model).passed
-    )
+    contract, failing = _validate(con, rows, model, keys, counts)
     over = frozenset(day for day, found in counts.items() if found.dead_letters > failure_budget * found.records_in)
     read = read or _last_read(opened)
     bronze.refresh(opened)  # validating took its time: what lies in the tables now is compared with the log of now
@@ -132,6 +123,22 @@ def audit(
         findings, good = replace(findings, shrunk=shrunk), set(counts)
     held = judge(con, bronze, version=version, good=good - findings.bad, bad=findings.bad)
     return replace(findings, held=held)
+
+
+def _validate(
+    con: duckdb.DuckDBPyConnection, rows: str, model: Model, keys: Sequence[str], days: Iterable[date]
+) -> tuple[Violations, frozenset[date]]:
+    """Validates rows, of several versions of a record the last; gives the outcome, and the days that do not pass."""
+    contract = validate_rows(con, rows, model)
+    if keys and not contract.passed:  # only then do the versions matter
+        last = f"PARTITION BY {quote_names(keys)} ORDER BY _extracted_at DESC, _source.line DESC"
+        rows += f" QUALIFY row_number() OVER ({last}) = 1"
+        contract = validate_rows(con, rows, model)
+    return contract, frozenset(
+        day
+        for day in (() if contract.passed else days)
+        if not validate_rows(con, f"SELECT * FROM ({rows}) WHERE _partition_date = DATE '{day}'", model).passed
+    )
 
 
 def reconcile(

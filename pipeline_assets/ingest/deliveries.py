@@ -197,36 +197,23 @@ def plan(
     """
     result = Plan()
     now = datetime.now(UTC).timestamp()
-    settled = []
-    contents: dict[str, tuple[str, Content | None]] = {}
+    settled: list[LandedFile] = []
     for file in files:
-        if file.path in held_up or not is_settled(file, now=now, settle_seconds=settle_seconds):
-            result.waiting.append(file)
-            continue
-        try:
-            contents[file.path] = _identify(root, file, known.get(file.path, ()), by_day, max_unpacked_bytes)
-            settled.append(file)
-        except OSError as error:  # vanished, or not ours to read: it waits, the others do not
-            if not isinstance(error, FileNotFoundError):
-                result.left[file.path] = cause_of(error)
-            result.waiting.append(file)
-    current = {path: content_id for path, (content_id, _) in contents.items()}
-    stored, letters = _stored(log, known)
-    for path in stored.keys() & current.keys():
-        # Who delivers the same bytes again wants what could not be read to be tried again, with other limits, say.
-        is_again = stored[path].is_unread and contents[path][1] is not None
-        if is_again or current[path] != stored[path].content_id:
-            result.gone.add((stored[path].day, stored[path].content_id))
-            result.corrected.add(path)
+        is_at_rest = file.path not in held_up and is_settled(file, now=now, settle_seconds=settle_seconds)
+        (settled if is_at_rest else result.waiting).append(file)
+    contents = _identify_all(result, root, settled, known, by_day=by_day, max_unpacked_bytes=max_unpacked_bytes)
+    stored, dead_letters = _stored(log, known)
+    _find_corrections(result, stored, contents)
+    settled = [file for file in settled if file.path in contents]
     claims: dict[str, list[LandedFile]] = {}
     for file in settled:
-        claims.setdefault(current[file.path], []).append(file)
+        claims.setdefault(contents[file.path][0], []).append(file)
     paths: dict[str, str] = {}
     for path, entry in stored.items():
         paths.setdefault(entry.content_id, path)
     for content_id, claimants in claims.items():
         _settle_claim(result, log, content_id, claimants, paths, contents)
-    result.stale = letters - {(delivery.file.date, delivery.content_id) for delivery in result.read}
+    result.stale = dead_letters - {(delivery.file.date, delivery.content_id) for delivery in result.read}
     result.expect.update({owner_of(content_id): day.toordinal() for day, content_id in result.gone})
     result.positions.update({owner_of(content_id): 0 for content_id in result.orphaned})
     result.expect.update({position_of(day): log.get(position_of(day)) for day in days})
@@ -234,6 +221,40 @@ def plan(
     held_days = {file.date for file in result.waiting if file.path in held_up}
     result.positions.update({position_of(day): value for day, value in prints.items() if day not in held_days})
     return result
+
+
+def _identify_all(
+    result: Plan,
+    root: Path,
+    files: Iterable[LandedFile],
+    known: Mapping[str, set[Stored]],
+    *,
+    by_day: bool,
+    max_unpacked_bytes: int | None,
+) -> dict[str, tuple[str, Content | None]]:
+    """Tells what the bytes of files are, by path. A file that vanished or may not be read waits, the others do not."""
+    contents: dict[str, tuple[str, Content | None]] = {}
+    for file in files:
+        try:
+            contents[file.path] = _identify(root, file, known.get(file.path, ()), by_day, max_unpacked_bytes)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                result.left[file.path] = cause_of(error)
+            result.waiting.append(file)
+    return contents
+
+
+def _find_corrections(
+    result: Plan, stored: Mapping[str, Stored], contents: Mapping[str, tuple[str, Content | None]]
+) -> None:
+    """Finds paths whose content in the table goes, because the file holds another one now."""
+    for path in stored.keys() & contents.keys():
+        content_id, content = contents[path]
+        # Who delivers the same bytes again wants what could not be read to be tried again, with other limits, say.
+        is_again = stored[path].is_unread and content is not None
+        if is_again or content_id != stored[path].content_id:
+            result.gone.add((stored[path].day, stored[path].content_id))
+            result.corrected.add(path)
 
 
 def _settle_claim(

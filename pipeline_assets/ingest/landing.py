@@ -206,24 +206,7 @@ def ingest(
     left: dict[str, Cause] = {}
     moved = 0
     while moved < _ATTEMPTS:
-        log = Positions(bronze.open())
-        known = in_tables(con, [bronze, dead_letter_table(lake, bronze.name)], days)
-        files, closed = files_of(root, source.pattern, days)
-        todo = plan(
-            log,
-            known,
-            root,
-            files,
-            days=days,
-            settle_seconds=settle_seconds,
-            held_up=held_up,
-            by_day=source.by_day,
-            max_unpacked_bytes=source.max_unpacked_bytes,
-        )
-        # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
-        if not source.by_day and (more := holders(root, source.pattern, todo.orphaned, days)):
-            days |= more
-            continue
+        todo, closed = _plan(con, bronze, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
         try:
             report = replace(_carry_out(con, bronze, source, shape, root, todo, run_id), widened=widened)
         except FilesHeldUpError as error:
@@ -240,6 +223,39 @@ def ingest(
                 raise FilesLeftError(bronze.name, found, report)
             return report
     raise CommitConflictError(bronze.name, _ATTEMPTS)
+
+
+def _plan(
+    con: duckdb.DuckDBPyConnection,
+    bronze: Table,
+    source: LandingSource,
+    root: Path,
+    days: set[date],
+    *,
+    settle_seconds: float,
+    held_up: Collection[str],
+) -> tuple[Plan, dict[str, Cause]]:
+    """Plans the files of some days; gives also folders that cannot be listed. Adds to `days` those needed besides."""
+    while True:
+        log = Positions(bronze.open())
+        known = in_tables(con, [bronze, dead_letter_table(bronze.lake, bronze.name)], days)
+        files, closed = files_of(root, source.pattern, days)
+        todo = plan(
+            log,
+            known,
+            root,
+            files,
+            days=days,
+            settle_seconds=settle_seconds,
+            held_up=held_up,
+            by_day=source.by_day,
+            max_unpacked_bytes=source.max_unpacked_bytes,
+        )
+        # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
+        more = set() if source.by_day else holders(root, source.pattern, todo.orphaned, days)
+        if not more:
+            return todo, closed
+        days |= more
 
 
 def _carry_out(
