@@ -13,10 +13,12 @@ it has read, whatever is committed meanwhile. And a model's commit expects the p
 two runs at once the slower one fails instead of putting older rows over newer ones.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
 from dbt_common.exceptions import DbtRuntimeError
@@ -62,16 +64,17 @@ class Plugin(BasePlugin):
         """Runs one action for a macro: `config` holds `action` and `arguments`, and receives `answer`."""
         call = target_config.config
         try:
-            if call["action"] == "begin":
-                self.begin(**call["arguments"])
-                return
-            if self._actions is None:  # `dbt compile` and `dbt show` run no hooks
-                self._actions = self._start(Run(_lake()))
-            if call["action"] not in self._actions:
-                raise DbtRuntimeError(
-                    f"the lake has no action {call['action']!r}; there are {', '.join(self._actions)}"
-                )
-            call["answer"] = self._actions[call["action"]](**call["arguments"])
+            with _lake().errors_told():
+                if call["action"] == "begin":
+                    self.begin(**call["arguments"])
+                    return
+                if self._actions is None:  # `dbt compile` and `dbt show` run no hooks
+                    self._actions = self._start(Run(_lake()))
+                if call["action"] not in self._actions:
+                    raise DbtRuntimeError(
+                        f"the lake has no action {call['action']!r}; there are {', '.join(self._actions)}"
+                    )
+                call["answer"] = self._actions[call["action"]](**call["arguments"])
         except PositionMovedError as error:
             raise DbtRuntimeError(f"{error}. Nothing was written; run the model again") from error
         except (LakeError, SettingsError, ContractError, duckdb.Error) as error:
@@ -124,6 +127,24 @@ class Plugin(BasePlugin):
             "unread_snapshot": unread_snapshot,
             "write": writer.write,
         }
+
+
+def _name_the_lake_in_errors() -> None:
+    """Has dbt's own queries, such as data tests, name the lake and the remedy where its storage fails them.
+
+    dbt-duckdb shows a plugin no query and no error of one, so this stands inside the adapter's own handler.
+    """
+    handler = DuckDBConnectionManager.exception_handler
+
+    @contextmanager
+    def naming(manager: DuckDBConnectionManager, sql: str, connection_name: str = "master") -> Iterator[None]:
+        with handler(manager, sql, connection_name), _lake().errors_told():
+            yield
+
+    DuckDBConnectionManager.exception_handler = naming  # type: ignore[assignment, method-assign]
+
+
+_name_the_lake_in_errors()
 
 
 def _lake() -> Lake:

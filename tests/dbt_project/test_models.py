@@ -200,3 +200,23 @@ def test_a_version_that_is_vacuumed_means_everything_is_recomputed(shop: Any, li
         Table(shop.lake, name).open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
     shop.dbt("run")
     assert shop.state() == expected(shop)
+
+
+@pytest.mark.parametrize(
+    ("broken", "command"),
+    [
+        ("bronze.shop__invoice_lines", ("run", "--full-refresh", "--select", "invoice_lines")),
+        ("silver.invoice_lines", ("test", "--select", "invoice_lines", "--exclude-resource-type", "unit_test")),
+    ],
+    ids=["a model", "a data test"],
+)
+def test_what_cannot_read_the_lake_names_it_and_the_remedy(
+    shop: Any, line: Any, broken: str, command: tuple[str, ...]
+) -> None:
+    shop.land(2, line("1", "02"))
+    shop.dbt("run")
+    for file in Path(Table(shop.lake, broken).uri).rglob("*.parquet"):
+        file.unlink()
+    message = shop.dbt_fails(*command)
+    assert f"the lake at {shop.lake.uri} could not be read: " in message
+    assert "mend the storage (permissions, mount, network), then run again" in message
