@@ -113,7 +113,7 @@ class ChangeReader:
             return Changes(every, every)
         plan.has_keys = bool(batches)
         rows = select_batches(pin.table, pin.version, batches)
-        new = self._view(model, pin.table.name, f"SELECT * FROM ({rows}) WHERE {published(pin.table, pin.version)}")
+        new = self._view(model, pin.table.name, f"SELECT * FROM ({rows}) WHERE {published(pin.opened)}")
         if not any(batch.first_lsn <= lsn for batch in batches):
             return Changes(new, every)
         late = f"SELECT count(*) FROM {new} WHERE op = 't' AND commit_lsn <= {lsn}"
@@ -156,18 +156,18 @@ class ChangeReader:
 
     def _added(self, model: str, changes: Changes, shape: Sequence[RawColumn]) -> tuple[str, ...]:
         """The columns that the model's table has beside the contract's, and then those that come now."""
-        table = Table(self._views.run.lake, model)
-        if self._following.is_full_refresh(model) or not table.exists():
+        pin = None if self._following.is_full_refresh(model) else self._views.built(model)
+        if pin is None:
             return changes.added
         known = {column.name for column in shape} | OWN_COLUMNS
-        before = [column.name for column in table.open().schema().fields if column.name not in known]
+        before = [column.name for column in pin.opened.schema().fields if column.name not in known]
         spelled = {name.lower() for name in before}
         return (*before, *(name for name in changes.added if name.lower() not in spelled))
 
     def _stored(self, model: str, changes: Changes, answer: Mapping[str, Any], bucket: str) -> str:
         """Relation of the model's stored rows: of the partitions that the new events' keys are in, if these are all."""
         pin, cursor = self._views.pin(model, reader=model), self._views.cursor()
-        opened, rows = pin.table.open(pin.version), relation(model)
+        opened, rows = pin.opened, relation(model)
         if not changes.truncated and changes.late_until is None:
             keys = ", ".join(f"{key['value']} AS {key['name']}" for key in answer["keys"])
             wanted = (

@@ -13,9 +13,7 @@ from pipeline_assets.dbt_plugin.views import Views, relation, work
 from pipeline_assets.lake import (
     LakeError,
     PositionMovedError,
-    Table,
     TableUnreadableError,
-    changes_since,
     days_predicate,
     published,
     quote_name,
@@ -38,7 +36,7 @@ class Following:
     def plan(self, model: str) -> Plan:
         """The plan of a model, begun at the first question."""
         if model not in self._run.plans:
-            rebuild = self.is_full_refresh(model) or not Table(self._run.lake, model).exists()
+            rebuild = self.is_full_refresh(model) or self._views.built(model) is None
             self._run.plans[model] = Plan(everything=rebuild)
         return self._run.plans[model]
 
@@ -69,7 +67,7 @@ class Following:
             if stored is None:
                 plan.widen(None)
         if by_dates and not plan.everything:
-            changes = changes_since(pin.table, plan.applied[pin.position])
+            changes = pin.changes_since(plan.applied[pin.position])
             plan.widen(None if changes.dates is None else changes.dates | asked_days())
         return plan, pin
 
@@ -79,7 +77,7 @@ class Following:
         """Asks all upstream tables of a model whether it has to recompute everything, before SQL is narrowed."""
         for upstream in upstreams:
             plan, pin = self.upstream(model, upstream, by_dates=False)
-            if pin and not plan.everything and changes_since(pin.table, plan.applied[pin.position]).added is None:
+            if pin and not plan.everything and pin.changes_since(plan.applied[pin.position]).added is None:
                 plan.widen(None)
 
     def touched_rows(self, model: str, upstream: str, column: str, also: str | None = None) -> str:
@@ -142,7 +140,7 @@ class Following:
             return str(keys).lower()
         try:
             owners = [
-                f"SELECT {quote_name(owner)} FROM {self._near(pin.table, version, key, keys)} "
+                f"SELECT {quote_name(owner)} FROM {self._near(pin, version, key, keys)} "
                 f"WHERE {_is_in(key, keys)} AND {quote_name(owner)} IS NOT NULL"
                 for version in {pin.version, plan.applied[pin.position]}
                 if version is not None
@@ -160,12 +158,11 @@ class Following:
             return relation(upstream)
         near, wanted = pin.table.scan(pin.version), "false"
         if isinstance(keys, str):
-            near, wanted = self._near(pin.table, pin.version, key, keys), _is_in(key, keys)
+            near, wanted = self._near(pin, pin.version, key, keys), _is_in(key, keys)
         view = work(f"{model} <- {upstream}")
-        columns = quote_names(column.name for column in pin.table.open(pin.version).schema().fields)
+        columns = quote_names(column.name for column in pin.opened.schema().fields)
         self._views.cursor().execute(
-            f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {near} "
-            f"WHERE {wanted} AND {published(pin.table, pin.version)}"
+            f"CREATE OR REPLACE VIEW {view} AS SELECT {columns} FROM {near} WHERE {wanted} AND {published(pin.opened)}"
         )
         return view
 
@@ -175,7 +172,7 @@ class Following:
         applied = plan.applied[pin.position] if pin else None
         if pin is None or applied is None:
             return relation(upstream)
-        return f"(select * from {pin.table.scan(applied)} where {published(pin.table, applied)})"
+        return f"(select * from {pin.table.scan(applied)} where {published(pin.table.open(applied))})"
 
     def is_rebuild(self, model: str) -> bool:
         """Whether the model recomputes everything. To be asked after the other macros, which decide it."""
@@ -204,8 +201,8 @@ class Following:
         """Names an in-memory table of the changed keys and their partitions; True for all keys, False for none."""
         plan, pin = self.upstream(model, upstream, by_dates=False)
         applied = plan.applied[pin.position] if pin else None
-        added = changes_since(pin.table, applied).added if pin else frozenset()
-        column = date_column(pin.table.open(pin.version)) if pin else None
+        added = pin.changes_since(applied).added if pin else frozenset()
+        column = date_column(pin.opened) if pin else None
         if added is None or (pin and column is None):
             plan.widen(None)
         plan.narrowed = plan.by_keys = True
@@ -214,7 +211,7 @@ class Following:
         if pin is None or column is None or not added:
             return False
         name = f"{model} <- {upstream} keys"
-        columns = [key, *pin.table.open(pin.version).metadata().partition_columns]
+        columns = [key, *pin.opened.metadata().partition_columns]
         now = select_days(pin.table, pin.version, column, added)
         try:
             # Columns that were added since are left out: a row that fills one has another sequence, too.
@@ -224,11 +221,11 @@ class Following:
         except GONE:
             return self._keys(model, name, now, columns)
 
-    def _near(self, table: Table, version: int, key: str, keys: str) -> str:
+    def _near(self, pin: Pin, version: int, key: str, keys: str) -> str:
         """A relation of a version's rows, from the partitions that hold some keys."""
-        opened = table.open(version)
+        opened = pin.opened if version == pin.version else pin.table.open(version)
         by = [key, *opened.metadata().partition_columns]
-        return rows_near_keys(self._views.cursor(), opened, table.scan(version), by, keys)
+        return rows_near_keys(self._views.cursor(), opened, pin.table.scan(version), by, keys)
 
     def _keys(self, model: str, name: str, query: str, columns: list[str]) -> str:
         """Makes an in-memory table of keys and notes it in the plan. The first column is the key."""
@@ -241,10 +238,8 @@ class Following:
 
     def _stored_position(self, model: str, position: str) -> int | None:
         """The upstream version in the log of the model as this run reads it; None when it is made anew."""
-        if self.is_full_refresh(model) or not Table(self._run.lake, model).exists():
-            return None
-        pin = self._views.pin(model, reader=model)
-        return pin.table.open(pin.version).transaction_version(position)
+        pin = None if self.is_full_refresh(model) else self._views.built(model)
+        return pin.opened.transaction_version(position) if pin else None
 
     def _query_dates(self, query: str) -> frozenset[date] | None:
         try:

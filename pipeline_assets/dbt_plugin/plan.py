@@ -11,8 +11,9 @@ from datetime import date, timedelta
 from typing import Any
 
 from dbt_common.invocation import get_invocation_id
+from deltalake import DeltaTable
 
-from pipeline_assets.lake import Lake, LakeError, Table, quote_name
+from pipeline_assets.lake import Changes, Lake, LakeError, Table, changes_since, quote_name
 
 # DuckDB keeps so many partitions open. Beyond, unordered rows make several files of a day and may exhaust memory:
 # 3,050 days of 200 rows did not fit into 1 GB. Ordering five million rows costs 1.4 CPU seconds, so not for a few.
@@ -21,11 +22,28 @@ _PARTITIONS_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Pin:
-    """The version of a table that this run reads, and the name under which readers record it."""
+    """The version of a table that this run reads.
+
+    Attributes:
+        table: The table.
+        opened: Its log at that version, which is read once: a log of years takes longer to open than a model to build.
+        position: The name under which readers record the version.
+    """
 
     table: Table
-    version: int
+    opened: DeltaTable
     position: str
+
+    @property
+    def version(self) -> int:
+        """The version."""
+        return self.opened.version()
+
+    def changes_since(self, version: int | None) -> Changes:
+        """Gives what happened to the table since a version; asks its log only if that is another than this one."""
+        if version == self.version:
+            return Changes(version, frozenset(), frozenset())
+        return changes_since(self.table, version)
 
 
 @dataclass
@@ -160,7 +178,7 @@ def by_partition(sql: str, plan: Plan, pins: Mapping[str, Pin], options: Mapping
     if plan.everything and plan.reads_changes:
         found = _PARTITIONS_AT_ONCE + 1  # the days of changes say nothing of the partitions of rows
     elif plan.everything:
-        upstream = [pin.table.open(pin.version) for pin in pins.values() if pin.position in plan.seen]
+        upstream = [pin.opened for pin in pins.values() if pin.position in plan.seen]
         # An upstream without partitions may hold any number of days.
         found = max((len(log.partitions()) or _PARTITIONS_AT_ONCE + 1 for log in upstream), default=0)
     if found <= _PARTITIONS_AT_ONCE:
@@ -186,9 +204,9 @@ def check_options(name: str, options: Mapping[str, Any], plan: Plan) -> None:
         raise LakeError(f"{name}: {problem}")
 
 
-def check_partitioning(table: Table, options: Mapping[str, Any]) -> None:
+def check_partitioning(table: Table, opened: DeltaTable, options: Mapping[str, Any]) -> None:
     """Refuses a model that says another partitioning than its table has."""
-    found, wanted = table.open().metadata().partition_columns, as_list(options.get("partition_by"))
+    found, wanted = opened.metadata().partition_columns, as_list(options.get("partition_by"))
     if found != wanted:
         raise LakeError(
             f"{table.name} is partitioned by {found}, the model says {wanted}: a table keeps its partitioning. Undo "

@@ -44,7 +44,7 @@ class SnapshotReader:
         if pin is None:
             plan.everything = True
             return _answer(columns, keys, relation(upstream), None)
-        opened = pin.table.open(pin.version)
+        opened = pin.opened
         technical = {column.name for column in TECHNICAL_COLUMNS}
         found = [field.name for field in opened.schema().fields]
         columns += [name for name in found if name not in {*columns, *technical, *OWN_COLUMNS}]
@@ -61,7 +61,7 @@ class SnapshotReader:
     def _stored(self, model: str, upstream: str, columns: Sequence[str]) -> str:
         """Relation of the model's rows, with columns that the source has added since."""
         pin, view = self._views.pin(model, reader=model), work(f"{model} <- {model}")
-        known = {field.name for field in pin.table.open(pin.version).schema().fields}
+        known = {field.name for field in pin.opened.schema().fields}
         added = [name for name in columns if name not in known]
         # Of the source's type, from its view: a null by itself has none that a comparison could go by.
         none = f"FROM {relation(upstream)} WHERE false"

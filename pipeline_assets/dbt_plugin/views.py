@@ -4,14 +4,14 @@ from collections.abc import Collection
 from threading import RLock
 
 import duckdb
+from deltalake import DeltaTable
 
 from pipeline_assets.dbt_plugin.plan import Pin, Run, is_optional, model_options
 from pipeline_assets.lake import (
     LakeError,
     Table,
     TableNotFoundError,
-    audited_version,
-    changes_since,
+    audited_in,
     position_name,
     published,
     quote_name,
@@ -63,26 +63,33 @@ class Views:
         """Gives the version as `pin` does; None for an optional table that was never built, whose view is empty."""
         if not is_optional(self.run.nodes.get(name, {})):
             return self.pin(name, reader)
+        pin = self.built(name)
+        if pin is None:
+            self._register_empty(name)
+        return pin
+
+    def built(self, name: str) -> Pin | None:
+        """Gives the version of a table that this run reads, as `pin` does; None if it was never built."""
         try:
             return self._pin(name)
         except TableNotFoundError:
-            self._register_empty(name)
             return None
 
-    def set_pin(self, table: Table, version: int) -> Pin:
-        """Makes a version the one that this run reads from now on."""
-        self._remember_owed(table)
-        pin = self.run.pins[table.name] = Pin(table, version, position_name(table))
-        self._register(table.name, f"SELECT * FROM {table.scan(version)} WHERE {published(table, version)}")
+    def set_pin(self, table: Table, opened: DeltaTable) -> Pin:
+        """Makes the version that is opened the one that this run reads from now on."""
+        pin = self.run.pins[table.name] = Pin(table, opened, position_name(table, opened))
+        self._remember_owed(pin)
+        self._register(table.name, f"SELECT * FROM {table.scan(pin.version)} WHERE {published(opened)}")
         return pin
 
     def _pin(self, name: str) -> Pin:
         with self._lock:
             if name not in self.run.pins:
                 table = Table(self.run.lake, name)
+                opened = table.open()
                 # Rows of bronze that no check has judged yet are not there for silver.
-                audited = audited_version(table)
-                self.set_pin(table, table.open().version() if audited is None else audited)
+                audited = audited_in(opened)
+                self.set_pin(table, opened if audited in (None, opened.version()) else table.open(audited))
             return self.run.pins[name]
 
     def _register(self, name: str, select: str) -> None:
@@ -99,15 +106,15 @@ class Views:
         ]
         self._register(name, f"SELECT {', '.join(typed)} WHERE false")
 
-    def _remember_owed(self, table: Table) -> None:
+    def _remember_owed(self, pin: Pin) -> None:
         """Notes the days that downstream tables have yet to apply: their data tests look at them again."""
-        readers = [Table(self.run.lake, name) for name in self.run.readers.get(table.name, [])]
-        if not readers or not model_options(self.run.nodes[table.name]).get("date_column"):
+        name = pin.table.name
+        readers = [Table(self.run.lake, reader) for reader in self.run.readers.get(name, [])]
+        if not readers or not model_options(self.run.nodes[name]).get("date_column"):
             return
-        position = position_name(table)
-        applied = [version for reader in readers if (version := reader.position(position)) is not None]
+        applied = [version for reader in readers if (version := reader.position(pin.position)) is not None]
         # None (nobody has applied anything) is everything; the oldest version covers the younger ones.
-        self.run.owed[table.name] = changes_since(table, min(applied, default=None)).added
+        self.run.owed[name] = pin.changes_since(min(applied, default=None)).added
 
     def _forget(self) -> None:
         """Drops what the last invocation of this process left: dbt keeps its connection, and with it the views."""

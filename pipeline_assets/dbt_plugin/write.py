@@ -5,7 +5,7 @@ from enum import Enum, auto
 from typing import Any
 
 import duckdb
-from deltalake import Schema
+from deltalake import DeltaTable, Schema
 
 from pipeline_assets.dbt_plugin.follow import Following
 from pipeline_assets.dbt_plugin.plan import (
@@ -22,7 +22,6 @@ from pipeline_assets.lake import (
     LakeError,
     SchemaMismatchError,
     Table,
-    changes_since,
     days_predicate,
     query_schema,
     quote_name,
@@ -110,12 +109,12 @@ class Writer:
                     f"rows do not fit table {table.name}: {'; '.join(error.problems)}. If that is meant: rows that are "
                     f"not touched would keep the old shape: dbt build --full-refresh --select {node['name']}+"
                 ) from error
-        before = run.pins[model].version if model in run.pins else None
-        run.written[model] = changes_since(table, before).added
-        self._views.set_pin(table, version)
-        if version == before:
+        before = run.pins.get(model)
+        pin = self._views.set_pin(table, table.open(version))
+        run.written[model] = pin.changes_since(before.version if before else None).added
+        if before and version == before.version:
             return {"message": f"nothing new, version {version}", "rows": 0}
-        facts = table.open(version).history(1)[0]
+        facts = pin.opened.history(1)[0]
         added, removed = int(facts.get("rows_added", 0)), int(facts.get("rows_removed", 0))
         return {"message": f"version {version}: {added:,} rows in, {removed:,} out", "rows": added}
 
@@ -128,8 +127,8 @@ class Writer:
             SchemaMismatchError: The model has other columns, and no row is written that the table would refuse.
         """
         node, reads_changes = self._run.nodes[table.name], self._following.plan(table.name).reads_changes
-        is_there = table.exists()
-        schema = _schema(con, sql) if reads_changes or not is_there else None
+        pin = self._views.built(table.name)
+        schema = _schema(con, sql) if reads_changes or pin is None else None
         if schema is not None:
             table.create(
                 schema,
@@ -137,17 +136,18 @@ class Writer:
                 date_column=options.get("date_column"),
                 description=(node.get("description") or "").strip() or None,
             )
-        check_partitioning(table, options)
+        opened = table.open() if pin is None or schema is not None else pin.opened
+        check_partitioning(table, opened, options)
         if write is Write.POSITIONS:
-            self._refuse_other_columns(con, table, sql) if schema is None else _widen(con, table, schema)
+            self._refuse_other_columns(con, table, opened, sql) if schema is None else _widen(con, table, schema)
 
-    def _refuse_other_columns(self, con: duckdb.DuckDBPyConnection, table: Table, sql: str) -> None:
+    def _refuse_other_columns(self, con: duckdb.DuckDBPyConnection, table: Table, opened: DeltaTable, sql: str) -> None:
         """Refuses a model that has other columns than its table. Other types of those that it has show when rows come.
 
         Raises:
             SchemaMismatchError: It has.
         """
-        stored, node = schemas.types(table.open().schema()), self._run.nodes[table.name]
+        stored, node = schemas.types(opened.schema()), self._run.nodes[table.name]
         if node["config"]["contract"]["enforced"]:  # then dbt has held the query against them, which is not done twice
             given = {name: stored.get(name, str(column["data_type"])) for name, column in node["columns"].items()}
         else:
@@ -189,8 +189,9 @@ class Writer:
             version = table.append(con, sql, batch_id=next(iter(batch)), expect=plan.applied, positions=plan.seen)
             if version is not None:
                 return version
-            self._refuse_other_columns(con, table, sql)
-            return table.open().version()
+            opened = table.open()
+            self._refuse_other_columns(con, table, opened, sql)
+            return opened.version()
         if write is Write.REPLACE_DAYS:
             return _replace_days(con, table, sql, plan, options["date_column"])
         return _replace_keys(con, table, sql, plan, keys)

@@ -161,7 +161,8 @@ def _commits(table: Table, version: int | None) -> tuple[int, Sequence[Mapping[s
             return newest, []
         commits = opened.history(newest - version)
         # delta-rs 1.6 lists commits from the newest there is, but numbers them from the version opened.
-        if table.open().version() == newest:
+        table.refresh(opened)
+        if opened.version() == newest:
             known = [commit for commit in commits if commit["version"] > version]
             return newest, known if len(known) == newest - version else None
     return newest, None

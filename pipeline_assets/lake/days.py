@@ -34,10 +34,11 @@ def days_predicate(column: str, days: Iterable[date]) -> str:
 
 def select_days(table: Table, version: int, column: str, days: Iterable[date]) -> str:
     """Gives a query: the published rows of one version of a table whose column's date is one of the days."""
-    scan, wanted, held_back = table.scan(version), frozenset(days), published(table, version)
+    scan, wanted = table.scan(version), frozenset(days)
     if not wanted:
         return f"SELECT * FROM {scan} WHERE false"
     opened = table.open(version)
+    held_back = published(opened)
     kinds = {found.name: str(getattr(found.type, "type", "")) for found in opened.schema().fields}
     if kinds.get(column) == "date":
         predicates = [days_predicate(column, group) for group in neighbours(sorted(wanted))]

@@ -84,9 +84,9 @@ def judge(
     raise CommitConflictError(table.name, _ATTEMPTS)
 
 
-def published(table: Table, version: int | None = None) -> str:
-    """Gives the predicate on the rows of a version that downstream may read."""
-    listed = ", ".join(f"DATE '{day}'" for day in sorted(held_days(table, version)))
+def published(opened: DeltaTable) -> str:
+    """Gives the predicate on the rows that downstream may read of the version that is opened."""
+    listed = ", ".join(f"DATE '{day}'" for day in sorted(held_in(opened)))
     return f"{PARTITION} NOT IN ({listed})" if listed else "TRUE"
 
 

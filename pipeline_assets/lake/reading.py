@@ -72,7 +72,10 @@ class TableReader:
 
     def position(self, name: str) -> int | None:
         """Reads a position (an application transaction) from the log; None when it, or the table, is not there."""
-        return self.open().transaction_version(name) if self.exists() else None
+        try:
+            return self.open().transaction_version(name)
+        except TableNotFoundError:
+            return None
 
     def delete_uncommitted(self, files: Iterable[DataFile]) -> None:
         """Deletes files that were written for the table, less those that a version may name."""

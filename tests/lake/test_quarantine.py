@@ -38,7 +38,7 @@ def verdict(con: duckdb.DuckDBPyConnection, table: Table, *, good: list[date], b
 
 
 def ids(con: duckdb.DuckDBPyConnection, table: Table) -> list[int]:
-    found = con.execute(f"SELECT id FROM {table.scan()} WHERE {published(table)} ORDER BY id").fetchall()
+    found = con.execute(f"SELECT id FROM {table.scan()} WHERE {published(table.open())} ORDER BY id").fetchall()
     return [row[0] for row in found]
 
 
@@ -93,5 +93,5 @@ def test_rows_that_came_after_the_audit_are_not_published_with_it(
 def test_an_older_version_is_read_as_it_was_judged_then(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
     before = bronze.open().version()
     verdict(con, bronze, good=[], bad=[SECOND])
-    assert published(bronze, before) == "TRUE"
-    assert "2011-01-05" in published(bronze)
+    assert published(bronze.open(before)) == "TRUE"
+    assert "2011-01-05" in published(bronze.open())
