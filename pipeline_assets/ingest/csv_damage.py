@@ -34,8 +34,15 @@ from pathlib import Path
 
 from pipeline_assets.ingest.casts import normal
 from pipeline_assets.ingest.content import Content, read_chunks
-from pipeline_assets.ingest.csv_fields import Parsed, fields_of, parse
-from pipeline_assets.ingest.csv_likeness import Counts, Fields, odds_of_counts, odds_of_delimiters, odds_of_looks
+from pipeline_assets.ingest.csv_fields import Field, Parsed, fields_of, parse
+from pipeline_assets.ingest.csv_likeness import (
+    Counts,
+    Fields,
+    odds_of_counts,
+    odds_of_delimiters,
+    odds_of_looks,
+    odds_of_quotes,
+)
 from pipeline_assets.ingest.csv_lines import NEIGHBOURS, Line, Lines, Window
 from pipeline_assets.ingest.csv_prefix import NEARLY_ALL, Layout
 from pipeline_assets.ingest.limits import check_time
@@ -123,6 +130,7 @@ class DamageFinder:
         self._file: tuple[Path, Content, int] | None = None  # where a survey reads
         self._counts: Counts | None = None
         self.has_weighed = False
+        self._header: Sequence[Field] = ()
         # Full lines between the first and the last of a value that is doubted.
         self._enough = 0 if len(kinds) > 1 else 1
 
@@ -259,7 +267,8 @@ class DamageFinder:
         lines += [self._record(text) for text in full]
         lines.append([*self._record(last)[: k + 1], *[None] * (n - k - 1)])
         n_lines = len(full) + 1
-        odds = odds_of_counts(counts, n_lines, n) + odds_of_delimiters(n_lines, n) + odds_of_looks(lines, around, n)
+        odds = odds_of_counts(counts, n_lines, n) + odds_of_delimiters(n_lines, n)
+        odds += odds_of_looks(lines, around, n) + odds_of_quotes(lines, [*around, self._header])
         if abs(odds) >= _SURE:
             return OPEN if odds > 0 else None
         self._last_doubted = block.end
@@ -276,14 +285,15 @@ class DamageFinder:
             path, content, header_lines = self._file
             other = DamageFinder(self._separator, self._kinds)
             lines = other.lines_of(read_chunks(path, content.compression), content.terminator)
-            start = _pass_header(lines, header_lines)
+            start, header = _pass_header(lines, header_lines)
+            self._header = self._record(header)
             for _ in other.find(lines, first_line=header_lines + 1, start=start):
                 pass
             records, values = lines.passed_records + other._records, lines.passed_values + other._values
             self._counts = Counts(records, values - other._doubtful, other._doubtful)
         return self._counts or Counts(0, 0, 0)
 
-    def _record(self, text: bytes) -> list[bytes]:
+    def _record(self, text: bytes) -> list[Field]:
         return (fields_of(text, self._separator) or [])[: len(self._kinds)]
 
     def _around(self, window: Window, block: "_Block") -> list[Fields]:
@@ -335,9 +345,9 @@ class DamageFinder:
         if text.count(self._separator) < n - 1:
             return False
         fields = fields_of(text, self._separator)
-        if fields is None or len(fields) < n or any(field.strip() for field in fields[n:]):
+        if fields is None or len(fields) < n or any(field.text.strip() for field in fields[n:]):
             return False
-        return all(self._fits(field, kind) for field, kind in zip(fields, self._kinds, strict=False))
+        return all(self._fits(field.text, kind) for field, kind in zip(fields, self._kinds, strict=False))
 
     @staticmethod
     def _fits(field: bytes, kind: Kind) -> bool:
@@ -380,9 +390,11 @@ def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines
     """
     finder.reads(path, content, header_lines)
     lines = finder.lines_of(read_chunks(path, content.compression), content.terminator)
-    yield from finder.find(lines, first_line=header_lines + 1, start=_pass_header(lines, header_lines))
+    start, _ = _pass_header(lines, header_lines)
+    yield from finder.find(lines, first_line=header_lines + 1, start=start)
 
 
-def _pass_header(lines: Lines, header_lines: int) -> int:
-    """Where the first line below the header starts."""
-    return sum(next(lines, (b"", 0))[1] for _ in range(header_lines))
+def _pass_header(lines: Lines, header_lines: int) -> tuple[int, bytes]:
+    """Where the first line below the header starts, and the last line of the header."""
+    passed = [next(lines, (b"", 0)) for _ in range(header_lines)]
+    return sum(length for _, length in passed), passed[-1][0].rstrip(b"\r\n") if passed else b""

@@ -1,7 +1,7 @@
 """One physical line of a CSV file, read from outside or inside quotes: its state at the end, its fields."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline_assets.ingest.physical_lines import QUOTE
 
@@ -59,7 +59,19 @@ def parse(text: bytes, separator: bytes, *, inside: bool) -> Parsed:
         delimiters += 1
 
 
-def fields_of(text: bytes, separator: bytes) -> list[bytes] | None:
+class Field(NamedTuple):
+    """A field of a line.
+
+    Attributes:
+        text: Without quotes.
+        is_quoted: Whether it is written in quotes.
+    """
+
+    text: bytes
+    is_quoted: bool
+
+
+def fields_of(text: bytes, separator: bytes) -> list[Field] | None:
     """Splits a line at its delimiters; None if its quotes are not closed in it."""
     fields, at = [], 0
     while True:
@@ -69,11 +81,11 @@ def fields_of(text: bytes, separator: bytes) -> list[bytes] | None:
             end = _after_spaces(text, close + 1)
             if close < 0 or (end < len(text) and text[end : end + 1] != separator):
                 return None
-            fields.append(text[at + 1 : close].replace(QUOTE * 2, QUOTE))
+            fields.append(Field(text[at + 1 : close].replace(QUOTE * 2, QUOTE), is_quoted=True))
         else:
             end = text.find(separator, at)
             end = len(text) if end < 0 else end
-            fields.append(text[start:end])
+            fields.append(Field(text[start:end], is_quoted=False))
         if end >= len(text):
             return fields
         at = end + 1

@@ -49,6 +49,12 @@ def test_texts_of_a_column_that_often_has_them_are_values(land, share):
         assert (dead, rows) == (set(), {record.line: record.fields for record in file.records}), seed
 
 
+def test_in_a_file_that_quotes_all_fields_lines_without_quotes_are_a_value(land):
+    three = RawShape(tuple(RawColumn(name, "VARCHAR") for name in "abc"))
+    found = land(b'"a","b","c"\n"","","\n,,"\n', shape=three)
+    assert (found.dead, [row[1:4] for row in found.rows]) == ([], [(None, None, "\n,,")])
+
+
 TWO = RawShape((RawColumn("id", "VARCHAR"), RawColumn("name", "VARCHAR")))
 
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest import csv_damage
 
 SHAPE = RawShape((RawColumn("a", "VARCHAR"), RawColumn("b", "VARCHAR"), RawColumn("c", "VARCHAR")))
 TEXT = st.one_of(
@@ -18,6 +19,12 @@ TEXT = st.one_of(
     st.text(alphabet=st.sampled_from('ab",;\n\r\t é\0'), max_size=8),
 )
 SETTINGS = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def may_be_records(rows):
+    """Whether the first and the last line of a value with line ends have the delimiters of a record."""
+    values = [(column, value.splitlines()) for row in rows for column, value in enumerate(row) if "\n" in value]
+    return any(column + v[0].count(",") >= 2 and v[-1].count(",") >= column for column, v in values)
 
 
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
@@ -39,7 +46,10 @@ def test_csv_comes_back_as_it_was_written(land, quoting, rows, newline, packed):
     assume(list(csv.reader(io.StringIO(written, newline=""), strict=True))[1:] == [list(row) for row in rows])
     data = written.encode()
     landed = land(gzip.compress(data) if packed else data, shape=SHAPE)
-    assert landed.dead == []
+    if landed.dead:  # nothing tells these values from records between two stray quotes: they are named, not guessed at
+        assert may_be_records(rows)
+        assert {letter.reason for letter in landed.dead} <= {csv_damage.OPEN, csv_damage.DOUBT}
+        return
     assert [row[1:4] for row in landed.rows] == [tuple(value or None for value in row) for row in rows]
     assert landed.lines == lines
 
