@@ -101,8 +101,10 @@ class _UntilNothingComes(RangePaginator):
         self.current_value += count if self._by_records else 1
         answer = self._last()
         total, more = answer.total, _more(self._more, answer)
-        self._has_next_page = self._empty < 2 and (total is None or self._received < total) and more is not False
-        if more and not self._has_next_page and self._empty >= 2:
+        if more is None:  # else the flag alone decides: a total may be stale
+            more = total is None or self._received < total
+        self._has_next_page = self._empty < 2 and more
+        if self._more and more and self._empty >= 2:
             raise IncompleteError("two pages in a row are empty, but the API says that there are more")
 
 

@@ -171,6 +171,19 @@ def test_every_kind_of_paging_may_have_a_flag(crm: Crm, pagination) -> None:
         assert len(api.asked) == 4  # no page beyond the last one
 
 
+@pytest.mark.parametrize(
+    "pagination", [PageNumber(type="page", more="meta.more"), Offset(type="offset", more="meta.more")]
+)
+def test_a_flag_goes_on_though_the_total_is_reached(crm: Crm, pagination) -> None:
+    def stale(n: int, query: dict[str, str]) -> Reply:
+        found = json.loads(api.page(query).body)
+        found["meta"] |= {"more": n < 4, "total": 3}
+        return Reply(200, json.dumps(found).encode())
+
+    with Api(pagination.type, fault=stale) as api:
+        assert crm.poll(api, pagination=pagination, total="meta.total").counts.rows == 10
+
+
 @pytest.mark.parametrize("meta", [{}, {"has_more": None}, {"has_more": "perhaps"}])
 def test_a_flag_that_is_not_there_is_an_error(crm: Crm, meta: dict[str, object]) -> None:
     api = Api(fault=lambda n, query: body([account(1)], meta))
