@@ -169,7 +169,7 @@ class FileReader:
                 is_wide |= len(records.fields) > MANY_COLUMNS
                 outcome = None
                 while outcome is None:  # a second time where the first found damaged lines
-                    self._discard(written)
+                    self.bronze.delete_uncommitted(written)
                     select = self._select(records, delivery, shape)
                     written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})", is_wide)
                     rows = sum(file.rows for file in written)
@@ -241,7 +241,7 @@ class FileReader:
 
     def forget(self, delivery: Delivery, files: list[DataFile]) -> None:
         """Takes back what a reading that failed has written: files, and dead letters."""
-        self._discard(files)
+        self.bronze.delete_uncommitted(files)
         self.con.execute(f"DELETE FROM {LETTERS} WHERE _source.file = ?", [delivery.file.path])
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome, is_wide: bool) -> list[DataFile]:
@@ -264,7 +264,7 @@ class FileReader:
         self.con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, delivery.file.date, line)} LIMIT {room}")
         kept = self._write(delivery, rows_sql(source, line), is_wide)
         self.con.unregister("landing_lines")
-        self._discard(written)
+        self.bronze.delete_uncommitted(written)
         return kept
 
     def _write(self, delivery: Delivery, select: str, is_wide: bool) -> list[DataFile]:
@@ -288,9 +288,6 @@ class FileReader:
             f"TIMESTAMPTZ '{extracted_at(delivery.file).isoformat(sep=' ')}', "
             f"struct_pack(file := {quote_text(delivery.file.path)}, line := {line})"
         )
-
-    def _discard(self, files: list[DataFile]) -> None:
-        self.bronze.delete_uncommitted(files)
 
     @staticmethod
     def _is_as_listed(delivery: Delivery, path: Path) -> bool:

@@ -9,7 +9,7 @@ How a source is read, and which positions it has, is not known here.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from types import TracebackType
@@ -364,6 +364,3 @@ class Pull:
     def _write(self, query: str, con: duckdb.DuckDBPyConnection) -> list[DataFile]:
         partition = {"_partition_date": self.batch.partition_date.isoformat()}
         return self.bronze.write(con, query, partition_values=partition, is_wide=self._is_wide)
-
-    def _discard(self, files: Iterable[DataFile]) -> None:
-        self.bronze.delete_uncommitted(files)

@@ -24,7 +24,7 @@ from pipeline_assets.lake.errors import (
 )
 from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
 from pipeline_assets.lake.positions import Positions
-from pipeline_assets.lake.quarantine import audited_in, audited_version, held_days, held_in, judge, published
+from pipeline_assets.lake.quarantine import audited_in, held_days, held_in, judge, published
 from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_names, quote_text
 from pipeline_assets.lake.table import Table
 from pipeline_assets.lake.wide_files import MANY_COLUMNS
@@ -50,7 +50,6 @@ __all__ = [
     "TypesMovedError",
     "WriteRefusedError",
     "audited_in",
-    "audited_version",
     "batches_since",
     "changes_since",
     "days_predicate",

@@ -37,13 +37,8 @@ def held_in(opened: DeltaTable) -> frozenset[date]:
     return frozenset(map(date.fromisoformat, json.loads(listed))) if listed else frozenset()
 
 
-def audited_version(table: Table) -> int | None:
-    """Reads the version up to which all rows were audited; None for a table that is not audited."""
-    return table.position(_AUDITED)
-
-
 def audited_in(opened: DeltaTable) -> int | None:
-    """Gives the version up to which all rows were audited, as the version that is opened says."""
+    """Gives the version up to which all rows were audited, as the version that is opened says; None: not audited."""
     return opened.transaction_version(_AUDITED)
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline_assets.components import LandingFiles, bronze_assets
 from pipeline_assets.components.resources import lake_resource
-from pipeline_assets.lake import audited_version, held_days
+from pipeline_assets.lake import audited_in, held_days
 from pipeline_assets.settings import Settings
 
 DAY = date(2011, 1, 4)
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_read_makes_the_run_red_and_the_others_are_publish
     (row,) = metadata(result, "files_read")["files_left"].records  # type: ignore[attr-defined]
     assert row.data["file"] == "lines/2011-01-05/big.csv"
     assert "free space" in row.data["reason"]
-    assert audited_version(source.bronze) is not None  # what lies downstream may read the other day
+    assert audited_in(source.bronze.open()) is not None  # what lies downstream may read the other day
     assert source.rows() == 1
     result = run(source, "2011-01-04", "2011-01-05")
     assert result.success

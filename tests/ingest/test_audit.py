@@ -16,7 +16,7 @@ from pipeline_assets.ingest import audit as audits
 from pipeline_assets.ingest import landing
 from pipeline_assets.ingest.landing import LandingSource
 from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.lake import Lake, Table, audited_version, held_days
+from pipeline_assets.lake import Lake, Table, audited_in, held_days
 
 DAY = date(2026, 1, 5)
 
@@ -78,7 +78,7 @@ def test_the_days_that_it_says_are_withheld_are_those_of_the_table(events: Event
     assert events.audit().held == held_days(events.bronze) == {DAY}
     events.land("a.csv", "id\n1\n22\n")
     assert events.audit().held == held_days(events.bronze) == frozenset()
-    assert audited_version(events.bronze) is not None
+    assert audited_in(events.bronze.open()) is not None
 
 
 def test_a_file_that_is_corrected_while_an_audit_runs_is_no_mismatch(

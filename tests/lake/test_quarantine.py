@@ -9,7 +9,7 @@ from pipeline_assets.lake import (
     CommitConflictError,
     Lake,
     Table,
-    audited_version,
+    audited_in,
     changes_since,
     held_days,
     judge,
@@ -70,10 +70,10 @@ def test_a_bad_day_with_rows_without_an_event_day_is_withheld_too(
 
 def test_the_same_judgement_is_no_commit(con: duckdb.DuckDBPyConnection, bronze: Table) -> None:
     verdict(con, bronze, good=[], bad=[SECOND])
-    version = audited_version(bronze)
+    version = audited_in(bronze.open())
     assert version is not None
     judge(con, bronze, version=version, good=[FIRST], bad=[SECOND])
-    assert audited_version(bronze) == version
+    assert audited_in(bronze.open()) == version
     assert bronze.open().version() == version + 1  # the position itself
 
 
@@ -83,10 +83,10 @@ def test_rows_that_came_after_the_audit_are_not_published_with_it(
     version = bronze.open().version()
     bronze.append(con, ROWS, batch_id="later")
     judge(con, bronze, version=version, good=[FIRST, SECOND], bad=[])
-    assert audited_version(bronze) == version
+    assert audited_in(bronze.open()) == version
     with pytest.raises(CommitConflictError):  # the property would lie behind rows that nobody audited
         judge(con, bronze, version=version, good=[], bad=[SECOND])
-    assert audited_version(bronze) == version
+    assert audited_in(bronze.open()) == version
     assert held_days(bronze) == {SECOND}
 
 
