@@ -1,7 +1,7 @@
 """The captured table that the benchmarks of change data capture share: customers of the shop's database."""
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 
 SLOT = "bench"
 PUBLICATION = "pipeline_assets"

@@ -30,11 +30,11 @@ from benchmarks.pipeline import (
 )
 from benchmarks.report import Result, Target
 from pipeline_assets.contracts.base import contract, raw_shape
-from pipeline_assets.ingest.bronze_file import extracted_at
-from pipeline_assets.ingest.conform import conform_sql
-from pipeline_assets.ingest.content import read_content
-from pipeline_assets.ingest.path_pattern import LandedFile
-from pipeline_assets.ingest.readers import open_records
+from pipeline_assets.ingest.conform.conform import conform_sql
+from pipeline_assets.ingest.files.content import read_content
+from pipeline_assets.ingest.files.formats.open_records import open_records
+from pipeline_assets.ingest.files.path_pattern import LandedFile
+from pipeline_assets.ingest.files.read_file import extracted_at
 from pipeline_assets.lake import Lake
 
 _ROUNDS = 3

@@ -16,9 +16,9 @@ from pyarrow import parquet
 
 from benchmarks import measure
 from benchmarks.report import Result, Target
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.landing import LandingSource
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.files.ingest import LandingSource
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake
 
 _DAY = date(2026, 1, 5)

@@ -10,10 +10,10 @@ import pandera.polars as pa
 import polars as pl
 
 from benchmarks.report import Result, Target
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import audit
-from pipeline_assets.ingest.landing import LandingSource
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.files.ingest import LandingSource
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake
 
 _FILES = 10_000

@@ -17,7 +17,7 @@ from benchmarks import measure
 from benchmarks.lines import lines
 from benchmarks.pipeline import BRONZE, MODELS, RUN, LandingToGold, day_folder, make_old, parse_dbt
 from benchmarks.report import Result, Target
-from pipeline_assets.ingest.deliveries import position_of
+from pipeline_assets.ingest.files.plan import position_of
 from pipeline_assets.lake import Lake, Table, write_parquet
 
 _ROUNDS = 3

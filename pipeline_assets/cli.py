@@ -76,7 +76,7 @@ def dev(
     import dagster as dg
     from dotenv import dotenv_values
 
-    from pipeline_assets.dead_runs import fail_dead_runs
+    from pipeline_assets.instance.dead_runs import fail_dead_runs
 
     if load_settings().dagster_postgres_url is None:  # else it may be the instance of other machines, too
         with dg.DagsterInstance.get() as instance:
@@ -137,7 +137,7 @@ def retype(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; else it is only said what would be done.")] = False,
 ) -> None:
     """Gives columns of a table other types. Says first how many values fit, and which do not."""
-    from pipeline_assets.ingest import retype as retyping
+    from pipeline_assets.ingest.conform import retype as retyping
 
     wanted = dict(column.rpartition("=")[::2] for column in columns)
     if not all(name and kind for name, kind in wanted.items()):

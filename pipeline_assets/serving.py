@@ -8,7 +8,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_assets.lake import Lake, Table, quote_name
+from pipeline_assets.lake import Lake, Table
+from pipeline_assets.sql import quote_name
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import jinja2
 import pytest
 
 from pipeline_assets.components import ChangeFiles, ChangeStream
-from pipeline_assets.components.change_assets import CapturedTable, captured
-from pipeline_assets.components.transform import LakeTranslator, LeanDbtCliResource, table_name
+from pipeline_assets.components.assets.changes import CapturedTable, captured
+from pipeline_assets.components.dbt_models import LakeTranslator, LeanDbtCliResource, table_name
 from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.definitions import defs
-from pipeline_assets.ingest.cdc.change_table import COLUMNS as CHANGES
-from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
-from pipeline_assets.ingest.pull import PULL_COLUMNS
+from pipeline_assets.ingest.batch.batch import PULL_COLUMNS
+from pipeline_assets.ingest.cdc.table.change_table import COLUMNS as CHANGES
+from pipeline_assets.ingest.conform.conform import TECHNICAL_COLUMNS
 from pipeline_assets.settings import project_root
 
 CAPTURED = ("customers", "products", "orders")

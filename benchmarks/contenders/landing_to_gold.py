@@ -36,8 +36,8 @@ def main() -> None:
     from datetime import date
 
     from pipeline_assets.contracts.base import contract
-    from pipeline_assets.ingest import landing
-    from pipeline_assets.ingest.path_pattern import PathPattern
+    from pipeline_assets.ingest.files import ingest as landing
+    from pipeline_assets.ingest.files.path_pattern import PathPattern
     from pipeline_assets.lake import Lake
     from pipeline_assets.settings import load_settings
 
@@ -52,7 +52,7 @@ def main() -> None:
         landing.ingest(lake, con, source, root, *days, settle_seconds=settle)
     clock.phase_ends("ingest")
     if task["audit"]:
-        from pipeline_assets.ingest.audit import audit
+        from pipeline_assets.ingest.batch.audit import audit
 
         with lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads) as con:
             audit(con, source.table(lake), source.model, failure_budget=0.01, days=days)

@@ -12,8 +12,8 @@ from pathlib import Path
 def ours(url: str, folder: str) -> None:
     """Pulls as a run does."""
     from benchmarks.payments import Payments
+    from pipeline_assets.ingest.batch.watermark import Watermark
     from pipeline_assets.ingest.database import pulls
-    from pipeline_assets.ingest.watermark import Watermark
     from pipeline_assets.lake import Lake
     from pipeline_assets.settings import load_settings
 

@@ -18,10 +18,10 @@ from deltalake import CommitProperties, Transaction
 from pipeline_assets.components import LandingFiles
 from pipeline_assets.components.resources import lake_resource
 from pipeline_assets.contracts.base import contract, raw_shape
-from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
-from pipeline_assets.ingest.deliveries import position_of
-from pipeline_assets.ingest.listing import Listing, look
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.conform.conform import TECHNICAL_COLUMNS
+from pipeline_assets.ingest.files.listing import Listing, look
+from pipeline_assets.ingest.files.path_pattern import PathPattern
+from pipeline_assets.ingest.files.plan import position_of
 from pipeline_assets.lake import Lake, Table, query_schema
 from pipeline_assets.partitions import range_tags
 from pipeline_assets.settings import load_settings

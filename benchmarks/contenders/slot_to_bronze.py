@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks.captured import CUSTOMERS, PUBLICATION, SLOT, UPDATES
 
 if TYPE_CHECKING:
-    from pipeline_assets.ingest.cdc.postgres import Postgres
+    from pipeline_assets.ingest.cdc.slot.postgres import Postgres
 
 
 def main() -> None:
@@ -32,14 +32,14 @@ def _kind(reader: str) -> "type[Postgres]":
         from pipeline_assets.ingest.cdc.engine import DebeziumPostgres
 
         return DebeziumPostgres
-    from pipeline_assets.ingest.cdc.postgres import Postgres
+    from pipeline_assets.ingest.cdc.slot.postgres import Postgres
 
     return Postgres
 
 
 def _drain(postgres: "Postgres") -> None:
-    from pipeline_assets.ingest.cdc.drain import Drain
-    from pipeline_assets.ingest.cdc.health import ChangeSource
+    from pipeline_assets.ingest.cdc.slot.drain import Drain
+    from pipeline_assets.ingest.cdc.slot.health import ChangeSource
     from pipeline_assets.lake import Lake
     from pipeline_assets.settings import load_settings
 

@@ -8,8 +8,8 @@ from pipeline_assets.components.alerts import Alerts
 from pipeline_assets.components.change_files import ChangeFiles
 from pipeline_assets.components.change_stream import ChangeStream
 from pipeline_assets.components.database_table import DatabaseTable
-from pipeline_assets.components.landing import LandingFiles
+from pipeline_assets.components.dbt_models import DbtModels
+from pipeline_assets.components.landing_files import LandingFiles
 from pipeline_assets.components.rest_resource import RestResource
-from pipeline_assets.components.transform import DbtModels
 
 __all__ = ["Alerts", "ChangeFiles", "ChangeStream", "DatabaseTable", "DbtModels", "LandingFiles", "RestResource"]

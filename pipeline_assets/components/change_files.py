@@ -1,7 +1,7 @@
 """The `ChangeFiles` component: one `defs.yaml` makes landed change records into bronze change tables, one per table.
 
-How files become rows is in `ingest.cdc.files`; which days need a run in `landing_sensor`; what it shares with the
-changes of a slot in `change_assets`.
+How files become rows is in `ingest.cdc.files.ingest`; which days need a run, in
+`automation.landing_sensor`; what it shares with the changes of a slot, in `assets.changes`.
 
 Concept: https://docs.dagster.io/guides/build/components
 """
@@ -14,21 +14,23 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from pipeline_assets.components import bronze_assets, change_assets
-from pipeline_assets.components.bronze_assets import FREQUENCIES, OWNER, bronze_key, letters_key
-from pipeline_assets.components.cancellation import RETRIES
-from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
-from pipeline_assets.components.checks import table_value
-from pipeline_assets.components.landing_sensor import landing_sensor
+from pipeline_assets.components.assets import bronze as bronze_assets
+from pipeline_assets.components.assets import changes as change_assets
+from pipeline_assets.components.assets.bronze import FREQUENCIES, OWNER, bronze_key, letters_key
+from pipeline_assets.components.assets.changes import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
+from pipeline_assets.components.assets.contract_checks import table_value
+from pipeline_assets.components.automation.cancellation import RETRIES
+from pipeline_assets.components.automation.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
-from pipeline_assets.ingest.cdc import files, replay
-from pipeline_assets.ingest.cdc.accounting import dead_letters
-from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
-from pipeline_assets.ingest.cdc.file_account import account
-from pipeline_assets.ingest.cdc.file_plan import FileSource
-from pipeline_assets.ingest.content import MAX_UNPACKED_MB
-from pipeline_assets.ingest.limits import MAX_SECONDS_PER_FILE
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.cdc.files import ingest as files
+from pipeline_assets.ingest.cdc.files.accounting import account
+from pipeline_assets.ingest.cdc.files.plan import FileSource
+from pipeline_assets.ingest.cdc.table import replay
+from pipeline_assets.ingest.cdc.table.accounting import dead_letters
+from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable
+from pipeline_assets.ingest.files.content import MAX_UNPACKED_MB
+from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Table
 from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings

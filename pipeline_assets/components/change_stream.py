@@ -1,7 +1,7 @@
 """The `ChangeStream` component: one `defs.yaml` makes a database's changes into bronze change tables, as they commit.
 
 It gives per table a bronze asset with its dead letters and checks, and for the stream a sensor and the jobs that drain,
-replay, snapshot again and reconcile. How a slot is drained is in `ingest.cdc.drain`; when, in `change_sensor`.
+replay, snapshot again and reconcile. How a slot is drained is in `ingest.cdc.slot.drain`; when, in `change_sensor`.
 
 Concept: https://docs.dagster.io/guides/build/components
 """
@@ -14,16 +14,19 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import Field, model_validator
 
-from pipeline_assets.components import change_assets, change_sensor, reconciliation
-from pipeline_assets.components.bronze_assets import OWNER, bronze_key, letters_key
-from pipeline_assets.components.cancellation import RETRIES
-from pipeline_assets.components.change_assets import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
+from pipeline_assets.components.assets import changes as change_assets
+from pipeline_assets.components.assets import reconciliation
+from pipeline_assets.components.assets.bronze import OWNER, bronze_key, letters_key
+from pipeline_assets.components.assets.changes import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
+from pipeline_assets.components.automation import change_sensor
+from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.resources import LakeResource
-from pipeline_assets.ingest.cdc.change_table import UNROUTED, ChangeTable
-from pipeline_assets.ingest.cdc.drain import Drain
-from pipeline_assets.ingest.cdc.health import ChangeSource, State, inspect, stream_position, toasted
-from pipeline_assets.ingest.cdc.postgres import CdcError, Postgres
-from pipeline_assets.ingest.cdc.replay import discard, replay
+from pipeline_assets.ingest.cdc.slot.drain import Drain
+from pipeline_assets.ingest.cdc.slot.health import ChangeSource, State, inspect, stream_position, toasted
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres
+from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable
+from pipeline_assets.ingest.cdc.table.replay import discard, replay
+from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 
 
 class StreamedTable(CapturedTable):
@@ -99,10 +102,10 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         """The database.
 
         Raises:
-            CdcError: The environment variable is not set.
+            SourceDatabaseError: The environment variable is not set.
         """
         if not self._is_connected:
-            raise CdcError(f"{self.connection_env} is not set: it holds the URL of the source {self.name}")
+            raise SourceDatabaseError(f"{self.connection_env} is not set: it holds the URL of the source {self.name}")
         return Postgres(os.environ[self.connection_env], slot=self.slot, publication=self.publication)
 
     @property

@@ -15,17 +15,17 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import Field, model_validator
 
-from pipeline_assets.components import bronze_assets
-from pipeline_assets.components.bronze_assets import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
-from pipeline_assets.components.cancellation import RETRIES
-from pipeline_assets.components.pull_schedule import pull_schedule
+from pipeline_assets.components.assets import bronze as bronze_assets
+from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.automation.cancellation import RETRIES
+from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.batch.batch import Counts
+from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import pulls
-from pipeline_assets.ingest.database.keys import compare_keys
+from pipeline_assets.ingest.database.compare_keys import compare_keys
 from pipeline_assets.ingest.database.pulls import DatabaseSource, Mode
-from pipeline_assets.ingest.pull import Counts
-from pipeline_assets.ingest.watermark import Watermark
 from pipeline_assets.partitions import days_of
 
 COMPARE_KEYS_TAG = "pipeline_assets/compare_keys"

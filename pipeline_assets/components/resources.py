@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 import duckdb
 
-from pipeline_assets.components.cancellation import interruptible
+from pipeline_assets.components.automation.cancellation import interruptible
 from pipeline_assets.interruption import lent
 from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings

@@ -16,13 +16,13 @@ import dagster as dg
 from croniter import croniter
 from pydantic import Field, field_validator, model_validator
 
-from pipeline_assets.components import bronze_assets
-from pipeline_assets.components.bronze_assets import NAME, OWNER, bronze_key, letters_key
-from pipeline_assets.components.cancellation import RETRIES
-from pipeline_assets.components.pull_schedule import pull_schedule
+from pipeline_assets.components.assets import bronze as bronze_assets
+from pipeline_assets.components.assets.bronze import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.automation.cancellation import RETRIES
+from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.rest.declared import Auth, Incremental, Pagination, Param, RestSource
+from pipeline_assets.ingest.rest.source import Auth, Incremental, Pagination, Param, RestSource
 
 WHOLE_TAG = "pipeline_assets/whole"
 """Present: all of the source is read, and committed though it seems to be there."""

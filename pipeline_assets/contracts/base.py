@@ -17,7 +17,7 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaError, SchemaErrors
 
-from pipeline_assets import contracts
+from pipeline_assets.contracts import models
 
 Model = type[pa.DataFrameModel]
 
@@ -234,9 +234,8 @@ def _column_of(row: Mapping[str, object]) -> str | None:
 def _registry() -> dict[str, Model]:
     """Every name that a contract answers to; a table's name is its model's `Config.name`."""
     found: dict[str, Model] = {}
-    modules = (module.name for module in iter_modules(contracts.__path__) if module.name != "base")
-    for module in modules:
-        for value in vars(import_module(f"pipeline_assets.contracts.{module}")).values():
+    for module in (found.name for found in iter_modules(models.__path__)):
+        for value in vars(import_module(f"{models.__name__}.{module}")).values():
             if isinstance(value, type) and issubclass(value, pa.DataFrameModel) and value is not pa.DataFrameModel:
                 found[f"{module}.{value.__name__}"] = value
                 found[str(value.to_schema().name)] = value
@@ -254,7 +253,9 @@ def contract(name: str) -> Model:
     except KeyError:
         known = [found for found in _registry() if not found.rpartition(".")[2].startswith("_")]
         near = ", ".join(get_close_matches(name, known, _NEAR_NAMES, cutoff=0))
-        raise ContractError(f"no contract {name!r} in pipeline_assets/contracts/; the nearest are: {near}") from None
+        raise ContractError(
+            f"no contract {name!r} in pipeline_assets/contracts/models/; the nearest are: {near}"
+        ) from None
 
 
 __all__: Sequence[str] = (

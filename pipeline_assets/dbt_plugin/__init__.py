@@ -30,9 +30,10 @@ from pipeline_assets.dbt_plugin.plan import Run, is_optional, is_table, table_na
 from pipeline_assets.dbt_plugin.snapshots import SnapshotReader, unread_snapshot
 from pipeline_assets.dbt_plugin.views import WORK, Views
 from pipeline_assets.dbt_plugin.write import Writer
-from pipeline_assets.lake import Lake, LakeError, PositionMovedError, quote_text
+from pipeline_assets.lake import Lake, LakeError, PositionMovedError
 from pipeline_assets.lake.spill import spill_path
 from pipeline_assets.settings import SettingsError, load_settings
+from pipeline_assets.sql import quote_text
 
 
 class Plugin(BasePlugin):

@@ -12,18 +12,11 @@ from pipeline_assets.contracts.base import RawColumn, contract, raw_shape
 from pipeline_assets.dbt_plugin.follow import GONE, Following
 from pipeline_assets.dbt_plugin.plan import Pin, Plan
 from pipeline_assets.dbt_plugin.views import Views, relation, work
-from pipeline_assets.ingest.cdc import row
-from pipeline_assets.ingest.cdc.change_table import COLUMNS, COMMIT_LSN
-from pipeline_assets.lake import (
-    LakeError,
-    Table,
-    batches_since,
-    published,
-    quote_name,
-    quote_names,
-    select_batches,
-)
+from pipeline_assets.ingest.cdc.table import row
+from pipeline_assets.ingest.cdc.table.change_table import COLUMNS, COMMIT_LSN
+from pipeline_assets.lake import LakeError, Table, batches_since, published, select_batches
 from pipeline_assets.lake.pruning import rows_near_keys
+from pipeline_assets.sql import quote_name, quote_names
 
 BUCKET = "_bucket"
 _STATE = ("_deleted", "_unavailable", "_commit_lsn", "_tx_seq", "_changed_at", "_changed_date", BUCKET)

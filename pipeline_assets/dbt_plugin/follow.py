@@ -16,12 +16,11 @@ from pipeline_assets.lake import (
     TableUnreadableError,
     days_predicate,
     published,
-    quote_name,
-    quote_names,
     select_days,
 )
 from pipeline_assets.lake.commit_facts import date_column
 from pipeline_assets.lake.pruning import rows_near_keys
+from pipeline_assets.sql import quote_name, quote_names
 
 # What DuckDB says when a version's files are vacuumed.
 GONE = (TableUnreadableError, duckdb.IOException, duckdb.HTTPException)

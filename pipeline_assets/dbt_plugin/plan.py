@@ -13,7 +13,8 @@ from typing import Any
 from dbt_common.invocation import get_invocation_id
 from deltalake import DeltaTable
 
-from pipeline_assets.lake import Changes, Lake, LakeError, Table, changes_since, quote_name
+from pipeline_assets.lake import Changes, Lake, LakeError, Table, changes_since
+from pipeline_assets.sql import quote_name
 
 # DuckDB keeps so many partitions open. Beyond, unordered rows make several files of a day and may exhaust memory:
 # 3,050 days of 200 rows did not fit into 1 GB. Ordering five million rows costs 1.4 CPU seconds, so not for a few.

@@ -9,9 +9,10 @@ from typing import Any
 from pipeline_assets.contracts.base import contract, raw_shape
 from pipeline_assets.dbt_plugin.follow import Following
 from pipeline_assets.dbt_plugin.views import Views, relation, work
-from pipeline_assets.ingest.conform import TECHNICAL_COLUMNS
-from pipeline_assets.lake import LakeError, held_in, newest_day, quote_name, select_days
+from pipeline_assets.ingest.conform.conform import TECHNICAL_COLUMNS
+from pipeline_assets.lake import LakeError, held_in, newest_day, select_days
 from pipeline_assets.lake.commit_facts import date_column
+from pipeline_assets.sql import quote_name
 
 PARTITION = "_partition_date"
 OWN_COLUMNS = ("_deleted", "_changed_date")

@@ -7,15 +7,8 @@ import duckdb
 from deltalake import DeltaTable
 
 from pipeline_assets.dbt_plugin.plan import Pin, Run, is_optional, model_options
-from pipeline_assets.lake import (
-    LakeError,
-    Table,
-    TableNotFoundError,
-    audited_in,
-    position_name,
-    published,
-    quote_name,
-)
+from pipeline_assets.lake import LakeError, Table, TableNotFoundError, audited_in, position_name, published
+from pipeline_assets.sql import quote_name
 
 WORK = "work"
 """Schema of the in-memory helpers of one run (touched keys, touched rows); never a lake layer."""

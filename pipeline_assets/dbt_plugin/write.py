@@ -18,17 +18,8 @@ from pipeline_assets.dbt_plugin.plan import (
     model_options,
 )
 from pipeline_assets.dbt_plugin.views import Views, work
-from pipeline_assets.lake import (
-    LakeError,
-    SchemaMismatchError,
-    Table,
-    days_predicate,
-    query_schema,
-    quote_name,
-    quote_names,
-    quote_text,
-    schemas,
-)
+from pipeline_assets.lake import LakeError, SchemaMismatchError, Table, days_predicate, query_schema, schemas
+from pipeline_assets.sql import quote_name, quote_names, quote_text
 
 GONE = "_gone"
 """Column of a model's query that marks keys whose stored rows go and are not replaced."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline_assets.lake.storage import quote_text
+from pipeline_assets.sql import quote_text
 
 DEMO_PARQUET = Path(__file__).parent / "data" / "online_retail_30_days.parquet"
 """The first 30 trading days, shipped with the package: 58,345 lines."""

@@ -24,8 +24,8 @@ from pipeline_assets.lake.errors import (
 )
 from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
 from pipeline_assets.lake.positions import Positions
-from pipeline_assets.lake.quarantine import audited_in, held_days, held_in, judge, published
-from pipeline_assets.lake.storage import LAYERS, Lake, quote_name, quote_names, quote_text
+from pipeline_assets.lake.publication import audited_in, held_days, held_in, judge, published
+from pipeline_assets.lake.storage import LAYERS, Lake
 from pipeline_assets.lake.table import Table
 from pipeline_assets.lake.wide_files import MANY_COLUMNS
 
@@ -60,9 +60,6 @@ __all__ = [
     "position_name",
     "published",
     "query_schema",
-    "quote_name",
-    "quote_names",
-    "quote_text",
     "select_batches",
     "select_days",
     "write_parquet",

@@ -14,8 +14,8 @@ from deltalake import DeltaTable
 
 from pipeline_assets.lake.commit_facts import TOUCHED_DATES, UNDATED, added_dates
 from pipeline_assets.lake.pruning import neighbours
-from pipeline_assets.lake.storage import quote_text
 from pipeline_assets.lake.table import Table
+from pipeline_assets.sql import quote_text
 
 # Commits of these kinds change no row. ADD COLUMN changes the schema; the rows that fill it come in a WRITE.
 _NO_ROWS = {

@@ -12,7 +12,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 
 from pipeline_assets.lake.files import DataFile
 from pipeline_assets.lake.removal import Removal
-from pipeline_assets.lake.storage import quote_name, quote_text
+from pipeline_assets.sql import quote_name, quote_text
 
 DATE_COLUMN = "pipeline_assets.date_column"
 """Table property: the column whose dates commits list."""

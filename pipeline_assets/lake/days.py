@@ -11,9 +11,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipeline_assets.lake.pruning import neighbours
-from pipeline_assets.lake.quarantine import PARTITION, published
-from pipeline_assets.lake.storage import quote_name
+from pipeline_assets.lake.publication import PARTITION, published
 from pipeline_assets.lake.table import Table
+from pipeline_assets.sql import quote_name
 
 _DAY = timedelta(days=1)
 _REACH_DAYS = 32

@@ -1,8 +1,8 @@
 """Whose error it is: the engine's, memory's, the system's, the lake's, or that of the bytes that were read.
 
 The one place that tells. What follows from it is with who asks: a dead letter, a file that is left unread, another
-attempt, an error that names the lake (`ingest.unread`, `ingest.readers`, `files`, `Lake.explain`). How Delta refuses a
-commit is in `sending`.
+attempt, an error that names the lake (`ingest.files.unread`, `ingest.files.formats.open_records`, `files`,
+`Lake.explain`). How Delta refuses a commit is in `sending`.
 """
 
 import errno

@@ -20,8 +20,8 @@ from deltalake.transaction import AddAction
 
 from pipeline_assets.lake import faults, leftovers
 from pipeline_assets.lake.errors import LakeError, StorageError, reason
-from pipeline_assets.lake.storage import quote_names, quote_text
 from pipeline_assets.lake.wide_files import copy_by_batches
+from pipeline_assets.sql import quote_names, quote_text
 
 _FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, RETURN_STATS"
 # One row in 100,000 needs a longer prefix to be told apart; long texts would only bloat the log.

@@ -12,7 +12,7 @@ from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileSelector, PyFileSystem
 
 from pipeline_assets.lake.errors import reason
-from pipeline_assets.lake.storage import quote_name, quote_text
+from pipeline_assets.sql import quote_name, quote_text
 
 _LOG = logging.getLogger(__name__)
 

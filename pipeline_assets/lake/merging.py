@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import duckdb
 
 from pipeline_assets.lake.errors import LakeError
-from pipeline_assets.lake.storage import quote_name, quote_names
+from pipeline_assets.sql import quote_name, quote_names
 
 INCOMING, WINNERS = "merge_incoming", "merge_winners"
 _STORED, _TIES = "merge_stored", "merge_ties"

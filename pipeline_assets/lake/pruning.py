@@ -14,7 +14,7 @@ import duckdb
 from deltalake import DeltaTable
 
 from pipeline_assets.lake.schemas import types
-from pipeline_assets.lake.storage import quote_name
+from pipeline_assets.sql import quote_name
 
 Value = TypeVar("Value", int, date)
 

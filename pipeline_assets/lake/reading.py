@@ -9,7 +9,8 @@ from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
 from pipeline_assets.lake import files as data_files
 from pipeline_assets.lake.errors import TableNotFoundError, TableUnreadableError
 from pipeline_assets.lake.files import DataFile
-from pipeline_assets.lake.storage import Lake, quote_text
+from pipeline_assets.lake.storage import Lake
+from pipeline_assets.sql import quote_text
 
 
 @dataclass(frozen=True)

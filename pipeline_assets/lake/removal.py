@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import RemoveAction
 
 from pipeline_assets.lake.files import DataFile, write_parquet
-from pipeline_assets.lake.storage import quote_name, quote_text
+from pipeline_assets.sql import quote_name, quote_text
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ What a table does lives in `table`; how its files are written in `files`.
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline_assets.lake import faults
 from pipeline_assets.lake.errors import LakeError, LakeUnreadableError
 from pipeline_assets.lake.spill import spill_path
 from pipeline_assets.lake_place import refusal
+from pipeline_assets.sql import quote_text
 
 LAYERS = ("bronze", "dead_letters", "silver", "gold")
 _DUCKDB_SHARE = 0.85
@@ -143,21 +144,6 @@ def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
             f"the wheel duckdb-extension-{name} holds no build for duckdb {duckdb.__version__}: pin both alike"
         )
     con.execute(f"LOAD {quote_text(str(path))}")
-
-
-def quote_name(name: str) -> str:
-    """Quotes a column or table name for DuckDB."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_names(names: Iterable[str]) -> str:
-    """Quotes names as a list: `"a", "b"`."""
-    return ", ".join(map(quote_name, names))
-
-
-def quote_text(text: str) -> str:
-    """Quotes a string literal for DuckDB."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _s3_secret(options: Mapping[str, str]) -> str:

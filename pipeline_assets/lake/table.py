@@ -23,7 +23,7 @@ from pipeline_assets.lake.pruning import rows_near_keys
 from pipeline_assets.lake.reading import TableReader
 from pipeline_assets.lake.removal import Removal, plan_removal
 from pipeline_assets.lake.schemas import Widening
-from pipeline_assets.lake.storage import quote_name, quote_names
+from pipeline_assets.sql import quote_name, quote_names
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from pipeline_assets.ingest import casts
-from pipeline_assets.ingest.records import SourceField
-from pipeline_assets.ingest.sql import identifier
+from pipeline_assets.ingest.conform import casts
+from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.lake import Table, query_schema
 from pipeline_assets.notebook.frames import Column, NotebookError, check_text, columns_of, content_id, lent
 from pipeline_assets.notebook.places import lake_at
+from pipeline_assets.sql import quote_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ class DeltaLakeManager:
 
 def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str, number: int) -> None:
     """Appends rows, unless they were appended since the last overwrite."""
-    fields = [SourceField(name, identifier(name), kind) for name, kind in _types(con, f"({rows})").items()]
+    fields = [SourceField(name, quote_name(name), kind) for name, kind in _types(con, f"({rows})").items()]
     content = content_id(con, f"({rows})", fields)
     while True:
         before = table.position(_OVERWRITES)
@@ -149,7 +149,7 @@ def _rows(
         value = _value(table, column, field, known)
         if is_cast and known is not None and not pa.types.is_null(column.values.type):
             value = _cast(con, table, SourceField(column.name, value, _SIGNED.get(field.dtype, field.dtype)), known)
-        selected.append(f"{value} AS {identifier(column.name)}")
+        selected.append(f"{value} AS {quote_name(column.name)}")
     return f"SELECT {', '.join(selected)} FROM frame"
 
 
@@ -247,7 +247,7 @@ def _check_partitions(
     if partition_by and len(partition_by) == len(kinds):
         raise NotebookError(f"{table.name}: all columns are partitions, so that its files would be empty: name fewer")
     for name in partition_by:
-        empty = f"SELECT count(*) FROM ({rows}) WHERE {identifier(name)} = ''"
+        empty = f"SELECT count(*) FROM ({rows}) WHERE {quote_name(name)} = ''"
         if kinds[name] == "string" and con.execute(empty).fetchone() != (0,):
             raise NotebookError(
                 f"{table.name}: {name} is a partition and has empty texts, which Delta would take for null: make them "

@@ -1,4 +1,4 @@
-"""Names of types as people write them in a notebook, as DuckDB types. Casting is `ingest.casts`' work.
+"""Names of types as people write them in a notebook, as DuckDB types. Casting is `ingest.conform.casts`' work.
 
 The spellings of pandas and NumPy ('int64', 'Int64', 'datetime64[ns, UTC]', 'category'), of polars ('Utf8', `pl.Int64`,
 `pl.Decimal(12, 2)`), Python's own (`int`, `str`), and 'decimal(12,2)'. Times are microseconds, whatever unit is named,

@@ -14,15 +14,15 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn
-from pipeline_assets.ingest.conform import fit_sql
+from pipeline_assets.ingest.batch.watermark import Value
+from pipeline_assets.ingest.conform.conform import fit_sql
+from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError
+from pipeline_assets.ingest.database.protocol import Database, Reading, Relation, Selection, Snapshot, column_of
 from pipeline_assets.ingest.database.pulls import connect
-from pipeline_assets.ingest.database.reading import Database, Reading, Relation, Selection, Snapshot, column_of
-from pipeline_assets.ingest.records import SourceField
-from pipeline_assets.ingest.sql import identifier, quoted
-from pipeline_assets.ingest.watermark import Value
 from pipeline_assets.notebook.frames import METADATA, Column, NotebookError, scratch
+from pipeline_assets.sql import quote_name, quote_text
 
 _STAGED = "pulled"
 _EXACT_IN_DOUBLE = 2**53
@@ -77,7 +77,7 @@ def _check_classes(database: Database, query: str, column: str, lower: Value | s
     Raises:
         NotebookError: The column has values that the bound says nothing of.
     """
-    relation = f"SELECT DISTINCT typeof({identifier(column)}) FROM ({parameters.bare(query)}\n)"
+    relation = f"SELECT DISTINCT typeof({quote_name(column)}) FROM ({parameters.bare(query)}\n)"
     with scratch() as con:
         kinds = {
             kind for _, kind in con.execute(_read(con, database, Relation(query=relation), Selection()).sql).fetchall()
@@ -111,7 +111,7 @@ def fitted(con: duckdb.DuckDBPyConnection, staged: Staged) -> list[Column]:
     con.execute(f"CREATE OR REPLACE TEMP TABLE fitted AS {fit_sql(records, pairs)}")
     values = ", ".join(f"v{number}" for number in range(len(pairs)))
     rows = con.execute(
-        f"SELECT {values}, struct_pack(file := {quoted(staged.origin)}, line := _line) AS _source "
+        f"SELECT {values}, struct_pack(file := {quote_text(staged.origin)}, line := _line) AS _source "
         "FROM fitted WHERE _reason IS NULL ORDER BY _line"
     ).to_arrow_table()
     columns = [

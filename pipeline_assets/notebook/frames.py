@@ -23,8 +23,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.ingest.database.alchemy import to_text
-from pipeline_assets.ingest.records import SourceField
 
 if TYPE_CHECKING:
     import pandas as pd

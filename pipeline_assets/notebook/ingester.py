@@ -1,7 +1,7 @@
 """`BatchDataIngester`: a database's query as a frame, and a frame's records cast or set aside as dead letters.
 
 Holds what a notebook says and gets. Does not hold how a query is read and typed (`extraction`), what dtypes are called
-(`dtypes`), how values are cast (`ingest.conform`), or where dead letters are kept (`letters`).
+(`dtypes`), how values are cast (`ingest.conform.conform`), or where dead letters are kept (`letters`).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,18 +15,18 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn
-from pipeline_assets.ingest import casts
-from pipeline_assets.ingest.conform import fit_sql
+from pipeline_assets.ingest.batch.batch import Counts
+from pipeline_assets.ingest.batch.watermark import Value
+from pipeline_assets.ingest.conform import casts
+from pipeline_assets.ingest.conform.conform import fit_sql
+from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import retrying
-from pipeline_assets.ingest.pull import Counts
-from pipeline_assets.ingest.records import SourceField
-from pipeline_assets.ingest.sql import quoted
-from pipeline_assets.ingest.watermark import Value
 from pipeline_assets.notebook import extraction, frames
 from pipeline_assets.notebook.dtypes import Wanted, wanted
 from pipeline_assets.notebook.frames import Column, FrameT, Kind, NotebookError
 from pipeline_assets.notebook.letters import LetterBox, letters_of
+from pipeline_assets.sql import quote_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,8 +109,8 @@ class BatchDataIngester:
             columns = extraction.fitted(con, staged)
             moment = f"TIMESTAMPTZ '{staged.taken_at.astimezone(UTC).isoformat(sep=' ')}'"
             letters = letters_of(
-                con, "fitted", extracted_at=moment, batch=_batch(quoted(staged.origin), moment),
-                source=f"struct_pack(file := {quoted(staged.origin)}, line := _line)",
+                con, "fitted", extracted_at=moment, batch=_batch(quote_text(staged.origin), moment),
+                source=f"struct_pack(file := {quote_text(staged.origin)}, line := _line)",
             )  # fmt: skip
         *values, source = columns
         rows = len(source.values)

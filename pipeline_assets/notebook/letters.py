@@ -1,4 +1,7 @@
-"""The dead letters that a notebook has gathered, until they are saved. What makes them is in `ingest.conform`."""
+"""The dead letters that a notebook has gathered, until they are saved.
+
+What makes them is in `ingest.conform`.
+"""
 
 from hashlib import blake2b
 from pathlib import Path

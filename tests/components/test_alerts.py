@@ -14,10 +14,10 @@ from webhook import Receiver, configured
 
 from pipeline_assets import alerts
 from pipeline_assets.components import Alerts
-from pipeline_assets.components.bronze_assets import failures_told
-from pipeline_assets.components.checks import table_value
+from pipeline_assets.components.assets.bronze import failures_told
+from pipeline_assets.components.assets.contract_checks import table_value
 from pipeline_assets.ingest.database.errors import DatabaseError
-from pipeline_assets.ingest.unread import Cause, FilesLeftError
+from pipeline_assets.ingest.files.unread import Cause, FilesLeftError
 from pipeline_assets.lake.errors import StorageError
 from pipeline_assets.settings import Settings
 

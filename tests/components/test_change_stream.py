@@ -9,9 +9,10 @@ import pytest
 from postgres import execute
 from pydantic import ValidationError
 
-from pipeline_assets.components import ChangeStream, change_sensor
+from pipeline_assets.components import ChangeStream
+from pipeline_assets.components.automation import change_sensor
 from pipeline_assets.components.resources import lake_resource
-from pipeline_assets.ingest.cdc.drain import Drain
+from pipeline_assets.ingest.cdc.slot.drain import Drain
 from pipeline_assets.lake import Lake, Table
 
 CUSTOMERS = dg.AssetKey(["bronze", "shop_db__customers"])
@@ -199,7 +200,7 @@ def test_dead_letters_are_replayed_by_a_job(stream, monkeypatch):
     stream.run()
     stream.insert(1)
     with monkeypatch.context() as yesterday:
-        yesterday.setattr("pipeline_assets.ingest.cdc.change_table.judge_sql", lambda table, relation: _REFUSING)
+        yesterday.setattr("pipeline_assets.ingest.cdc.table.change_table.judge_sql", lambda table, relation: _REFUSING)
         assert not checks(stream.run())["dead_letters"]
     result = stream.run("replay")
     assert checks(result)["dead_letters"]

@@ -16,7 +16,7 @@ from pipeline_assets.components import RestResource, rest_resource
 from pipeline_assets.components.resources import lake_resource
 from pipeline_assets.contracts import base
 from pipeline_assets.ingest.rest import session
-from pipeline_assets.ingest.rest.declared import Bearer, Cursor
+from pipeline_assets.ingest.rest.source import Bearer, Cursor
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.settings import Settings
 

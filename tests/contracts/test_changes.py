@@ -8,8 +8,8 @@ import pandera.polars as pa
 import polars as pl
 import pytest
 
-from pipeline_assets.contracts import crm
 from pipeline_assets.contracts.changes import history, snapshot_state, state
+from pipeline_assets.contracts.models import crm
 from pipeline_assets.contracts.validation import validate_rows
 
 MODEL = snapshot_state(crm.Accounts, "silver.accounts", keys=["account_id"])

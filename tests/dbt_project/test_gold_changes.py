@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline_assets.contracts.base import contract, validate
-from pipeline_assets.contracts.shop_db import Customers, Orders, Products
-from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
+from pipeline_assets.contracts.models.shop_db import Customers, Orders, Products
 from pipeline_assets.ingest.cdc.events import ChangeEvent
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
 from pipeline_assets.lake import Table
 
 pytestmark = pytest.mark.slow

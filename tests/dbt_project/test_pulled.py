@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from pipeline_assets.contracts.base import contract, validate
+from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import alchemy, pulls
-from pipeline_assets.ingest.database.keys import compare_keys
+from pipeline_assets.ingest.database.compare_keys import compare_keys
 from pipeline_assets.ingest.database.pulls import DatabaseSource
-from pipeline_assets.ingest.watermark import Watermark
 from pipeline_assets.lake import Table
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 from change_models import event
 from dbt.cli.main import dbtRunnerResult
 
-from pipeline_assets.contracts.shop_db import Customers
-from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
+from pipeline_assets.contracts.models.shop_db import Customers
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
 from pipeline_assets.lake import Lake, Table
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,10 @@ from warm_dbt import PROJECT
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.contracts.changes import snapshot_state
 from pipeline_assets.contracts.validation import validate_rows
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import Findings, audit
-from pipeline_assets.ingest.landing import LandingSource
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.batch.audit import Findings, audit
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.files.ingest import LandingSource
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table, held_days
 
 pytestmark = pytest.mark.slow

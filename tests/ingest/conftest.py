@@ -1,4 +1,4 @@
-"""The way of one landed file, as `ingest.landing` goes it: content, open, one COPY, finish, split."""
+"""The way of one landed file, as `ingest.files.ingest` goes it: content, open, one COPY, finish, split."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ import duckdb
 import pytest
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
-from pipeline_assets.ingest.conform import conform_sql
-from pipeline_assets.ingest.content import read_content
-from pipeline_assets.ingest.readers import UnreadableFile, file_failure, open_records
+from pipeline_assets.ingest.conform.conform import conform_sql
+from pipeline_assets.ingest.files.content import read_content
+from pipeline_assets.ingest.files.formats.open_records import UnreadableFile, file_failure, open_records
 
 SHAPE = RawShape(
     (

@@ -25,7 +25,7 @@ from postgres import execute
 
 import pipeline_assets.ingest.cdc
 from pipeline_assets.dbt_plugin import changes
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.lake import Table
 from pipeline_assets.settings import load_settings
 

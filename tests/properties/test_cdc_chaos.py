@@ -14,7 +14,7 @@ from chaos import Chaos
 from killing import worker
 
 from pipeline_assets.demo.shop_db import create_tables
-from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres
 from pipeline_assets.lake import Lake, Table
 
 WORKER = """

@@ -14,9 +14,9 @@ import pandera.polars as pa
 import polars as pl
 import pytest
 
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import audit
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
 from tests.support.damaged_files import Damaged, make

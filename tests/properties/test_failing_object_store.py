@@ -12,7 +12,7 @@ from failing_store import INGESTS, ROWS, TABLES, THINGS, WRITES, land, look, wit
 from object_store import WEED, Proxy, object_store, options
 from pyarrow.fs import FileSelector
 
-from pipeline_assets.ingest.unread import FilesLeftError
+from pipeline_assets.ingest.files.unread import FilesLeftError
 from pipeline_assets.lake import Lake, LakeError, Positions, StorageError, Table, leftovers
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(WEED is None, reason="SeaweedFS is not installed")]

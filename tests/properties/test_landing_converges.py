@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import audit
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
 

@@ -13,11 +13,11 @@ from postgres import execute
 from pulled import Payments
 
 from pipeline_assets.contracts.base import Model
-from pipeline_assets.ingest.audit import Findings, audit
+from pipeline_assets.ingest.batch.audit import Findings, audit
+from pipeline_assets.ingest.batch.batch import Pulled
+from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import pulls
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.pull import Pulled
-from pipeline_assets.ingest.watermark import Watermark
 from pipeline_assets.lake import Lake, Table
 
 TABLE = "CREATE TABLE payments (payment_id INTEGER PRIMARY KEY, amount TEXT, note TEXT, updated_at {time})"

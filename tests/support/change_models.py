@@ -18,8 +18,8 @@ from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model
 from pipeline_assets.dbt_plugin import Plugin
-from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.events import ChangeEvent
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
 from pipeline_assets.lake import Lake, Table
 
 MACROS = Path(__file__).parents[2] / "dbt_project" / "macros" / "changes"

@@ -11,12 +11,13 @@ from typing import Any
 import duckdb
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc import files, replay
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
-from pipeline_assets.ingest.cdc.file_account import FileAccount, account
-from pipeline_assets.ingest.cdc.file_plan import FileSource
-from pipeline_assets.ingest.cdc.formats import Format
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.cdc.files import ingest as files
+from pipeline_assets.ingest.cdc.files.accounting import FileAccount, account
+from pipeline_assets.ingest.cdc.files.plan import FileSource
+from pipeline_assets.ingest.cdc.formats.parse import Format
+from pipeline_assets.ingest.cdc.table import replay
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table
 
 CUSTOMERS = ChangeTable("public.customers", "crm__customers", contract("shop_db.Customers"), ("customer_id",))

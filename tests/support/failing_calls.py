@@ -21,10 +21,10 @@ from pathlib import Path
 import duckdb
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import audit
-from pipeline_assets.ingest.landing import LandingSource
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.files.ingest import LandingSource
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table, query_schema
 
 SHIM = ctypes.CDLL(None)

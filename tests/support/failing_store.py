@@ -20,12 +20,12 @@ from pyarrow import parquet
 from pyarrow.fs import FileSelector, PyFileSystem
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import audit
-from pipeline_assets.ingest.cdc import files as change_files
-from pipeline_assets.ingest.cdc.file_plan import FileSource
-from pipeline_assets.ingest.path_pattern import PathPattern
-from pipeline_assets.ingest.pull import Batch, Pull, PullSource
+from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.batch.batch import Batch, Pull, PullSource
+from pipeline_assets.ingest.cdc.files import ingest as change_files
+from pipeline_assets.ingest.cdc.files.plan import FileSource
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table, query_schema
 
 DAY = date(2011, 1, 4)

@@ -8,7 +8,8 @@ import pandera.polars as pa
 import polars as pl
 from crm_api import Api
 
-from pipeline_assets.ingest.rest.declared import (
+from pipeline_assets.ingest.rest.poll import Polled, poll
+from pipeline_assets.ingest.rest.source import (
     Bearer,
     Cursor,
     Incremental,
@@ -19,7 +20,6 @@ from pipeline_assets.ingest.rest.declared import (
     Pagination,
     RestSource,
 )
-from pipeline_assets.ingest.rest.poll import Polled, poll
 from pipeline_assets.lake import Lake, Table
 
 PAGING: dict[str, Pagination | None] = {

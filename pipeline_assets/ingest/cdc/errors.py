@@ -1,9 +1,7 @@
-"""The error of everything that reads a database's changes. Nothing else lives here."""
+"""Errors of change data capture that a run reacts to. The database's own are in `ingest.postgres_session`."""
+
+from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 
 
-class CdcError(Exception):
-    """A database cannot be read as declared. The message says which, why and what to do, and never holds a password."""
-
-
-class PublicationGapError(CdcError):
+class PublicationGapError(SourceDatabaseError):
     """The slot cannot be read through: the publication was missing when something in it was committed."""

@@ -14,11 +14,10 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import raw_shape
-from pipeline_assets.ingest.cdc import row
-from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging, judge_sql
-from pipeline_assets.ingest.cdc.chunks import in_chunks
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
-from pipeline_assets.ingest.sql import identifier, quoted
+from pipeline_assets.ingest.cdc.table import row
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging, judge_sql
+from pipeline_assets.ingest.cdc.table.chunks import in_chunks
 from pipeline_assets.lake import (
     DataFile,
     Lake,
@@ -28,6 +27,7 @@ from pipeline_assets.lake import (
     position_name,
     query_schema,
 )
+from pipeline_assets.sql import quote_name, quote_text
 
 UNREADABLE = "unreadable"
 """Kind of a source's row that does not fit the contract: no event can mend it."""
@@ -148,9 +148,9 @@ def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silv
     """
     sides = _at_one_point(lake, table, silver, position)
     columns = raw_shape(table.model).columns
-    keys, listed = ", ".join(map(identifier, table.keys)), ", ".join(identifier(column.name) for column in columns)
+    keys, listed = ", ".join(map(quote_name, table.keys)), ", ".join(quote_name(column.name) for column in columns)
     typed = ", ".join(
-        f"{row.typed(f'_row[{at}]', column.dtype)} AS {identifier(column.name)}" for at, column in enumerate(columns, 1)
+        f"{row.typed(f'_row[{at}]', column.dtype)} AS {quote_name(column.name)}" for at, column in enumerate(columns, 1)
     )
     texts = row.texts([column.name for column in columns], "after")
     judged = judge_sql(table, f"(SELECT *, 'r' AS op, []::VARCHAR[] AS unavailable FROM {sides.source})")
@@ -203,7 +203,7 @@ def _mending(
     con: duckdb.DuckDBPyConnection, table: ChangeTable, lsn: int, left: Collection[str]
 ) -> Iterator[ChangeEvent]:
     now = int(datetime.now(UTC).timestamp() * 1_000_000)
-    listed = ", ".join(map(quoted, left))
+    listed = ", ".join(map(quote_text, left))
     rows = con.execute(f"SELECT kind, key, after FROM cdc_differences WHERE kind NOT IN ({listed}) ORDER BY key")
     number = _AFTER_A_SNAPSHOT
     while found := rows.fetchone():
@@ -243,7 +243,7 @@ def _at_one_point(lake: Lake, table: ChangeTable, silver: Table, position: str) 
 
 def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> list[KeyRange]:
     """Counts and checksums of both sides by ranges of the first key column, cut at the source's quantiles."""
-    key = identifier(keys[0])
+    key = quote_name(keys[0])
     cuts = ", ".join(f"{at / _RANGES}" for at in range(_RANGES))
     con.execute(
         f"CREATE OR REPLACE TABLE cdc_cuts AS SELECT row_number() OVER (ORDER BY cut) AS number, cut FROM "
@@ -264,7 +264,7 @@ def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> list[KeyRang
 
 def _differences(con: duckdb.DuckDBPyConnection, keys: Mapping[str, str]) -> tuple[dict[str, int], list[Difference]]:
     """Finds the rows that differ, into the table `cdc_differences` (kind, key, reason, after)."""
-    values = ", ".join(f"{identifier(name)} := {_in_json(name, dtype)}" for name, dtype in keys.items())
+    values = ", ".join(f"{quote_name(name)} := {_in_json(name, dtype)}" for name, dtype in keys.items())
     key = f"to_json(struct_pack({values}))"
     con.execute(
         f"""CREATE OR REPLACE TABLE cdc_differences AS
@@ -274,7 +274,7 @@ def _differences(con: duckdb.DuckDBPyConnection, keys: Mapping[str, str]) -> tup
             coalesce(source.key, {key}::VARCHAR) AS key,
             source.reason,
             source.after
-        FROM cdc_source AS source FULL JOIN cdc_silver AS silver USING ({", ".join(map(identifier, keys))})
+        FROM cdc_source AS source FULL JOIN cdc_silver AS silver USING ({", ".join(map(quote_name, keys))})
         WHERE source.row_hash IS DISTINCT FROM silver.row_hash OR source.reason IS NOT NULL"""
     )
     counted = con.execute("SELECT kind, count(*) FROM cdc_differences GROUP BY kind ORDER BY kind").fetchall()
@@ -284,7 +284,7 @@ def _differences(con: duckdb.DuckDBPyConnection, keys: Mapping[str, str]) -> tup
 
 def _in_json(name: str, dtype: str) -> str:
     """A key of silver as events have it: bytes in base64, and infinity as text, which JSON has no number for."""
-    column = f"silver.{identifier(name)}"
+    column = f"silver.{quote_name(name)}"
     if dtype == "BLOB":
         return f"to_base64({column})"
     return f"CAST({column} AS VARCHAR)" if dtype in ("FLOAT", "DOUBLE") else column

@@ -22,9 +22,11 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
+from pipeline_assets.ingest.batch.watermark import Value
+from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_sqlalchemy
-from pipeline_assets.ingest.database.reading import (
+from pipeline_assets.ingest.database.protocol import (
     Reading,
     Relation,
     Selection,
@@ -34,8 +36,6 @@ from pipeline_assets.ingest.database.reading import (
     name_parts,
     reading,
 )
-from pipeline_assets.ingest.records import SourceField
-from pipeline_assets.ingest.watermark import Value
 
 _ROWS = 5_000
 _UNREADABLE = (

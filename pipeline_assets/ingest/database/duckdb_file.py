@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 import duckdb
 import pyarrow as pa
 
-from pipeline_assets.ingest.casts import normal
+from pipeline_assets.ingest.batch.watermark import Value
+from pipeline_assets.ingest.conform.casts import normal
+from pipeline_assets.ingest.conform.fields import SourceField
+from pipeline_assets.ingest.conform.json_text import to_json
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_duckdb
-from pipeline_assets.ingest.database.reading import (
+from pipeline_assets.ingest.database.protocol import (
     Reading,
     Relation,
     Selection,
@@ -23,10 +26,7 @@ from pipeline_assets.ingest.database.reading import (
     name_parts,
     reading,
 )
-from pipeline_assets.ingest.json_text import to_json
-from pipeline_assets.ingest.records import SourceField
-from pipeline_assets.ingest.sql import identifier
-from pipeline_assets.ingest.watermark import Value
+from pipeline_assets.sql import quote_name
 
 _ROWS = 100_000
 # Types that Arrow and Delta take as they are. Everything else goes as text, or as JSON where it is nested.
@@ -91,14 +91,14 @@ class DuckDBSnapshot:
         columns = self._columns(selection)
         fields, shown = [], []
         for number, (name, kind) in enumerate(columns):
-            sql, dtype = _as_arrow_takes_it(identifier(name), kind)
+            sql, dtype = _as_arrow_takes_it(quote_name(name), kind)
             fields.append(SourceField(name, f"f{number}", dtype, "VARCHAR" if dtype == "BLOB" else None))
             shown.append(f"{sql} AS f{number}")
         relation, values = self._relation_of(selection)
         where = ""
         if not self._relation.is_bounded_inside and selection.watermark is not None and selection.bounds:
             column = column_of([name for name, _ in columns], selection.watermark, self._place)
-            where, values = f" WHERE {selection.condition(identifier(column), '${}'.format)}", selection.bounds
+            where, values = f" WHERE {selection.condition(quote_name(column), '${}'.format)}", selection.bounds
         kinds = [_kind(kind) for _, kind in columns]
         with _errors(self._file):
             query = f"SELECT {', '.join(shown)} FROM {relation}{where}"
@@ -119,7 +119,7 @@ class DuckDBSnapshot:
     def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value | str]]:
         """What is read as SQL, and its parameters: DuckDB wants all that are there, and no other."""
         if self._relation.query is None:
-            return ".".join(identifier(part) for part in name_parts(str(self._relation.table))), {}
+            return ".".join(quote_name(part) for part in name_parts(str(self._relation.table))), {}
         query = self._relation.query
         values = {name: selection.bounds[name] for name in parameters.names(query)}
         return f"({parameters.render(query, '${}'.format)}\n) AS pulled", values

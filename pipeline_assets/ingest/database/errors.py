@@ -19,8 +19,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from pipeline_assets.ingest.cdc.connection import redact
-from pipeline_assets.ingest.pull import PullError
+from pipeline_assets.ingest.batch.batch import PullError
+from pipeline_assets.ingest.postgres_session import redact
 from pipeline_assets.lake import PositionMovedError, TypesMovedError
 
 _log = logging.getLogger(__name__)

@@ -19,11 +19,12 @@ import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict
 from pyarrow import csv
 
-from pipeline_assets.ingest.cdc import connection
-from pipeline_assets.ingest.cdc.errors import CdcError
+from pipeline_assets.ingest import postgres_session
+from pipeline_assets.ingest.batch.watermark import Value
+from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError, of_postgres
-from pipeline_assets.ingest.database.reading import (
+from pipeline_assets.ingest.database.protocol import (
     Member,
     Reading,
     Relation,
@@ -35,9 +36,8 @@ from pipeline_assets.ingest.database.reading import (
     name_parts,
     reading,
 )
-from pipeline_assets.ingest.records import SourceField
-from pipeline_assets.ingest.sql import identifier, quoted
-from pipeline_assets.ingest.watermark import Value
+from pipeline_assets.ingest.postgres_session import SourceDatabaseError
+from pipeline_assets.sql import quote_name, quote_text
 
 WORKERS = 2
 """Sessions that read a large table side by side the first time. More give little: the server works as much as we do."""
@@ -98,7 +98,7 @@ _MEMBERS = """
 """
 
 
-class PostgresDatabase(connection.Database):
+class PostgresDatabase(postgres_session.Database):
     """A PostgreSQL database, by URL. Every error is a `DatabaseError`."""
 
     def __init__(self, url: str) -> None:
@@ -109,7 +109,7 @@ class PostgresDatabase(connection.Database):
         """
         try:
             super().__init__(url, "pipeline_assets pull")
-        except CdcError as error:
+        except SourceDatabaseError as error:
             raise DatabaseError(str(error)) from None
         self._password = str(conninfo_to_dict(url).get("password") or "") or None
 
@@ -137,7 +137,7 @@ class PostgresDatabase(connection.Database):
         """Opens a transaction that only reads, at the snapshot of another one, which holds the lock."""
         with self._connected() as session:
             session.execute(_BEGIN)
-            session.execute(f"SET TRANSACTION SNAPSHOT {quoted(snapshot)}".encode())
+            session.execute(f"SET TRANSACTION SNAPSHOT {quote_text(snapshot)}".encode())
             yield session
 
     @contextmanager
@@ -171,7 +171,7 @@ class PostgresDatabase(connection.Database):
             yield
         except psycopg.Error as error:
             raise of_postgres(self.place, error, self._password) from None
-        except CdcError as error:
+        except SourceDatabaseError as error:
             raise DatabaseError(str(error)) from None
 
 
@@ -190,7 +190,7 @@ class _Table:
 
 
 def _described(session: Session, relation: Relation, place: str) -> _Table:
-    quoted_name = ".".join(map(identifier, name_parts(str(relation.table))))
+    quoted_name = ".".join(map(quote_name, name_parts(str(relation.table))))
     row = session.execute(_TABLE, {"name": quoted_name}).fetchone()
     if row is None:
         raise DatabaseError(
@@ -259,7 +259,7 @@ class PostgresSnapshot:
         name = column_of([column.name for column in columns], keys[0], self._place)
         if not any(column.name == name and column.oid in _INTEGERS for column in columns):
             return [Selection()]
-        query = f"SELECT min({identifier(name)}), max({identifier(name)}) FROM {self._table.sql_name}"
+        query = f"SELECT min({quote_name(name)}), max({quote_name(name)}) FROM {self._table.sql_name}"
         low, high = self._session.execute(query.encode()).fetchone() or (None, None)
         if low is None or high - low < _PARTS:
             return [Selection()]
@@ -285,7 +285,7 @@ class PostgresSnapshot:
     def _read(self, session: Session, con: duckdb.DuckDBPyConnection, selection: Selection) -> Iterator[Reading]:
         columns = self._columns(selection, session)
         shown = ", ".join(
-            f"array_to_json({identifier(column.name)})" if column.is_array else identifier(column.name)
+            f"array_to_json({quote_name(column.name)})" if column.is_array else quote_name(column.name)
             for column in columns
         )
         relation, values = self._relation_of(selection)
@@ -318,7 +318,7 @@ class PostgresSnapshot:
             return ""
         conditions = []
         if selection.watermark is not None and selection.bounds:
-            name = _escaped(identifier(column_of(columns, selection.watermark, self._place)))
+            name = _escaped(quote_name(column_of(columns, selection.watermark, self._place)))
             conditions.append(selection.condition(name, "%({})s".format))
         if selection.newer_than is not None and self.transactions is not None:
             written_by = _WRITTEN_BY.format(row="pulled", xmax=self.transactions.xmax)
@@ -328,7 +328,7 @@ class PostgresSnapshot:
             conditions = [f"({' AND '.join(conditions)} OR tableoid IN ({members}))"]
         if selection.split is not None:
             key, first, end = selection.split
-            name = _escaped(identifier(key))
+            name = _escaped(quote_name(key))
             # A key may be null where no primary key says that it is not; such rows are in the first part.
             null = f" OR {name} IS NULL" if first is None else ""
             bounds = [f"{name} >= {first}"] if first is not None else []

@@ -20,8 +20,8 @@ dates.
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
-from pipeline_assets.ingest.database.reading import Selection, Transactions
-from pipeline_assets.ingest.watermark import Watermark, at
+from pipeline_assets.ingest.batch.watermark import Watermark, at
+from pipeline_assets.ingest.database.protocol import Selection, Transactions
 from pipeline_assets.lake import Table
 
 _PREFIX = "increment:"

@@ -18,12 +18,14 @@ from typing import Literal
 import duckdb
 
 from pipeline_assets.contracts.base import raw_shape
+from pipeline_assets.ingest.batch.batch import Batch, Pull, Pulled, PullSource
+from pipeline_assets.ingest.batch.watermark import SECONDS, Watermark, at, position
 from pipeline_assets.ingest.database import parameters, postgres
 from pipeline_assets.ingest.database.alchemy import AlchemyDatabase
 from pipeline_assets.ingest.database.duckdb_file import DuckDBFile
 from pipeline_assets.ingest.database.errors import retrying
 from pipeline_assets.ingest.database.progress import NO_PROGRESS, Progress
-from pipeline_assets.ingest.database.reading import (
+from pipeline_assets.ingest.database.protocol import (
     Database,
     Relation,
     Selection,
@@ -32,8 +34,6 @@ from pipeline_assets.ingest.database.reading import (
     column_of,
     name_parts,
 )
-from pipeline_assets.ingest.pull import Batch, Pull, Pulled, PullSource
-from pipeline_assets.ingest.watermark import SECONDS, Watermark, at, position
 from pipeline_assets.interruption import end_all, lent
 from pipeline_assets.lake import Lake, Positions, Table
 

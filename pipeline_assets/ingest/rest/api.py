@@ -18,20 +18,11 @@ from requests import Response
 from requests.auth import AuthBase
 
 from pipeline_assets.ingest.rest.answer import Answer, read_answer
-from pipeline_assets.ingest.rest.declared import (
-    ApiKey,
-    Basic,
-    Bearer,
-    Cursor,
-    LinkHeader,
-    NextUrl,
-    Param,
-    RestSource,
-)
 from pipeline_assets.ingest.rest.errors import BrokenBodyError, IncompleteError, RestError, StatusError
 from pipeline_assets.ingest.rest.paging import paginator
 from pipeline_assets.ingest.rest.secrets import Secrets
 from pipeline_assets.ingest.rest.session import ApiSession
+from pipeline_assets.ingest.rest.source import ApiKey, Basic, Bearer, Cursor, LinkHeader, NextUrl, Param, RestSource
 
 # What APIs say of a cursor that they no longer know.
 _EXPIRED = (400, 404, 410, 422)

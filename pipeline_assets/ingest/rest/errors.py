@@ -1,6 +1,6 @@
 """Errors of a poll. Nothing of an incomplete poll is ever committed, so each of them means: the table is as it was."""
 
-from pipeline_assets.ingest.pull import PullError
+from pipeline_assets.ingest.batch.batch import PullError
 
 
 class RestError(PullError):

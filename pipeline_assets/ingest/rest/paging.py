@@ -23,9 +23,9 @@ from dlt.sources.helpers.rest_client.paginators import (
 from requests import Response
 
 from pipeline_assets.ingest.rest.answer import NO_CONTENT, Answer, compiled, names_of
-from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber, RestSource, SinglePage
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.links import next_link
+from pipeline_assets.ingest.rest.source import Cursor, LinkHeader, NextUrl, Offset, PageNumber, RestSource, SinglePage
 
 Last = Callable[[], Answer]
 

@@ -11,14 +11,15 @@ from time import monotonic
 
 import duckdb
 
-from pipeline_assets.ingest.pull import Batch, Counts, Pull
+from pipeline_assets.ingest.batch.batch import Batch, Counts, Pull
+from pipeline_assets.ingest.batch.watermark import Watermark, at, position
 from pipeline_assets.ingest.rest.api import answers
-from pipeline_assets.ingest.rest.declared import Param, RestSource
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
-from pipeline_assets.ingest.rest.staged import Staged, digest, stage, watermarks
-from pipeline_assets.ingest.watermark import Watermark, at, position
-from pipeline_assets.lake import Lake, Table, quote_name
+from pipeline_assets.ingest.rest.source import Param, RestSource
+from pipeline_assets.ingest.rest.staging import Staged, digest, stage, watermarks
+from pipeline_assets.lake import Lake, Table
 from pipeline_assets.lake.schemas import Widening
+from pipeline_assets.sql import quote_name
 
 _EXTRACTED, _CONTENT = "extracted", "content"
 _NO_CONTENT = 0

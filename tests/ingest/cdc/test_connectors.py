@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pipeline_assets.ingest.cdc
-from pipeline_assets.ingest.cdc import debezium
+from pipeline_assets.ingest.cdc.formats import debezium
 
 FOLDER = Path(pipeline_assets.ingest.cdc.__file__).parent / "connectors"
 README = (FOLDER / "README.md").read_text()

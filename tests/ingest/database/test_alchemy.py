@@ -14,8 +14,8 @@ import pytest
 
 from pipeline_assets.ingest.database import alchemy
 from pipeline_assets.ingest.database.alchemy import _sqlite_text, _to_bytes, to_text
+from pipeline_assets.ingest.database.protocol import Relation, Selection, Stream
 from pipeline_assets.ingest.database.pulls import connect
-from pipeline_assets.ingest.database.reading import Relation, Selection, Stream
 
 MOMENT = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
 

@@ -18,8 +18,8 @@ from postgres import execute
 
 from pipeline_assets.ingest.database import errors, postgres
 from pipeline_assets.ingest.database.errors import DatabaseError
+from pipeline_assets.ingest.database.protocol import Relation, Selection
 from pipeline_assets.ingest.database.pulls import connect
-from pipeline_assets.ingest.database.reading import Relation, Selection
 
 SECRET = "p@ss/w:rd %41"
 QUOTED = "p%40ss%2Fw%3Ard%20%2541"

@@ -9,9 +9,9 @@ import pandera.polars as pa
 import pytest
 from postgres import execute
 
+from pipeline_assets.ingest.batch.watermark import Watermark
+from pipeline_assets.ingest.database.protocol import name_parts
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect, pull
-from pipeline_assets.ingest.database.reading import name_parts
-from pipeline_assets.ingest.watermark import Watermark
 from pipeline_assets.lake import Lake, Table
 
 TODAY = datetime.now(UTC).date()

@@ -14,12 +14,12 @@ from bank import Bank, paid
 from postgres import execute
 from psycopg.conninfo import conninfo_to_dict
 
+from pipeline_assets.ingest.batch.batch import Counts, Pulled
 from pipeline_assets.ingest.database import postgres
-from pipeline_assets.ingest.database.keys import KeyComparison, compare_keys
+from pipeline_assets.ingest.database.compare_keys import KeyComparison, compare_keys
 from pipeline_assets.ingest.database.progress import Progress
+from pipeline_assets.ingest.database.protocol import Transactions
 from pipeline_assets.ingest.database.pulls import connect
-from pipeline_assets.ingest.database.reading import Transactions
-from pipeline_assets.ingest.pull import Counts, Pulled
 
 SEEDS = range(3)
 

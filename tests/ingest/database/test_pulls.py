@@ -12,11 +12,11 @@ from bank import TABLE, Bank, paid
 from postgres import execute
 from pulled import Payments, Strict
 
+from pipeline_assets.ingest.batch.batch import Counts
+from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import alchemy, postgres, pulls
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.pull import Counts
-from pipeline_assets.ingest.watermark import Watermark
 
 
 class TestFull:

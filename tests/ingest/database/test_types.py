@@ -255,7 +255,7 @@ class TestDuckDB:
 def test_bytes_are_text_in_utf8_or_a_dead_letter_whatever_the_source(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, evolve: bool
 ) -> None:
-    """The rule of files, too (tests/ingest/test_readers_binary.py)."""
+    """The rule of files, too (tests/ingest/files/formats/test_binary.py)."""
     url = request.getfixturevalue("database") if kind == "postgres" else f"{kind}:///{tmp_path}/a.db"
     dtype = "bytea" if kind == "postgres" else "BLOB"
     written = r"'caf\xC3\xA9'", r"'\xFF'"

@@ -8,7 +8,7 @@ import polars as pl
 from bank import Bank, paid
 from pulled import Payments, Strict
 
-from pipeline_assets.ingest.audit import audit
+from pipeline_assets.ingest.batch.audit import audit
 from pipeline_assets.ingest.database.pulls import days_due
 
 JANUARY = [f"2026-01-0{day}" for day in range(1, 7)]

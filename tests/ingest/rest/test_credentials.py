@@ -11,8 +11,8 @@ import pytest
 from crm_api import Api, Asked, Reply
 from polled import TOKEN
 
-from pipeline_assets.ingest.rest.declared import ApiKey, Auth, Basic, Bearer, OAuth2ClientCredentials
 from pipeline_assets.ingest.rest.errors import RestError
+from pipeline_assets.ingest.rest.source import ApiKey, Auth, Basic, Bearer, OAuth2ClientCredentials
 
 SECRET = "s3cr3t/+ &é"  # each of its characters is written differently in a URL
 QUOTED = ["s3cr3t", "czNjcjN0"]  # as such, and as basic auth spells "s3cr3t"

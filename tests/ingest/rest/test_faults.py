@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from crm_api import PAGE, Api, Paging, Reply, account, body, http_date, zipped
 
-from pipeline_assets.ingest.rest import staged
+from pipeline_assets.ingest.rest import staging
 from pipeline_assets.ingest.rest.errors import RestError
 
 ALL = list(range(1, 11))
@@ -249,7 +249,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_ends_in_a_complete_batch_or_a_clear_error(crm, fault: Fault, monkeypatch, pytestconfig) -> None:
     seed = pytestconfig.getoption("--chaos-seed")
-    monkeypatch.setattr(staged, "_EMPTY_PAGES", 5)
+    monkeypatch.setattr(staging, "_EMPTY_PAGES", 5)
     with Api(fault.paging) as api:
         api.strikes_at = random.Random(f"{seed} {fault.name}").randint(1, 3)
         api.fault = lambda n, query: fault.strike(api, n, query)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crm_api import Api
 
-IMPORTS = "import pipeline_assets.ingest.rest.declared, pipeline_assets.components, sys; sys.exit('dlt' in sys.modules)"
+IMPORTS = "import pipeline_assets.ingest.rest.source, pipeline_assets.components, sys; sys.exit('dlt' in sys.modules)"
 
 POLL = """
 import os, sys

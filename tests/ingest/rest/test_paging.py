@@ -7,9 +7,9 @@ import pytest
 from crm_api import Api, Reply, account, body
 from polled import UPDATED, Crm
 
-from pipeline_assets.ingest.rest.declared import Cursor, LinkHeader, NextUrl, Offset, PageNumber, SinglePage
 from pipeline_assets.ingest.rest.errors import RestError
 from pipeline_assets.ingest.rest.links import next_link
+from pipeline_assets.ingest.rest.source import Cursor, LinkHeader, NextUrl, Offset, PageNumber, SinglePage
 
 SINGLE = SinglePage(type="single_page")
 CURSOR = Cursor(type="cursor", path="meta.next", more="meta.has_more")

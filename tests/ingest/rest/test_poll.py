@@ -8,10 +8,10 @@ import pytest
 from crm_api import PAGE, Api, Reply, account, body
 from polled import UPDATED, Accounts, Crm
 
-from pipeline_assets.ingest.audit import audit
-from pipeline_assets.ingest.pull import Counts
-from pipeline_assets.ingest.rest.declared import Cursor, Incremental
+from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.batch.batch import Counts
 from pipeline_assets.ingest.rest.errors import RestError
+from pipeline_assets.ingest.rest.source import Cursor, Incremental
 
 
 def since(api: Api) -> list[str | None]:

@@ -1,0 +1,332 @@
+"""What components share: a bronze table and its dead letters as assets, their checks, and how a pull rests or fails.
+
+How the rows get there is in `landing`, `rest_resource` and their like; what the checks find, in `ingest.batch.audit`.
+
+Concept: https://docs.dagster.io/guides/test/asset-checks
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import Any, TypeVar, cast
+
+import dagster as dg
+
+from pipeline_assets.components.assets.contract_checks import column_metadata, contract_result, table_value
+from pipeline_assets.components.automation.cancellation import RETRIES
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import Model
+from pipeline_assets.ingest.batch.audit import Findings, audit
+from pipeline_assets.ingest.batch.batch import PullError
+from pipeline_assets.ingest.files.ingest import DayCounts
+from pipeline_assets.ingest.files.unread import FilesLeftError
+from pipeline_assets.lake import SchemaMismatchError, Table
+from pipeline_assets.lake.schemas import Widening
+from pipeline_assets.partitions import DAILY, range_of_tags
+
+NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
+"""`<source>__<entity>` in snake_case."""
+
+FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
+"""How often a source is expected to bring something."""
+
+OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
+"""An e-mail address or `team:<name>`."""
+
+WITHHELD = "withheld"
+"""The check that is red as long as any day of a table is withheld, whatever the run at hand is about."""
+
+ERROR_CLASS = "error"
+"""Metadata of a failure: the class of the error that it tells."""
+
+_SIZE = "snapshot_size"
+_KINDS = {"deltalake", "duckdb"}
+_FILES_LEFT = "files_left"
+_ReportT = TypeVar("_ReportT")
+_TOLD = 10
+_SILENT_AFTER = 2  # times the expected frequency
+_SHOWN = 100
+
+
+def bronze_key(name: str) -> dg.AssetKey:
+    """The asset of the table."""
+    return dg.AssetKey(["bronze", name])
+
+
+def letters_key(name: str) -> dg.AssetKey:
+    """The asset of its dead letters."""
+    return dg.AssetKey(["dead_letters", name])
+
+
+def bronze_spec(
+    name: str, *, owner: str, description: str, every: timedelta, metadata: Mapping[str, Any]
+) -> dg.AssetSpec:
+    """A bronze table; the arguments as of `specs`."""
+    return dg.AssetSpec(
+        bronze_key(name),
+        group_name="bronze",
+        partitions_def=DAILY,
+        owners=[owner],
+        kinds=_KINDS,
+        description=description,
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_SILENT_AFTER * every),
+        metadata=metadata,
+    )
+
+
+def expected_every(policy: dg.FreshnessPolicy | None) -> timedelta | None:
+    """How often a materialization is expected, by the policy of `bronze_spec`; None of an asset without such a one."""
+    window = getattr(policy, "fail_window", None)
+    return window.to_timedelta() / _SILENT_AFTER if window else None
+
+
+def letters_spec(name: str, *, owner: str, description: str) -> dg.AssetSpec:
+    """The dead letters of a bronze table."""
+    return dg.AssetSpec(
+        letters_key(name),
+        group_name="dead_letters",
+        partitions_def=DAILY,
+        owners=[owner],
+        kinds=_KINDS,
+        description=description,
+    )
+
+
+def specs(
+    name: str,
+    model: Model,
+    *,
+    owner: str,
+    read_from: str,
+    description: str,
+    every: timedelta,
+    metadata: Mapping[str, str | float],
+) -> list[dg.AssetSpec]:
+    """The table and its dead letters.
+
+    Args:
+        name: `<source>__<entity>`.
+        model: The contract.
+        owner: Who answers for the source.
+        read_from: What is read, as people know it.
+        description: Of the table.
+        every: How often a materialization is expected; twice that without one and the table is no longer fresh.
+        metadata: What else the declaration says.
+    """
+    letters = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
+    facts = {"dagster/column_schema": column_metadata(model), **metadata}
+    return [
+        bronze_spec(name, owner=owner, description=description, every=every, metadata=facts),
+        letters_spec(name, owner=owner, description=letters),
+    ]
+
+
+def rested(context: dg.AssetExecutionContext, name: str, reason: str) -> Iterator[dg.MaterializeResult[None]]:
+    """The results of a run that has nothing to read from, because a variable is not set."""
+    context.log.warning(reason)
+    yield dg.MaterializeResult(asset_key=bronze_key(name), metadata={"resting": reason})
+    yield dg.MaterializeResult(asset_key=letters_key(name))
+
+
+@contextmanager
+def failures_told(name: str, *, again: bool = True) -> Iterator[None]:
+    """Turn errors of reading into failures of the step, tried again only if that may help.
+
+    A second attempt costs a minute, and hides what people have to mend.
+
+    Args:
+        name: `<source>__<entity>`.
+        again: Whether a passing error is worth another attempt; not of what has tried again by itself, and for long.
+
+    Raises:
+        Failure: With the error's own words.
+    """
+    try:
+        yield
+    except PullError as error:
+        raise _failure(name, error, allow_retries=again and error.is_transient) from None
+    except SchemaMismatchError as error:
+        raise _failure(name, error, allow_retries=False) from None
+
+
+def _failure(name: str, error: Exception, *, allow_retries: bool) -> dg.Failure:
+    metadata = {ERROR_CLASS: type(error).__name__}
+    return dg.Failure(f"{name}: {error}", metadata=metadata, allow_retries=allow_retries)
+
+
+def checks(
+    name: str, model: Model, budget: float, keys: Sequence[str] = (), shrink_budget: float | None = None
+) -> dg.AssetChecksDefinition:
+    """Make the checks of a table: its contract, no record missing, not too many dead letters, no day withheld.
+
+    All but the last are blocking, of the days that a run is about. The last is of all days and blocks nothing: other
+    days go on, but the table is not green before the withheld day is delivered again and passes.
+
+    Args:
+        name: `<source>__<entity>`.
+        model: The contract.
+        budget: Share of a day's records that may be dead letters.
+        keys: Of a pull or poll, columns that name a record at the source.
+        shrink_budget: Of snapshots, the share of the last one's rows that may be missing from the next.
+    """
+    bronze = bronze_key(name)
+    described = {
+        "contract": f"Rows fit {model.__name__}.",
+        "reconciliation": "Records counted while reading = rows + dead letters in the tables, by what was read.",
+        "failure_budget": f"At most {budget:.1%} of a day's records are dead letters.",
+    }
+    if shrink_budget is not None:
+        described[_SIZE] = f"A snapshot has rows, and at most {shrink_budget:.0%} less than the one before."
+    specs = [
+        dg.AssetCheckSpec(check, asset=bronze, blocking=True, description=text) for check, text in described.items()
+    ]
+    specs.append(dg.AssetCheckSpec(WITHHELD, asset=bronze, description="No day is kept from silver and gold."))
+
+    @dg.multi_asset_check(name=f"{name}__checks", specs=specs)
+    def evaluate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
+        table = Table(lake.open(), f"bronze.{name}")
+        if not table.exists():
+            yield from _unread(bronze, described)
+            yield _withheld(bronze, ())
+            return
+        with lake.connect() as con:
+            days = range_of_tags(context.run.tags)
+            findings = audit(
+                con, table, model, failure_budget=budget, days=days, keys=keys, shrink_budget=shrink_budget
+            )
+        yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
+        yield _reconciliation(bronze, findings)
+        yield _failure_budget(bronze, findings, budget)
+        if shrink_budget is not None:
+            yield _snapshot_size(bronze, findings, shrink_budget)
+        yield _withheld(bronze, findings.held)
+
+    return evaluate
+
+
+def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _ReportT]) -> tuple[_ReportT, dict[str, str]]:
+    """Reads landed files; what may pass by itself is tried again by the step's retry policy.
+
+    Args:
+        context: Of the step.
+        ingest: Reads the files. Gives a report.
+
+    Returns:
+        The report; and paths that were left unread, with the reason: `files_check` ends the run for them, because the
+        other files are worth the rest of it.
+
+    Raises:
+        Failure: Some were left, and are to be tried again.
+    """
+    try:
+        return ingest(), {}
+    except FilesLeftError as error:
+        context.log.error(str(error))
+        if error.is_transient and context.retry_number < RETRIES.max_retries:
+            raise dg.Failure(str(error)) from error
+        return cast("_ReportT", error.report), {path: cause.reason for path, cause in error.left.items()}
+
+
+def widened_metadata(widened: Sequence[Widening]) -> dict[str, str]:
+    """Give what the materialization tells of columns that took a wider type; nothing, if none did."""
+    return {"columns_widened": ", ".join(map(str, widened))} if widened else {}
+
+
+def left_metadata(left: Mapping[str, str]) -> dict[str, dg.TableMetadataValue]:
+    """Give what `files_check` looks for in the metadata of the materialization; nothing, if nothing was left."""
+    shown = [{"file": path, "reason": reason} for path, reason in list(left.items())[:_SHOWN]]
+    return {_FILES_LEFT: table_value(shown)} if left else {}
+
+
+def files_check(name: str, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
+    """Make the check that the run has read every file of its days; if not, its step fails, and with it the run.
+
+    Not a blocking check: what lies downstream gets the files that were read, and the run is red all the same.
+
+    Args:
+        name: Of the source.
+        asset: The table whose materialization has `left_metadata`.
+    """
+    text = "Every file of the run's days could be read, or is a dead letter."
+    spec = dg.AssetCheckSpec("files_read", asset=asset, description=text)
+
+    @dg.multi_asset_check(name=f"{name}__files", specs=[spec])
+    def evaluate(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        event = context.instance.get_latest_materialization_event(asset)
+        found = event.asset_materialization if event and event.run_id == context.run.run_id else None
+        left = found.metadata.get(_FILES_LEFT) if found else None
+        yield dg.AssetCheckResult(passed=left is None, metadata={_FILES_LEFT: left} if left else {})
+        if isinstance(left, dg.TableMetadataValue):
+            told = "; ".join(f"{record.data['file']}: {record.data['reason']}" for record in left.records[:_TOLD])
+            raise dg.Failure(f"{name}: files of the landing folder were left unread: {told}", allow_retries=False)
+
+    return evaluate
+
+
+def _unread(asset: dg.AssetKey, names: Mapping[str, str]) -> Iterator[dg.AssetCheckResult]:
+    """Warnings, as long as nothing was ever read."""
+    for name in names:
+        yield dg.AssetCheckResult(
+            asset_key=asset,
+            check_name=name,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"problem": "nothing was read yet"},
+        )
+
+
+def _reconciliation(asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
+    wrong = [asdict(file) for file in findings.mismatches[:_SHOWN]]
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="reconciliation",
+        passed=not wrong,
+        metadata={**asdict(findings.total), **({"failing_cases": table_value(wrong)} if wrong else {})},
+    )
+
+
+def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg.AssetCheckResult:
+    total = sum(findings.counts.values(), start=DayCounts())
+    over = [
+        {"day": day, "records_in": counts.records_in, "dead_letters": counts.dead_letters}
+        for day in sorted(findings.over)[:_SHOWN]
+        if (counts := findings.counts[day])
+    ]
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name="failure_budget",
+        passed=not over,
+        metadata={
+            "budget": budget,
+            "records_in": total.records_in,
+            "dead_letters": total.dead_letters,
+            "withheld_days": ", ".join(map(str, sorted(findings.held))) or "none",
+            **({"failing_cases": table_value(over)} if over else {}),
+        },
+    )
+
+
+def _snapshot_size(asset: dg.AssetKey, findings: Findings, budget: float) -> dg.AssetCheckResult:
+    shrunk = [
+        {"day": day, "rows": rows, "rows_before": before}
+        for day, (rows, before) in list(findings.shrunk.items())[:_SHOWN]
+    ]
+    remedy = "deliver the day again; or, if so many rows are gone, raise shrink_budget and run the day again"
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=_SIZE,
+        passed=not shrunk,
+        metadata={"budget": budget, **({"failing_cases": table_value(shrunk), "remedy": remedy} if shrunk else {})},
+    )
+
+
+def _withheld(asset: dg.AssetKey, held: Collection[date]) -> dg.AssetCheckResult:
+    remedy = "deliver the day again under the same names, or mend what withheld it and run the day again"
+    days = ", ".join(map(str, sorted(held)[:_SHOWN]))
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=WITHHELD,
+        passed=not held,
+        metadata={"withheld_days": days, "count": len(held), "remedy": remedy} if held else {},
+    )

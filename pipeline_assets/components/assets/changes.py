@@ -1,0 +1,178 @@
+"""What the components of change events share: declaration of a table, assets, checks of the accounts, jobs.
+
+Where the events come from is in `change_stream` (a database's slot) and `change_files` (landed records).
+
+Concept: https://docs.dagster.io/guides/build/assets/defining-assets
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, field_validator
+
+from pipeline_assets.components.assets.bronze import bronze_key, bronze_spec, letters_key, letters_spec
+from pipeline_assets.components.assets.contract_checks import table_value
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.cdc.table.accounting import account, dead_letters
+from pipeline_assets.ingest.cdc.table.change_table import COLUMNS, UNROUTED, ChangeTable, Counts
+from pipeline_assets.lake import Table
+
+# What a run does beyond reading. Tags, because the config of a partitioned job does not reach ranged runs.
+REPLAY_TAG = "pipeline_assets/replay"
+"""Present: the dead letters are tried again first."""
+DISCARD_TAG = "pipeline_assets/discard"
+"""Present: the dead letters that there are now are given up first."""
+
+NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
+_SHOWN = 20
+
+
+class CapturedTable(dg.Model, dg.Resolvable):
+    """A table whose changes are captured."""
+
+    contract: str
+    """Name of the Pandera model of a row, e.g. `shop_db.Customers`."""
+
+    keys: list[str] = Field(min_length=1)
+    """Columns that name a row at the source: they make the `key` of its events. A row whose key changes is a delete and
+    an insert; silver's `change_state` and `change_history` fold events by the same columns."""
+
+    @field_validator("contract")
+    @classmethod
+    def _contract_exists(cls, value: str) -> str:
+        contract(value)
+        return value
+
+
+def captured(name: str, tables: Mapping[str, CapturedTable]) -> list[ChangeTable]:
+    """Gives the declared tables as the domain code takes them: `public.customers` of `shop_db` is `shop_db__customers`.
+
+    Raises:
+        ValueError: Two tables would share a name, or a key is not a column of the contract.
+    """
+    found: dict[str, ChangeTable] = {}
+    for source_table, declared in tables.items():
+        table = f"{name}__{source_table.rpartition('.')[2].lower()}"
+        model = contract(declared.contract)
+        if table in found or table == f"{name}__{UNROUTED}":
+            raise ValueError(f"{source_table}: the name {table} is taken; rename the source, or split it")
+        if unknown := set(declared.keys) - model.to_schema().columns.keys():
+            raise ValueError(
+                f"{source_table}: keys {', '.join(sorted(unknown))} are not columns of {declared.contract}"
+            )
+        found[table] = ChangeTable(source_table, table, model, tuple(declared.keys))
+    return list(found.values())
+
+
+def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, every: timedelta) -> list[dg.AssetSpec]:
+    """Assets of a source: per table its changes and its dead letters, and the records of no declared table."""
+    schema = dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.dtype,
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=not column.required),
+            )
+            for column in COLUMNS
+        ]
+    )
+    tables = list(tables)
+    changes = [
+        bronze_spec(
+            table.name,
+            owner=owner,
+            description=f"Changes of {table.source_table} as committed, each once, by commit date.",
+            every=every,
+            metadata={
+                "dagster/column_schema": schema,
+                "source_table": table.source_table,
+                "contract": table.model.__name__,
+                "keys": ", ".join(table.keys),
+            },
+        )
+        for table in tables
+    ]
+    described = {table.name: f"Changes of {table.source_table} that do not fit, with the reason." for table in tables}
+    described[f"{source}__{UNROUTED}"] = f"Records that belong to no declared table of {source}."
+    letters = [letters_spec(name, owner=owner, description=text) for name, text in described.items()]
+    return [*changes, *letters]
+
+
+def results(
+    context: dg.AssetExecutionContext,
+    source: str,
+    tables: Iterable[ChangeTable],
+    counts: Mapping[str, Counts],
+    rows_by_day: Mapping[str, Mapping[date, int]],
+    facts: Mapping[str, Any],
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Reports what a run did: counts per table, rows per commit date, and facts of the whole run."""
+    # A job that is started by hand may name no partition: the slot does not mind.
+    partitions = set(context.partition_keys if context.has_partition_key or context.has_partition_key_range else ())
+    for table in tables:
+        key, found = bronze_key(table.name), counts.get(table.name, Counts())
+        for day, rows in rows_by_day.get(table.name, {}).items():
+            if day.isoformat() in partitions:
+                context.add_asset_metadata({"rows": rows}, asset_key=key, partition_key=day.isoformat())
+        yield dg.MaterializeResult(asset_key=key, metadata={**vars(found), **facts})
+        yield dg.MaterializeResult(asset_key=letters_key(table.name), metadata={"dead_letters": found.dead_letters})
+    lost = counts.get(f"{source}__{UNROUTED}", Counts())
+    yield dg.MaterializeResult(
+        asset_key=letters_key(f"{source}__{UNROUTED}"), metadata={"dead_letters": lost.dead_letters}
+    )
+
+
+def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
+    """The checks that every source of changes has."""
+    return [
+        spec
+        for table in tables
+        for spec in (
+            dg.AssetCheckSpec(
+                "accounting",
+                asset=bronze_key(table.name),
+                blocking=True,
+                description="Events decoded = rows + dead letters in the tables, batch by batch.",
+            ),
+            dg.AssetCheckSpec(
+                "dead_letters",
+                asset=bronze_key(table.name),
+                description="No dead letter waits: as long as one does, silver lacks that change.",
+            ),
+        )
+    ]
+
+
+def check_accounts(lake: LakeResource, source: str, tables: Iterable[ChangeTable]) -> Iterator[dg.AssetCheckResult]:
+    """Evaluates `check_specs`."""
+    with lake.connect() as con:
+        for table in tables:
+            bronze = Table(lake.open(), f"bronze.{table.name}")
+            total, wrong = account(con, bronze)
+            cases: dict[str, Any] = {}
+            if wrong:
+                cases["failing_cases"] = table_value([vars(case) for case in wrong[:_SHOWN]])
+            yield dg.AssetCheckResult(
+                asset_key=bronze_key(table.name),
+                check_name="accounting",
+                passed=not wrong,
+                metadata={**vars(total), **cases},
+            )
+            waiting = dead_letters(con, bronze)
+            remedy: dict[str, Any] = {}
+            if waiting:
+                remedy["remedy"] = (
+                    f"mend the contract, then run the job {source}__replay; what the source has mended itself, or what "
+                    f"is not needed, is given up by the job {source}__discard_dead_letters"
+                )
+                remedy["reasons"] = table_value([{"reason": why, "letters": n} for why, n in waiting[:_SHOWN]])
+            yield dg.AssetCheckResult(
+                asset_key=bronze_key(table.name),
+                check_name="dead_letters",
+                passed=not waiting,
+                metadata={"dead_letters": sum(n for _, n in waiting), **remedy},
+            )

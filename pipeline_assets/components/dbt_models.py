@@ -1,0 +1,276 @@
+"""The `DbtModels` component: the dbt project's models as assets, its tests and the Pandera contracts as checks.
+
+One dbt call per run and layer, over the run's whole range of days. Which dates a model recomputes is decided by the
+positions in the Delta logs (`lake.changes`, dbt_project/macros); a run by hand adds the days that it asks for.
+
+Concept: https://docs.dagster.io/integrations/libraries/dbt
+"""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliInvocation,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
+from packaging import version
+
+from pipeline_assets.components.assets.column_lineage import column_lineage
+from pipeline_assets.components.assets.contract_checks import table_contract_check
+from pipeline_assets.components.automation.cancellation import RETRIES, interruptible
+from pipeline_assets.components.automation.landing_sensor import SOURCE_TAG
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.interruption import ended_by
+from pipeline_assets.lake import LAYERS, Lake, Table
+from pipeline_assets.lake.commit_facts import TOUCHED_DATES
+from pipeline_assets.lake.spill import spill_folder
+from pipeline_assets.partitions import DAILY, range_of_tags
+from pipeline_assets.settings import load_settings, project_root
+
+# What dbt reads or writes without need: each costs start-up time, none is read by anything here.
+LEAN_DBT = {
+    "DBT_LOG_LEVEL_FILE": "none",
+    "DBT_CACHE_SELECTED_ONLY": "true",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "DBT_VERSION_CHECK": "false",
+    # A test that reads silver and gold belongs to gold: its other parents are there by then.
+    "DBT_INDIRECT_SELECTION": "buildable",
+}
+
+# Unit tests test the SQL, not the data: `make test` runs them, not each night's run.
+_BUILD = ["build", "--exclude-resource-type", "unit_test"]
+
+
+class TransformError(Exception):
+    """The dbt project cannot be used; the message holds dbt's own words."""
+
+
+class LeanDbtCliResource(DbtCliResource):
+    """dagster-dbt's resource without two start-up costs.
+
+    These are a `dbt --version` child that asks the package index, and a second adapter in Dagster's process that only
+    fetches row counts (ours come from the Delta log).
+
+    Overrides two private members of dagster-dbt 0.29; tests/components/test_dbt_models.py fails if they vanish.
+    """
+
+    @cached_property
+    def _cli_version(self) -> version.Version:
+        return version.parse(importlib.metadata.version("dbt-core"))
+
+    def _initialize_dbt_core_adapter(self, args: object) -> Any:  # noqa: ANN401 - as in the base class
+        return None
+
+
+class LakeTranslator(DagsterDbtTranslator):
+    """dbt's names as Dagster's: `silver.invoice_lines` is asset `silver/invoice_lines` in group `silver`."""
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        """The layer and the table."""
+        if dbt_resource_props["resource_type"] == "source":
+            return dg.AssetKey([dbt_resource_props["source_name"], dbt_resource_props["name"]])
+        return dg.AssetKey([dbt_resource_props["schema"], dbt_resource_props["name"]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        """The layer."""
+        return str(dbt_resource_props["schema"])
+
+    def get_partitions_def(self, dbt_resource_props: Mapping[str, Any]) -> dg.PartitionsDefinition | None:
+        """Every model follows the days of bronze."""
+        return DAILY
+
+
+class DbtModels(dg.Component, dg.Model, dg.Resolvable):
+    """The models of a dbt project, a step for each layer: the days that changed, and those that a backfill asks for."""
+
+    project: str = "dbt_project"
+    """Folder of the dbt project, relative to the root."""
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Builds assets, checks and the dbt resource."""
+        project = DbtProject(project_dir=project_root() / self.project)
+        prepare_if_stale(project)
+        translator = LakeTranslator(DagsterDbtTranslatorSettings(enable_code_references=False))
+        manifest = json.loads(project.manifest_path.read_text())
+        models = _models(manifest)
+        layers = list(dict.fromkeys(props["schema"] for props in sorted(models.values(), key=_layer_order)))
+        resource = LeanDbtCliResource(project_dir=str(project.project_dir), dbt_executable=dbt_executable())
+        return dg.Definitions(
+            assets=[_layer(layer, project, manifest, translator) for layer in layers],
+            asset_checks=[
+                table_contract_check(
+                    translator.get_asset_key(props), contract(table_name(props)), _readers(unique_id, models)
+                )
+                for unique_id, props in models.items()
+            ],
+            resources={"dbt": resource},
+        )
+
+
+def _layer(
+    layer: str, project: DbtProject, manifest: Mapping[str, Any], translator: LakeTranslator
+) -> dg.AssetsDefinition:
+    """The models of one layer as one step. One step a layer, so that silver's checks stand between it and gold."""
+    models = _models(manifest)
+
+    @dbt_assets(
+        manifest=manifest,
+        project=project,
+        select=f"config.schema:{layer}",
+        name=f"dbt_{layer}",
+        partitions_def=DAILY,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        dagster_dbt_translator=translator,
+        pool="transform",
+        # Of two runs at once, as two people on the command line can start them, the slower one plans again.
+        retry_policy=RETRIES,
+    )
+    def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
+        # A sensor asks for what is new, and the logs know what that touches. Who asks by hand wants those days rebuilt;
+        # who runs checks alone (no partition) asks for none.
+        days = range_of_tags(context.run.tags)
+        asked = {} if days is None or SOURCE_TAG in context.run.tags else asked_days(*days)
+        # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
+        with (
+            TemporaryDirectory(dir=spill_folder()) as target,
+            _environment({**LEAN_DBT, **lake_environment(), **asked}),
+        ):
+            invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
+            for event in _until_canceled(invocation):
+                if isinstance(event, dg.Output | dg.AssetMaterialization):
+                    props = models[str(event.metadata["unique_id"].value)]
+                    facts = _facts(lake.open(), props, manifest, invocation.target_path, translator)
+                    yield event.with_metadata({**event.metadata, **facts})
+                else:
+                    yield event
+
+    return build
+
+
+def _until_canceled(invocation: DbtCliInvocation) -> Iterator[Any]:
+    """Streams dbt's events; whatever ends the stream, dbt has ended too.
+
+    dagster-dbt ends dbt only if the interrupt finds it reading from dbt, not between two events, and waits for it for
+    25 seconds. Killed in the middle of a commit dbt leaves what a power cut would: the next run mends it.
+    """
+    process = invocation.process
+    try:
+        with interruptible() as canceled, ended_by(process.terminate):
+            for event in invocation.stream():
+                if canceled.is_set():
+                    raise dg.DagsterExecutionInterruptedError
+                yield event
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _layer_order(props: Mapping[str, Any]) -> int:
+    return LAYERS.index(props["schema"])
+
+
+def _readers(unique_id: str, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The tables that read a model's table."""
+    return [table_name(props) for props in models.values() if unique_id in props["depends_on"]["nodes"]]
+
+
+def prepare_if_stale(project: DbtProject) -> None:
+    """Parses the dbt project only if a source file is newer than its manifest.
+
+    dagster-dbt's `prepare_if_dev` parses again in every run worker of `dagster dev` (+6 CPU seconds a run).
+    """
+    sources = (
+        path
+        for folder in ("models", "macros", "tests", ".")
+        for path in Path(project.project_dir, folder).glob("*" if folder == "." else "**/*")
+        if path.suffix in {".sql", ".yml", ".yaml"}
+    )
+    manifest = project.manifest_path
+    if manifest.exists():
+        made = manifest.stat().st_mtime
+        if all(path.stat().st_mtime <= made for path in sources):
+            return
+    folder = str(project.project_dir)
+    command = [dbt_executable(), "--quiet", "parse", "--project-dir", folder, "--profiles-dir", folder]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **LEAN_DBT})  # noqa: S603
+    if done.returncode:
+        raise TransformError(f"dbt cannot parse {folder}:\n{done.stdout}{done.stderr}")
+
+
+def dbt_executable() -> str:
+    """The dbt of this environment; the PATH may hold another one, or none."""
+    return str(Path(sys.executable).parent / "dbt")
+
+
+def lake_environment() -> dict[str, str]:
+    """What dbt needs to reach the lake besides the `PIPELINE_*` variables that are set: the defaults made explicit."""
+    return {"PIPELINE_LAKE_URI": load_settings().lake_uri}
+
+
+def asked_days(first: date, last: date) -> dict[str, str]:
+    """Gives dbt the days to rebuild by environment: a changed `--vars` would make it parse the project again."""
+    return {"PIPELINE_MIN_DATE": first.isoformat(), "PIPELINE_MAX_DATE": last.isoformat()}
+
+
+def table_name(props: Mapping[str, Any]) -> str:
+    """The table of a model, and the name of its contract."""
+    return f"{props['schema']}.{props['name']}"
+
+
+def _models(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {key: node for key, node in manifest["nodes"].items() if node["resource_type"] == "model"}
+
+
+def _facts(
+    lake: Lake, props: Mapping[str, Any], manifest: Mapping[str, Any], target_path: Path, translator: LakeTranslator
+) -> dict[str, Any]:
+    """What the table's log says of the commit just made, and the columns' lineage."""
+    table = Table(lake, table_name(props)).open()
+    commit = table.history(1)[0]
+    facts: dict[str, Any] = {
+        "delta_version": commit["version"],
+        "dagster/row_count": table.count(),
+        **{key: int(commit[key]) for key in ("rows_added", "rows_removed") if key in commit},
+    }
+    if TOUCHED_DATES in commit:
+        touched = json.loads(commit[TOUCHED_DATES])
+        facts |= {"touched_days": len(touched), "touched_dates": touched[:100]}
+    compiled = target_path / "compiled" / props["package_name"] / props["original_file_path"]
+    if compiled.exists():
+        by_id = {**manifest["nodes"], **manifest["sources"]}
+        lineage = column_lineage(
+            props, manifest, compiled.read_text(), lambda key: translator.get_asset_key(by_id[key])
+        )
+        facts |= {"dagster/column_lineage": lineage} if lineage else {}
+    return facts
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for a child process, and puts the old ones back."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,81 @@
+"""Records of a batch that were read before: equal to the newest row of their key, or to an earlier record of the batch.
+
+Who reads what again, and why, is known in `database` and `rest`. Nothing is written here.
+
+The newest row of a key counts, not any: a value that changes and changes back is news.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from pipeline_assets.sql import quote_name, quote_names
+
+_REPEATS = "pull_repeats"
+
+
+@dataclass(frozen=True)
+class WrittenBatch:
+    """A batch, written but not committed.
+
+    Attributes:
+        relation: `bronze_table.written_rows` of its files.
+        columns: Columns that make up the content of a row.
+        keys: Those of them that name a record.
+    """
+
+    relation: str
+    columns: Sequence[str]
+    keys: Sequence[str]
+
+
+def find_repeats(
+    con: duckdb.DuckDBPyConnection, batch: WrittenBatch, *, rows: str, has: Collection[str], letters: str | None
+) -> int:
+    """Finds the records of a batch that are no news, for `without_repeats`.
+
+    Args:
+        con: Connection of the lake; holds the temporary table of what was found.
+        batch: The batch.
+        rows: Query of the stored rows that may be read again: columns of the table.
+        has: Columns that the table has; it lacks those that this batch adds.
+        letters: Query of the `raw` of the dead letters that may be read again; None if there are none.
+
+    Returns:
+        How many there are.
+    """
+    keys, content = quote_names(batch.keys), quote_names(batch.columns)
+    columns = ", ".join(quote_name(name) if name in has else f"NULL AS {quote_name(name)}" for name in batch.columns)
+    fit, unfit = (f"FROM {batch.relation} WHERE r._reason IS {test}" for test in ("NULL", "NOT NULL"))
+    # Of equal records the first one stays: DuckDB takes nulls, and NaNs, for equal when it groups.
+    again = f"""
+        SELECT file, line FROM (SELECT r._source.file AS file, r._source.line AS line,
+            row_number() OVER (PARTITION BY {content} ORDER BY r._source.file, r._source.line) AS place {fit})
+        WHERE place > 1
+        UNION ALL
+        SELECT file, line FROM (SELECT r._source.file AS file, r._source.line AS line,
+            row_number() OVER (PARTITION BY r._raw ORDER BY r._source.file, r._source.line) AS place {unfit})
+        WHERE place > 1"""
+    newest = f"""SELECT * FROM (SELECT s.*, rank() OVER (PARTITION BY {keys} ORDER BY _extracted_at DESC) AS place
+            FROM (SELECT {columns}, _extracted_at, _deleted FROM ({rows})) AS s
+            SEMI JOIN (SELECT {keys} {fit}) AS k ON {_equal("s", "k", batch.keys)})
+        WHERE place = 1 AND NOT _deleted"""
+    stored = f"""
+        SELECT r._source.file, r._source.line FROM {batch.relation} SEMI JOIN ({newest}) AS s
+        ON {_equal("r", "s", batch.columns)} WHERE r._reason IS NULL"""
+    parts = [again, stored]
+    if letters is not None:
+        parts.append(f"SELECT r._source.file, r._source.line {unfit} AND r._raw IN ({letters})")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {_REPEATS} AS SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)})")
+    found = con.execute(f"SELECT count(*) FROM {_REPEATS}").fetchone()
+    return int(found[0]) if found else 0
+
+
+def without_repeats(relation: str) -> str:
+    """Gives a batch's relation without the records that `find_repeats` found."""
+    return f"{relation} ANTI JOIN {_REPEATS} AS p ON p.file = r._source.file AND p.line = r._source.line"
+
+
+def _equal(left: str, right: str, columns: Sequence[str]) -> str:
+    return " AND ".join(f"{left}.{c} IS NOT DISTINCT FROM {right}.{c}" for c in map(quote_name, columns))

@@ -1,0 +1,82 @@
+"""The account of landed change records: what the last run read, against what lies in all its tables.
+
+Per table, `accounting` compares events with rows and dead letters. Only here do the records meet that carry no data, or
+belong to no table.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import date
+
+import duckdb
+
+from pipeline_assets.ingest.cdc.files.plan import FileSource
+from pipeline_assets.ingest.cdc.table.change_table import UNROUTED
+from pipeline_assets.ingest.cdc.table.replay import REPLAYED_BATCH, REPLAYED_LETTERS
+from pipeline_assets.lake import Lake, Table, days_predicate
+from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
+from pipeline_assets.sql import quote_text
+
+_COMMITS_LOOKED_AT = 200
+
+
+@dataclass
+class FileAccount:
+    """Counts of a run over landed files.
+
+    Attributes:
+        records_in: Records counted while reading.
+        rows: Rows of the run's batches in the tables.
+        dead_letters: Their dead letters.
+        replayed: Dead letters of theirs that were replayed since.
+        skipped: Records that carry no data.
+        present: Events that were in their table before the run, because a run before it was killed.
+    """
+
+    records_in: int = 0
+    rows: int = 0
+    dead_letters: int = 0
+    replayed: int = 0
+    skipped: int = 0
+    present: int = 0
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether nothing was lost."""
+        return self.records_in == self.rows + self.dead_letters + self.replayed + self.skipped + self.present
+
+
+def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> FileAccount:
+    """Takes the account of the last run that read files; of nothing, if there was none.
+
+    Args:
+        con: A connection of the lake.
+        lake: The lake.
+        source: The declaration.
+    """
+    reference = source.reference(lake)
+    commits = reference.open().history(_COMMITS_LOOKED_AT) if reference.exists() else []
+    commit = next((commit for commit in commits if "records_in" in commit), None)
+    if commit is None:
+        return FileAccount()
+    found = FileAccount(**{name: int(commit[name]) for name in ("records_in", "skipped", "present")})
+    for name, (batch_id, days) in json.loads(commit["batches"]).items():
+        bronze = Table(lake, f"bronze.{name}")
+        letters = dead_letter_table(lake, bronze.name)
+        if name != f"{source.name}__{UNROUTED}":
+            within = days_predicate("_partition_date", map(date.fromisoformat, days))
+            found.rows += _sum(con, "1", f"{bronze.scan()} WHERE {within}", batch_id)
+        if letters.exists():
+            found.dead_letters += _sum(con, WEIGHT, f"{weighed(letters)} WHERE TRUE", batch_id)
+            found.replayed += sum(
+                int(commit[REPLAYED_LETTERS])
+                for commit in letters.open().history(_COMMITS_LOOKED_AT)
+                if commit.get(REPLAYED_BATCH) == batch_id
+            )
+    return found
+
+
+def _sum(con: duckdb.DuckDBPyConnection, what: str, rows: str, batch_id: str) -> int:
+    found = con.execute(f"SELECT coalesce(sum({what}), 0)::BIGINT FROM {rows} AND _batch_id = {quote_text(batch_id)}")
+    (total,) = found.fetchone() or (0,)
+    return int(total)

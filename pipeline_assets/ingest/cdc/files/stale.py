@@ -1,0 +1,94 @@
+"""Dead letters that a later delivery of their file made untrue: found while it is read, removed after its commit.
+
+A dead letter is removed if the file, delivered again, holds the same record in the same line (it is a dead letter of
+this delivery, too), if that line is longer now (it was cut, because the file was still being written), or if the file
+could not be read at all then, and can be now. Any other stays until it is replayed, whatever became of its file.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from pipeline_assets.ingest.cdc.table.change_table import Staging
+from pipeline_assets.lake import Table
+from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.sql import quote_text
+
+_BYTES_PER_ESCAPE = 3  # more in "\xc3" than in the byte that it stands for
+_LONGEST_CUT_CHARACTER = 3  # bytes of a character of UTF-8 that lacks at least one
+
+
+class Superseded:
+    """The dead letters of some files' earlier deliveries, in the tables that a run writes to."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, stagings: Sequence[Staging], paths: Sequence[str]) -> None:
+        """Looks up what there is.
+
+        Args:
+            con: A connection of the lake.
+            stagings: The batches of the run.
+            paths: The files that it reads.
+        """
+        self._con = con
+        self._with_letters: set[str] = set()
+        self._last_lines: dict[tuple[str, int], list[str]] = {}
+        self._completed: set[tuple[str, int]] = set()
+        self._read: set[str] = set()
+        files = ", ".join(map(quote_text, paths))
+        for staging in stagings:
+            letters = _letters(staging)
+            if not letters.exists():
+                continue
+            # A line that was cut is the last of its delivery.
+            found = con.execute(
+                f"SELECT _source.file, _source.line, raw FROM {letters.scan()} WHERE _source.file IN ({files}) "
+                "QUALIFY row_number() OVER (PARTITION BY _source.file, _batch_id ORDER BY _source.line DESC) = 1"
+            ).fetchall()
+            for file, line, raw in found:
+                self._with_letters.add(staging.name)
+                self._last_lines.setdefault((file, line), []).append(raw)
+
+    def compare(self, path: str, number: int, data: bytes) -> None:
+        """Notes a line that was cut when the file was delivered before."""
+        if any(_is_start(raw, data) for raw in self._last_lines.get((path, number), ())):
+            self._completed.add((path, number))
+
+    def was_read(self, path: str) -> None:
+        """Notes a file that can be read."""
+        self._read.add(path)
+
+    def remove(self, staging: Staging, facts: Mapping[str, str]) -> None:
+        """Removes from a table, whose batch is committed, what this batch made untrue.
+
+        Args:
+            staging: The batch.
+            facts: Of the run, for the commit's metadata.
+        """
+        if staging.name not in self._with_letters or not self._read:
+            return
+        letters, batch = _letters(staging), quote_text(staging.batch_id)
+        place = "(_source.file, _source.line"
+        again = f"{place}, raw) IN (SELECT {place}, raw) FROM {letters.scan()} WHERE _batch_id = {batch})"
+        completed = " OR ".join(
+            f"(_source.file = {quote_text(path)} AND _source.line = {line})" for path, line in sorted(self._completed)
+        )
+        files = ", ".join(map(quote_text, sorted(self._read)))
+        where = (
+            f"_source.file IN ({files}) AND _batch_id <> {batch} "
+            f"AND (_source.line = 0 OR {again} OR ({completed or 'false'}))"
+        )
+        letters.commit(self._con, [], where=where, metadata=dict(facts))
+
+
+def _letters(staging: Staging) -> Table:
+    return dead_letter_table(staging.lake, staging.bronze.name)
+
+
+def _is_start(raw: str, data: bytes) -> bool:
+    """Whether a dead letter's text is the start of a line; its last character may have been cut within its bytes."""
+    size = len(raw.encode())
+    for escapes in range(_LONGEST_CUT_CHARACTER + 1):
+        start = size - escapes * _BYTES_PER_ESCAPE
+        if 0 < start < len(data) and data[:start].decode("utf-8", "backslashreplace") == raw:
+            return True
+    return False

@@ -1,0 +1,46 @@
+"""The lines of a landed file of records, one at a time: numbers, bytes, and the ones too long to be read.
+
+What a line means is `formats`'; which files are read is `files`'.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline_assets.ingest.files.content import EXCERPT_BYTES, Content, read_chunks
+
+LONGEST_LINE_BYTES = 64 * 1024 * 1024
+"""Kafka's brokers take a megabyte by default. A file without line ends must not fill the memory."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def lines(path: Path, content: Content) -> Iterator[tuple[int, bytes, bool]]:
+    """Yields the lines of a file that are not blank.
+
+    Args:
+        path: The file.
+        content: What the pass over its bytes told.
+
+    Yields:
+        Number of the line, from 1; its bytes without white space around them; and whether they are only the start of a
+        line that is longer than `LONGEST_LINE_BYTES`.
+    """
+    number, rest, is_cut = 0, b"", False
+    for chunk in read_chunks(path, content.compression):
+        *whole, last = chunk.split(content.terminator)
+        for part in whole:
+            number += 1
+            yield from _line(number, rest if is_cut else rest + part, is_cut)
+            rest, is_cut = b"", False
+        if not is_cut:
+            rest += last
+            if len(rest) > LONGEST_LINE_BYTES:
+                rest, is_cut = rest[:EXCERPT_BYTES], True
+    yield from _line(number + 1, rest, is_cut)
+
+
+def _line(number: int, data: bytes, is_cut: bool) -> Iterator[tuple[int, bytes, bool]]:
+    if number == 1:
+        data = data.removeprefix(_BYTE_ORDER_MARK)
+    if data := data.strip():
+        yield number, data, is_cut

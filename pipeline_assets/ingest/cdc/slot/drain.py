@@ -1,0 +1,287 @@
+"""A run of a change stream: snapshot what has none, then drain the slot up to the WAL position at the run's start.
+
+The order that makes a kill harmless: read, commit to every table, then advance the slot. A position is an exclusive
+bound: all transactions whose commit starts before it are in the table, none that starts at or after it. Events before
+a table's position are passed over when they are read again.
+
+How a slot is read is in `postgres`, how a batch is committed in `change_table`, what may be wrong in `health`.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import duckdb
+
+from pipeline_assets.ingest.cdc.errors import PublicationGapError
+from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
+from pipeline_assets.ingest.cdc.reconcile import store
+from pipeline_assets.ingest.cdc.slot import altered
+from pipeline_assets.ingest.cdc.slot.altered import KnownTable
+from pipeline_assets.ingest.cdc.slot.health import RESNAPSHOT, ChangeSource, State, inspect, stream_position
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres, Snapshot
+from pipeline_assets.ingest.cdc.table.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Staging, create
+from pipeline_assets.ingest.cdc.table.chunks import in_chunks
+from pipeline_assets.ingest.cdc.table.tally import Tally
+from pipeline_assets.ingest.postgres_session import SourceDatabaseError
+from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
+
+_ATTEMPTS = 5
+# Messages per peek: what is read again after a kill, at most, unless one transaction is larger.
+_MESSAGES_PER_BATCH = 500_000
+
+
+@dataclass
+class Report(Tally):
+    """What a run did.
+
+    Attributes:
+        target: WAL position that the run drained to; None if it could not read.
+        suspects: Tables that were left alone, with the reason and the remedy.
+        snapshots: Tables that were read whole.
+        altered: Of these the ones that were read again unasked, with what was done to them at the source.
+    """
+
+    target: int | None = None
+    suspects: Mapping[str, str] = field(default_factory=dict)
+    snapshots: frozenset[str] = frozenset()
+    altered: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Drain:
+    """The way of a stream's changes into bronze.
+
+    Attributes:
+        lake: The lake.
+        con: A connection of it.
+        source: The declaration.
+        postgres: The database.
+        run_id: Of the run, for the commits' metadata.
+    """
+
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    source: ChangeSource
+    postgres: Postgres
+    run_id: str = ""
+
+    def run(self, *, resnapshot: Collection[str] = (), reconcile: Collection[str] = ()) -> Report:
+        """Drains the slot.
+
+        Args:
+            resnapshot: Names of tables to read whole again; the remedy for a gap.
+            reconcile: Names of tables whose rows at the source are stored too, at one consistent point, up to which
+                all is drained exactly.
+
+        Returns:
+            The report. Suspect tables are left as they are.
+
+        Raises:
+            SourceDatabaseError: The database cannot be reached, or refuses; or tables were altered again and again
+                meanwhile.
+            CommitConflictError: Other runs of the stream were faster each time.
+        """
+        if unknown := set(resnapshot) - {table.name for table in self.source.tables}:
+            raise SourceDatabaseError(
+                f"{self.source.name} has no table {', '.join(sorted(unknown))} that could be read again"
+            )
+        report = Report()
+        why: Exception
+        for _ in range(_ATTEMPTS):
+            try:
+                if not self._run(report, set(resnapshot) - report.snapshots, reconcile):
+                    return report
+                why = self._altered_again_and_again(report)
+            except PositionMovedError:
+                why = CommitConflictError(f"bronze.{self.source.name}__...", _ATTEMPTS)
+            except PublicationGapError as error:
+                why = error
+                # What is left of the slot helps nobody; and what it would have brought, is in the tables as they are.
+                self._all_are_to_be_read_again()
+                self.postgres.drop_slot()
+        raise why
+
+    def _altered_again_and_again(self, report: Report) -> SourceDatabaseError:
+        told = "; ".join(f"{name}: {problem}" for name, problem in sorted(report.altered.items()))
+        return SourceDatabaseError(
+            f"{self.source.name}: after {_ATTEMPTS} rounds the stream still tells of tables that were altered and "
+            f"altered back ({told}). Nothing is lost: whichever was not read whole since, is by the next run. Run "
+            "again when whoever alters them has ended"
+        )
+
+    def _run(self, report: Report, resnapshot: Collection[str], reconcile: Collection[str]) -> bool:
+        """Returns whether to run again, as the stream told of tables that were altered and altered back."""
+        state = inspect(self.lake, self.source, self.postgres, resnapshot=resnapshot)
+        report.suspects = state.suspects
+        report.altered |= state.altered
+        slot = state.slot
+        if state.blocked or ((slot is None or slot.is_lost) and not state.to_snapshot):
+            return False
+        if slot is not None and slot.is_lost:
+            self.postgres.drop_slot()
+            slot = None
+        if slot is None:
+            self.postgres.create_slot()
+        healthy = [table for table in self.source.tables if table.name not in state.left_alone]
+        if not healthy:
+            return False
+        if not state.suspects and not any(position is not None for position in state.positions.values()):
+            # A slot that was there before the lake: what is in it comes with the tables, which are read whole after.
+            self.postgres.advance(self.postgres.flush_lsn())
+        for table in self.source.tables:
+            # The slot forgets the changes of a table that cannot be read now: note that it lacks them.
+            if table.name in state.left_alone - state.suspects.keys():
+                self._is_to_be_read_again(table, state)
+        for table in healthy:
+            # Draining closes the gap between slot and lake, but brings nothing of what is missing: note that first.
+            if table.name in state.to_snapshot:
+                self._is_to_be_read_again(table, state)
+            altered.note(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
+        before = dict(report.altered)
+        point = self._snapshots(report, healthy, state, reconcile)
+        self._drain(report, healthy, state, self.postgres.flush_lsn() if point is None else point)
+        return report.altered != before
+
+    def _is_to_be_read_again(self, table: ChangeTable, state: State) -> None:
+        if state.positions[table.name] is not None:
+            table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
+
+    def _all_are_to_be_read_again(self) -> None:
+        position = stream_position(self.postgres)
+        for table in self.source.tables:
+            if table.bronze(self.lake).position(position) is not None:
+                table.bronze(self.lake).commit(self.con, [], positions={RESNAPSHOT: 1})
+
+    def _drain(
+        self,
+        report: Report,
+        tables: Sequence[ChangeTable],
+        state: State,
+        target: int,
+        superseded: Collection[str] = (),
+    ) -> None:
+        """Drains the slot up to `target`. Tables of `superseded` are read whole right after."""
+        known = self._known(state) if tables else {}
+        reached = 0
+        while tables and reached < target:
+            before, reached = reached, self._batch(report, tables, state.position, target, known, superseded)
+            report.target = reached
+            if reached <= before:
+                raise SourceDatabaseError(
+                    f"the WAL of {self.postgres!r} ends at {lsn_text(reached)}, but ended at {lsn_text(target)} when "
+                    "the run started: is this another server now?"
+                )
+
+    def _known(self, state: State) -> Mapping[int, KnownTable]:
+        """The declared tables by OID, as the catalog has them after all that is drained: see `altered.known`."""
+        found: dict[int, KnownTable] = {}
+        described = self.postgres.describe([table.source_table for table in self.source.tables])
+        for table in self.source.tables:
+            if table.source_table in described:
+                found |= altered.known(table.source_table, state.noted[table.name], described[table.source_table])
+        return found
+
+    def _snapshots(
+        self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: Collection[str]
+    ) -> int | None:
+        """Reads whole what has to be; stores the rows of tables to be reconciled. Gives the point of the latter."""
+        to_read = [table for table in tables if table.name in state.to_snapshot]
+        to_store = [table for table in tables if table.name in reconcile]
+        wanted = [table for table in tables if table in to_read or table in to_store]
+        if not wanted:
+            return None
+        streamed = [table for table in tables if state.positions[table.name] is not None]
+        # The changes up to the snapshot come first: a table that is read again loses none of them. Most of them now,
+        # because a snapshot holds locks and keeps the source from vacuuming.
+        superseded = [table.name for table in to_read]
+        self._drain(report, streamed, state, self.postgres.flush_lsn(), superseded)
+        with self.postgres.snapshot([table.source_table for table in wanted]) as snapshot:
+            self._drain(report, streamed, state, snapshot.point, superseded)
+            for table in to_read:
+                expected = snapshot.point if table in streamed else None
+                self._snapshot(report, table, snapshot, state.position, expected)
+            for table in to_store:
+                self._store_source(table, snapshot, state.position)
+            return snapshot.point if to_store else None
+
+    def _snapshot(
+        self, report: Report, table: ChangeTable, snapshot: Snapshot, position: str, expected: int | None
+    ) -> None:
+        """Reads one table whole, as one commit."""
+        staging = self._staging(table, f"{SNAPSHOT} {lsn_text(snapshot.point)}")
+        newest = staging.bronze.position(COMMIT_LSN)
+        if newest is not None and newest >= snapshot.point:
+            raise SourceDatabaseError(
+                f"{table.name} holds changes up to {lsn_text(newest)}, but the source stands at "
+                f"{lsn_text(snapshot.point)}: this is another database cluster, or an older state of it, and positions "
+                "cannot be compared. Give the source another name, so that it gets tables of its own"
+            )
+        try:
+            if newest is not None:
+                staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
+            for chunk in in_chunks(snapshot.rows(table.source_table, table.row_keys)):
+                staging.add(chunk.events)
+            done = {} if expected is None else {RESNAPSHOT: 0}
+            self._commit(report, staging, {position: expected}, {position: snapshot.point, **done})
+        finally:
+            staging.discard()
+        report.snapshots |= {table.name}
+
+    def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
+        """Stores the source's rows at the snapshot's point beside the change table, for `reconcile` to compare."""
+        rows = in_chunks(snapshot.rows(table.source_table, table.row_keys))
+        store(self.con, self.lake, table, (chunk.events for chunk in rows), {position: snapshot.point})
+
+    def _batch(
+        self,
+        report: Report,
+        tables: Sequence[ChangeTable],
+        position: str,
+        target: int,
+        known: Mapping[int, KnownTable],
+        superseded: Collection[str],
+    ) -> int:
+        """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
+        before = {table.name: table.bronze(self.lake).position(position) or 0 for table in tables}
+        start = min(before.values())
+        stagings = {
+            table.source_table: self._staging(table, f"{position} {lsn_text(before[table.name])}") for table in tables
+        }
+        unrouted = self._staging(None, f"{position} {lsn_text(start)}")
+        starts = {table.source_table: before[table.name] for table in tables}
+        left_alone = {table.source_table for table in self.source.tables} - stagings.keys()
+
+        def is_new(event: ChangeEvent) -> bool:
+            """Not of a suspect, nor in the table since a run that was killed before it could advance the slot."""
+            return event.table not in left_alone and event.commit_lsn >= starts.get(event.table, start)
+
+        keys = {table.source_table: table.row_keys for table in self.source.tables}
+        changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, keys, known)
+        try:
+            for chunk in in_chunks(event for event in changes if is_new(event)):
+                stagings.get(chunk.table or "", unrouted).add(chunk.events)
+            reached = changes.reached or target
+            self._commit(report, unrouted, {}, {})
+            for source_table, staging in stagings.items():
+                # Also without events: the slot must not stand further than any table says that it has read.
+                positions = {position: max(reached, before[staging.name])}
+                last, problem = changes.unlike.get(source_table, (-1, ""))
+                if last >= before[staging.name] and staging.name not in superseded:
+                    report.altered[staging.name] = problem
+                    positions[RESNAPSHOT] = 1  # together with the position: what was passed over does not come again
+                self._commit(report, staging, {position: before[staging.name]}, positions)
+        finally:
+            for staging in (*stagings.values(), unrouted):
+                staging.discard()
+        self.postgres.advance(reached)
+        return reached
+
+    def _staging(self, table: ChangeTable | None, batch_id: str) -> Staging:
+        return Staging(self.con, self.lake, table, self.source.name, batch_id, datetime.now(UTC))
+
+    def _commit(
+        self, report: Report, staging: Staging, expect: Mapping[str, int | None], positions: Mapping[str, int]
+    ) -> None:
+        staging.commit(expect=expect, positions=positions, metadata={"run_id": self.run_id} if self.run_id else {})
+        report.add(staging)

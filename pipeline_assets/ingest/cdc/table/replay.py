@@ -1,0 +1,197 @@
+"""Dead letters of change tables tried again: parsed from their raw record, appended where they fit now, then removed.
+
+Any origin will do: letters of files, of Kafka, and of the reader of a slot, whose raw record is an envelope as Debezium
+writes one. A letter whose table has been declared since moves there.
+
+The letters of one batch are one unit. What becomes of them is named after them (`replay:<hash>`), and each table's log
+says whether it has it. So a kill at any point is mended by the next replay: tables that have the unit are passed over,
+and the letters go only when all have it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import duckdb
+
+from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.cdc.formats.parse import Format, parse
+from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.chunks import in_chunks
+from pipeline_assets.ingest.cdc.table.dead_letters import read
+from pipeline_assets.ingest.cdc.table.tally import Tally
+from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
+from pipeline_assets.lake.dead_letters import dead_letter_table, weighed
+from pipeline_assets.sql import quote_text
+
+REPLAYED_BATCH, REPLAYED_LETTERS = "replayed_batch", "replayed_letters"
+"""In the metadata of the commit that removes letters: which batch they were of, and how many records they stood for."""
+
+DISCARDED_LETTERS = "discarded_letters"
+"""In the metadata of the commit that gives letters up: how many."""
+
+
+@dataclass
+class Report(Tally):
+    """What a replay did.
+
+    Attributes:
+        letters: Dead letters that were tried.
+        removed: Of these, the ones that were removed; what still does not fit is a new letter with today's reason.
+        skipped: Letters that carry no data of a row, as is known now.
+        records: Records that the letters stand for.
+    """
+
+    letters: int = 0
+    removed: int = 0
+    skipped: int = 0
+    records: int = 0
+
+
+def replay(
+    lake: Lake,
+    con: duckdb.DuckDBPyConnection,
+    source: str,
+    tables: Sequence[ChangeTable],
+    *,
+    record_format: Format = "debezium",
+    run_id: str = "",
+) -> Report:
+    """Tries all dead letters of a source again.
+
+    A batch of letters of which none fits now is left as it is.
+
+    Args:
+        lake: The lake.
+        con: A connection of it.
+        source: Name of the source.
+        tables: Its declared tables.
+        record_format: Of its records; letters of events that were parsed before are envelopes in any case.
+        run_id: Of the run, for the commits' metadata.
+    """
+    attempt = _Attempt(lake, con, source, tables, record_format, {"run_id": run_id} if run_id else {})
+    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
+        letters = dead_letter_table(lake, f"bronze.{name}")
+        for batch_id in _batches(con, letters):
+            attempt.unit(letters, batch_id)
+    return attempt.report
+
+
+def discard(
+    lake: Lake, con: duckdb.DuckDBPyConnection, source: str, tables: Sequence[ChangeTable], *, run_id: str = ""
+) -> int:
+    """Gives up the dead letters of a source, because somebody looked at them and what they say is not needed.
+
+    Older versions of their tables have them still.
+
+    Returns:
+        How many.
+    """
+    discarded = 0
+    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
+        letters = dead_letter_table(lake, f"bronze.{name}")
+        if not letters.exists():
+            continue
+        (count,) = con.execute(f"SELECT count(*) FROM {letters.scan()}").fetchone() or (0,)
+        if count:
+            letters.commit(con, [], where="TRUE", metadata={DISCARDED_LETTERS: str(count), "run_id": run_id})
+        discarded += int(count)
+    return discarded
+
+
+def _batches(con: duckdb.DuckDBPyConnection, letters: Table) -> list[str]:
+    """The batches that have letters now; what a replay adds meanwhile has been tried."""
+    if not letters.exists():
+        return []
+    found = con.execute(f"SELECT DISTINCT _batch_id FROM {letters.scan()} ORDER BY 1").fetchall()
+    return [batch_id for (batch_id,) in found]
+
+
+class _Attempt:
+    """One replay of a source's letters, unit by unit."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        con: duckdb.DuckDBPyConnection,
+        source: str,
+        tables: Sequence[ChangeTable],
+        record_format: Format,
+        facts: Mapping[str, str],
+    ) -> None:
+        self.report = Report()
+        self._lake, self._con, self._source, self._tables = lake, con, source, tables
+        self._format, self._facts = record_format, facts
+        self._keys = {table.source_table: table.row_keys for table in tables}
+        bronze = {table.source_table: table.bronze(lake) for table in tables}
+        self._logs = {name: Positions(table.open()) for name, table in bronze.items() if table.exists()}
+
+    def unit(self, letters: Table, batch_id: str) -> None:
+        """Appends what fits of one batch's letters and removes them; leaves all as it is if nothing fits."""
+        where = f"_batch_id = {quote_text(batch_id)}"
+        name = self._name(letters, where)
+        has_it = {table for table, log in self._logs.items() if log.get(name) is not None}
+        now = datetime.now(UTC)
+        stagings = {
+            table.source_table: Staging(self._con, self._lake, table, self._source, name, now)
+            for table in self._tables
+            if table.source_table not in has_it
+        }
+        unrouted = Staging(self._con, self._lake, None, self._source, name, now)
+        tried = Report()
+        try:
+            for chunk in in_chunks(self._records(letters, where, tried)):
+                staging = unrouted if chunk.table not in self._keys else stagings.get(chunk.table)
+                if staging is not None:
+                    staging.add(chunk.events)
+                    staging.reject(chunk.rejects)
+            self.report.letters += tried.letters
+            if has_it or tried.skipped or any(staging.counts.rows for staging in stagings.values()):
+                self._commit([staging for staging in stagings.values() if staging.counts.events_in], unrouted)
+                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_LETTERS: str(tried.records)}
+                letters.commit(self._con, [], where=where, metadata=facts)
+                self.report.removed += tried.letters
+                self.report.skipped += tried.skipped
+        finally:
+            for staging in (*stagings.values(), unrouted):
+                staging.discard()
+
+    def _name(self, letters: Table, where: str) -> str:
+        """Names a unit after its letters: a batch that was read again with others is another unit."""
+        record = "md5(concat_ws('|', _source.file, _source.line, reason, raw))"
+        found = self._con.execute(
+            f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {letters.scan()} WHERE {where}"
+        ).fetchone()
+        unit = f"{letters.name}|{where}|{found[0] if found else ''}"
+        return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
+
+    def _records(self, letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
+        """Yields what some letters are now, and counts them; by a cursor of its own: staging uses the connection."""
+        version = letters.open().version()  # for all parts the same
+        for origin, place, raw, weight in read(self._con.cursor(), f"(FROM {weighed(letters, version)} WHERE {where})"):
+            records = self._parse(raw, origin, place or 0)
+            tried.letters += 1
+            tried.records += weight
+            tried.skipped += not records
+            # What stands for several is the start of a file, and no record.
+            yield from (r._replace(records=weight) if isinstance(r, Reject) and weight > 1 else r for r in records)
+
+    def _parse(self, raw: str, origin: str, place: int) -> Sequence[ChangeEvent | Reject]:
+        """Parses a raw record: as its source writes it, or as the envelope of an event that did not fit."""
+        found = parse(self._format, raw, origin=origin, place=place, keys=self._keys)
+        if self._format != "debezium" and found and isinstance(found[0], Reject) and found[0].table is None:
+            envelope = parse("debezium", raw, origin=origin, place=place, keys=self._keys)
+            return envelope if envelope and isinstance(envelope[0], ChangeEvent) else found
+        return found
+
+    def _commit(self, stagings: Sequence[Staging], unrouted: Staging) -> None:
+        for staging in stagings:
+            name = staging.batch_id
+            try:
+                staging.commit(expect={name: None}, positions={name: 1}, metadata=self._facts)
+            except PositionMovedError:  # another replay was faster
+                continue
+            self.report.add(staging)
+        unrouted.commit(expect={}, positions={}, metadata=self._facts)
+        self.report.add(unrouted)

@@ -1,0 +1,59 @@
+"""SQL that reads a row out of a JSON document: the texts of its columns, and the typed value of a text.
+
+Bronze tests every event with these expressions before it takes it, and silver reads rows with the same ones: so silver
+never meets a value that it cannot cast. Nothing of tables or batches lives here.
+"""
+
+from collections.abc import Sequence
+
+from pipeline_assets.ingest.conform import casts, json_numbers
+from pipeline_assets.sql import quote_text
+
+
+def texts(columns: Sequence[str], document: str) -> str:
+    """Gives the texts of columns in a JSON object, as one VARCHAR[] in the order of `columns`.
+
+    Of a string its characters, of other values the JSON as it stands, every digit of it; of a null or missing column
+    NULL. The document is parsed once, whatever the number of columns.
+
+    Args:
+        columns: Names of the object's fields, any characters.
+        document: SQL expression of the JSON text; NULL gives NULL.
+    """
+    marked = [json_numbers.marked_name(name) for name in columns]
+    exact = f"json_extract_string({json_numbers.marked(document)}, {_pointers(marked)})"
+    unmarked = f"list_transform({exact}, lambda part: {json_numbers.unmarked_text('part')})"
+    at_risk = json_numbers.is_at_risk(document)
+    return f"CASE WHEN {at_risk} THEN {unmarked} ELSE json_extract_string({document}, {_pointers(columns)}) END"
+
+
+def _pointers(names: Sequence[str]) -> str:
+    return f"[{', '.join(quote_text('/' + name.replace('~', '~0').replace('/', '~1')) for name in names)}]"
+
+
+def typed(text: str, dtype: str) -> str:
+    """Gives the value of a text as the source wrote it; NULL if it is not exactly a value of the type.
+
+    Takes PostgreSQL's and ISO 8601 texts of times, Debezium's `isostring` (a `Z` also after times without zone, and
+    after dates) and base64 of bytes. Bare epoch numbers are no times: milli- and microseconds look alike. A list is the
+    text of a JSON array; each element has to fit, and an array within an array fits a list of lists, or text.
+
+    Args:
+        text: SQL expression.
+        dtype: DuckDB type.
+    """
+    target = casts.normal(dtype)
+    if target.endswith("[]"):
+        # A text that is no JSON at all (PostgreSQL's {1,2} out of a column of text) would be an error, not a null.
+        return f"CASE WHEN json_valid({text}) THEN {casts.from_json(text, target, scalar=_scalar)} END"
+    return _scalar(text, target)
+
+
+def _scalar(text: str, target: str) -> str:
+    if target == "VARCHAR":
+        return text
+    if target == "BLOB":
+        return f"TRY(from_base64({text}))"
+    if target == "DATE":
+        text = f"rtrim({text}, 'Z')"
+    return casts.from_text(text, target)

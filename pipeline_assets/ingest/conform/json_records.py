@@ -1,0 +1,88 @@
+"""SQL that takes JSON objects apart without changing any value's text.
+
+Holds the discovery of fields and the SELECT that yields them. Does not hold reading of files (`readers`), or how
+numbers keep their text (`json_numbers`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from pipeline_assets.ingest.conform import json_numbers
+from pipeline_assets.sql import quote_text
+
+MAX_FIELDS = 2_000
+"""More different fields than this in one file are keys used as data; such a file is not read."""
+
+NOT_BLANK = r"trim(_text, E' \t\r\n') <> ''"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a file's objects; whether any object has one of them twice, or one with U+0000 in it."""
+
+    names: tuple[str, ...]
+    any_twice: bool
+    any_nul: bool = False
+
+
+def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
+    """All keys of the objects in `source`, a relation with `_text`; one pass over the file.
+
+    A sample would do for most files, but a key that first comes late must not be taken for missing.
+    """
+    rows = con.execute(
+        f"""SELECT keys FROM (
+            SELECT CASE WHEN json_valid(_text) THEN json_keys(_text) END AS keys, row_number() OVER () AS n
+            FROM {source}
+        ) WHERE len(keys) > 0 GROUP BY keys ORDER BY min(n)"""
+    ).fetchall()
+    names: dict[str, None] = {}
+    for (found,) in rows:
+        names.update(dict.fromkeys(found))
+    usable = tuple(name for name in names if "\0" not in name)
+    any_twice = any(len(set(found)) < len(found) for (found,) in rows)
+    return Keys(usable, any_twice, any_nul=len(usable) < len(names))
+
+
+def sql(source: str, found: Keys) -> str:
+    """A SELECT of `_line`, `_text`, `_problem` and `f0`, `f1`, ... : the exact JSON text of each key's value.
+
+    Blank records are left out, but counted in `_line`.
+    """
+    values = "NULL"
+    if found.names:
+        plain = f"json_extract(_text, {_pointers(found.names)})"
+        marked_names = [json_numbers.marked_name(name) for name in found.names]
+        marked = f"json_extract({json_numbers.marked('_text')}, {_pointers(marked_names)})"
+        values = f"CASE WHEN _marked THEN {marked} ELSE {plain} END"
+    columns = "".join(
+        f", CASE WHEN _marked THEN {json_numbers.unmarked(f'_values[{i}]::VARCHAR')} "
+        f"ELSE _values[{i}]::VARCHAR END AS f{i - 1}"
+        for i in range(1, len(found.names) + 1)
+    )
+    twice = (
+        "WHEN len(list_distinct(json_keys(_text))) < len(json_keys(_text)) THEN 'json: a field is given twice' "
+        if found.any_twice
+        else ""
+    )
+    # No SQL, and no name of a column, can hold U+0000.
+    nul = (
+        "WHEN len(list_filter(json_keys(_text), lambda key: contains(key, chr(0)))) > 0 "
+        "THEN 'json: a field has U+0000 in its name' "
+        if found.any_nul
+        else ""
+    )
+    return f"""SELECT _line, _text, _problem{columns} FROM (
+        SELECT *, CASE WHEN _problem IS NULL THEN {values} END AS _values FROM (
+            SELECT _line, _text, {json_numbers.is_at_risk("_text")} AS _marked, CASE
+                WHEN NOT json_valid(_text) THEN 'json: malformed'
+                WHEN json_type(_text) <> 'OBJECT' THEN 'json: not an object'
+                {twice}{nul}END AS _problem
+            FROM (SELECT row_number() OVER () AS _line, _text FROM {source})
+            WHERE {NOT_BLANK}))"""
+
+
+def _pointers(names: Sequence[str]) -> str:
+    return f"[{', '.join(quote_text('/' + name.replace('~', '~0').replace('/', '~1')) for name in names)}]"

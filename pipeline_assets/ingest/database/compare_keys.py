@@ -1,0 +1,148 @@
+"""Rows that are gone from the source: its keys compared with those of bronze. A watermark says nothing of them.
+
+A key that bronze has and the source no longer has gets a tombstone: its last row once more, with `_deleted` true. All
+keys of the source are read, at one snapshot; of bronze, its key columns.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+import duckdb
+
+from pipeline_assets.contracts.base import RawShape, raw_shape
+from pipeline_assets.ingest.batch.batch import Counts, LostRecordsError, PullError
+from pipeline_assets.ingest.batch.watermark import at, position
+from pipeline_assets.ingest.conform.conform import conform_sql
+from pipeline_assets.ingest.database.errors import retrying
+from pipeline_assets.ingest.database.protocol import Database, Selection, Snapshot
+from pipeline_assets.ingest.database.pulls import EXTRACTED, DatabaseSource
+from pipeline_assets.lake import Lake, Table, schemas
+from pipeline_assets.sql import quote_name, quote_names, quote_text
+
+_KEYS, _STORED, _GONE = "pull_keys", "pull_stored", "pull_gone"
+
+
+@dataclass(frozen=True)
+class KeyComparison:
+    """What a comparison found.
+
+    Attributes:
+        keys: Keys that the source has.
+        gone: Keys that got a tombstone.
+        missing: Keys of the source that bronze does not have: rows that wait for the next pull, are dead letters, or
+            were stamped below the lookback.
+    """
+
+    keys: int
+    gone: int
+    missing: int
+
+
+def compare_keys(
+    lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, *, run_id: str = ""
+) -> KeyComparison:
+    """Compares the keys and commits the tombstones. What may pass by itself is tried again.
+
+    Args:
+        lake: The lake.
+        con: A connection of it.
+        source: The declaration; of a whole table or query, not of windows.
+        database: The database.
+        run_id: Of the run, for the commit's metadata.
+
+    Raises:
+        DatabaseError: The database cannot be reached, refuses, or does not have what is declared.
+        PullError: Keys went missing on the way.
+    """
+    found: KeyComparison = retrying()(_compare, lake, con, source, database, run_id)
+    return found
+
+
+def _compare(
+    lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, run_id: str
+) -> KeyComparison:
+    bronze = source.table(lake)
+    if not bronze.exists():
+        raise PullError(f"{bronze.name} has no rows yet: pull {source.name} first, then compare its keys")
+    # Before the snapshot, so that a pull that comes in between is noticed.
+    before = bronze.position(EXTRACTED)
+    with database.snapshot(source.relation) as snapshot:
+        now = position(snapshot.taken_at)
+        _read_keys(con, source, snapshot)
+    extracted = max(now, (before or now) + 1)
+    found = _find_gone(con, bronze, source)
+    if found.gone:
+        _bury(con, bronze, source, before, extracted, found.gone, run_id)
+    return found
+
+
+def _read_keys(con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot) -> None:
+    """Reads the source's keys as bronze has them; one that does not fit its type is in no row there."""
+    shape = RawShape(
+        tuple(replace(c, required=False) for c in raw_shape(source.model).columns if c.name in source.keys)
+    )
+    lower = source.watermark.first if source.query is not None and source.watermark else None
+    with snapshot.read(con, Selection(columns=source.keys, lower=lower)) as reading:
+        select = conform_sql(
+            reading, shape, file="", partition_date=at(0).date(), batch_id="", extracted_at=at(0)
+        )  # fmt: skip
+        keys = quote_names(source.keys)
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {_KEYS} AS SELECT {keys}, _reason FROM ({select})")
+        came, sent = _count(con, _KEYS), reading.counted()
+    if came != sent:
+        raise LostRecordsError(
+            f"{source.relation.name} sent {sent} keys, {came} came: nothing was committed; run again"
+        )
+
+
+def _find_gone(con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource) -> KeyComparison:
+    keys = quote_names(source.keys)
+    same = " AND ".join(f"b.{name} IS NOT DISTINCT FROM k.{name}" for name in map(quote_name, source.keys))
+    there = f"(SELECT DISTINCT {keys} FROM {_KEYS} WHERE _reason IS NULL)"
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {_STORED} AS SELECT {keys} FROM {bronze.scan()} GROUP BY {keys} "
+        "HAVING NOT max_by(_deleted, _extracted_at)"
+    )
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {_GONE} AS SELECT b.* FROM {_STORED} AS b ANTI JOIN {there} AS k ON {same}"
+    )
+    missing = _count(con, f"{there} AS k ANTI JOIN {_STORED} AS b ON {same}")
+    return KeyComparison(_count(con, _KEYS), _count(con, _GONE), missing)
+
+
+def _bury(
+    con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource, before: int | None, extracted: int,
+    gone: int, run_id: str,
+) -> None:  # fmt: skip
+    """Commits the tombstones."""
+    keys, day = quote_names(source.keys), at(extracted).date()
+    batch_id, origin = f"keys {before or ''}..{extracted}", f"keys of {source.relation.name}"
+    same = " AND ".join(f"s.{name} IS NOT DISTINCT FROM g.{name}" for name in map(quote_name, source.keys))
+    rows = f"""
+        SELECT * EXCLUDE (_partition_date, place) REPLACE (
+            true AS _deleted, {quote_text(batch_id)} AS _batch_id, TIMESTAMPTZ '{at(extracted)}' AS _extracted_at,
+            struct_pack(file := {quote_text(origin)}, line := row_number() OVER ()) AS _source)
+        FROM (SELECT s.*, row_number() OVER (PARTITION BY {keys} ORDER BY _extracted_at DESC) AS place
+              FROM {bronze.scan()} AS s SEMI JOIN {_GONE} AS g ON {same})
+        WHERE place = 1"""
+    types = schemas.types(bronze.open().schema())
+    files = bronze.write(con, rows, partition_values={"_partition_date": day.isoformat()})
+    if (written := sum(file.rows for file in files)) != gone:
+        bronze.delete_uncommitted(files)
+        raise PullError(f"{bronze.name}: {written} tombstones for {gone} keys that are gone; report this")
+    entry = {
+        "file": origin, "day": day.isoformat(), "content_id": batch_id, "holds": {}, **asdict(Counts(gone, gone)),
+    }  # fmt: skip
+    bronze.commit(
+        con,
+        files,
+        types=types,
+        expect={EXTRACTED: before},
+        positions={EXTRACTED: extracted},
+        metadata={"batch_id": batch_id, "read": json.dumps([entry]), **({"run_id": run_id} if run_id else {})},
+    )
+
+
+def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:
+    found = con.execute(f"SELECT count(*) FROM {relation}").fetchone()
+    return int(found[0]) if found else 0

@@ -1,0 +1,400 @@
+"""Find the physical lines of a CSV file that a stray quote has damaged, so that it costs its own line and no other.
+
+A quote that is opened and never closed swallows the lines below, up to the next stray quote or the end of the file. By
+the rules of quoting that is one value; nothing is wrong with it but its content. So this is decided by evidence:
+
+1. A line whose quotes are closed is what it is, whatever it holds. Text after a closing quote, or a carriage return
+   outside quotes, damages that line.
+2. A line that leaves a quote open begins a value of several lines, a block. The block is damaged if it is never closed
+   (within `MAX_LINE_BYTES`), if text follows its closing quote, or if it does not have the header's number of fields.
+3. Else its lines are looked at, one by one. A line is *full* if alone it has the header's number of fields, and these
+   fit the types of the contract; of the first and the last line without the quote that opens or closes the block. The
+   block is damaged if first and last line are full, or one of them and most of the lines between. A value in a column
+   that is no text is damaged in any case if its first line is full: it would fit nothing.
+4. Where no column has a type, the block is doubtful if first and last line are full, and nearly all between. It is
+   weighed (`csv_likeness`): do the lines look like the records around the block; how many values of several lines has
+   the file otherwise? Twenty to one decide, either way. What lies between is a dead letter for each line of the block:
+   a value would be rows that nobody wrote if it were broken up, and records would be lost in silence if it were kept.
+   Of values that a file has by the dozen only those with three lines between are looked at, and of several in a file of
+   one text column none: each would be doubtful.
+5. A block whose first line is full is damaged, too, if its end is rather the beginning of a value that begins with a
+   line end, and what stands below it is no record otherwise. If it is one with an odd quote, all of it is in doubt.
+6. Else it is a value with line ends, also where it quotes lines that look like records.
+
+Of a damaged block the first line is damaged; reading goes on with the next as the start of a record. A text of several
+lines with a stray quote inside so becomes as many dead letters as it has lines. Lines are read once, in a window of at
+most `MAX_LINE_BYTES`; where a block ends is found once for all lines in it, so the work is linear.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, takewhile
+from pathlib import Path
+
+from pipeline_assets.ingest.conform.casts import normal
+from pipeline_assets.ingest.files.content import Content, read_chunks
+from pipeline_assets.ingest.files.formats.csv_fields import Field, Parsed, fields_of, parse
+from pipeline_assets.ingest.files.formats.csv_likeness import (
+    Counts,
+    Fields,
+    odds_of_counts,
+    odds_of_delimiters,
+    odds_of_looks,
+    odds_of_quotes,
+)
+from pipeline_assets.ingest.files.formats.csv_lines import NEIGHBOURS, Line, Lines, Window
+from pipeline_assets.ingest.files.formats.csv_prefix import NEARLY_ALL, Layout
+from pipeline_assets.ingest.files.formats.physical_lines import MAX_LINE_BYTES, QUOTE
+from pipeline_assets.ingest.files.limits import check_time
+
+_LINES_LOOKED_AT = 100  # of a block, between the first and the last
+_SURE = 3.0  # log odds, twenty to one
+_MANY = 50  # doubtful values in a file: it is wont to have them, and only those with more lines between are looked at
+_ENOUGH_OF_MANY = 3
+_LINES_BETWEEN_LOOKS = 1_000  # at the clock
+
+_NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
+_DATE = rb"\s*\d{4}-\d\d-\d\d([ T].*)?\s*"
+_BOOLEAN = rb"(?i)\s*(true|false|t|f|0|1)\s*"
+_PATTERNS: dict[str, bytes] = {
+    "BOOLEAN": _BOOLEAN,
+    **dict.fromkeys(("DATE", "TIMESTAMP"), _DATE),
+    **dict.fromkeys(("DECIMAL", "DOUBLE", "FLOAT", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), _NUMBER),
+}
+
+OPEN = "csv: quote: opened and not closed in its line"
+DOUBT = (
+    "csv: quote: a line of a value, or a record between two stray quotes: nothing tells which; correct the quotes, or "
+    "declare types for the columns that are no text"
+)
+TEXT_AFTER = "csv: quote: text follows a closing quote"
+MISSING, TOO_MANY = "csv: missing columns: expected {}, found {}", "csv: too many columns: expected {}, found {}"
+NOT_UTF8 = "encoding: not UTF-8"
+CARRIAGE_RETURN = "csv: line ends are mixed: a carriage return stands alone outside quotes"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A damaged line: its number, where it starts, its bytes (of a long one the first), their number, what is wrong.
+
+    Or a run of `lines` neighbours, without text and reason.
+    """
+
+    line: int
+    start: int
+    text: bytes
+    length: int
+    reason: str
+    lines: int = 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field has to be: a pattern of its text, None for any text; and whether it has to be there."""
+
+    pattern: re.Pattern[bytes] | None
+    required: bool
+
+
+TEXT = Kind(None, False)
+
+
+def kind_of(dtype: str, *, required: bool) -> Kind:
+    """Give the kind of a column of a contract, by its DuckDB type."""
+    pattern = _PATTERNS.get(re.split(r"[( ]", normal(dtype))[0])
+    return Kind(re.compile(pattern) if pattern else None, required)
+
+
+class DamageFinder:
+    """Reads the lines of one CSV file below its header.
+
+    Attributes:
+        has_weighed: Whether a value was doubtful, so that what it is taken for depends on all of the file.
+    """
+
+    def __init__(self, separator: bytes, kinds: Sequence[Kind], *, is_strict: bool = False) -> None:
+        """Takes what is known of all lines.
+
+        Args:
+            separator: The delimiter.
+            kinds: What the header's fields have to be, in order.
+            is_strict: Also find lines with too few or too many fields, or that are no UTF-8. DuckDB finds them, too,
+                but takes 7 us and a kilobyte for each.
+        """
+        self._separator, self._kinds, self._is_strict = separator, kinds, is_strict
+        self._has_types = any(kind.pattern is not None for kind in kinds)
+        # Where the last look for the end of a value came to, and the last line before where another value begins.
+        self._reached = self._reopened = 0
+        self._last_doubted = self._records = self._values = self._doubtful = 0
+        self._file: tuple[Path, Content, int] | None = None  # where a survey reads
+        self._counts: Counts | None = None
+        self.has_weighed = False
+        self._header: Sequence[Field] = ()
+        # Full lines between the first and the last of a value that is doubted.
+        self._enough = 0 if len(kinds) > 1 else 1
+
+    def reads(self, path: Path, content: Content, header_lines: int) -> None:
+        """Takes the file, whose values with line ends are counted where one of them is doubtful."""
+        self._file = (path, content, header_lines)
+
+    @property
+    def columns(self) -> int:
+        """Number of fields."""
+        return len(self._kinds)
+
+    def lines_of(self, chunks: Iterable[bytes], terminator: bytes) -> Lines:
+        """Splits bytes, of which good records need no look, into lines."""
+        typed = tuple(kind.pattern is not None for kind in self._kinds)
+        return Lines(
+            chunks,
+            Layout(self._separator, terminator, typed, _LINES_LOOKED_AT, self._enough, self._is_strict),
+        )
+
+    def find(self, lines: Lines, *, first_line: int, start: int) -> Iterator[Damage]:
+        """Yields the damaged ones of physical lines.
+
+        Args:
+            lines: The lines from the first below the header.
+            first_line: Number of the first.
+            start: Where it starts.
+        """
+        window = Window(lines, first_line, start)
+        while self._doubtful <= self._most and (line := window.pop()) is not None:
+            if not line.line % _LINES_BETWEEN_LOOKS:
+                check_time()
+            self._records += 1
+            if reason := self._reason(window, line):
+                yield Damage(line.line, line.start, line.text, line.length, reason)
+
+    def _reason(self, window: Window, line: Line) -> str | None:
+        """What is wrong with a line that a record begins on; passes the further lines of a good record."""
+        own = line.text.rstrip(b"\r\n")
+        if line.line <= self._last_doubted:
+            return DOUBT if own or len(self._kinds) == 1 else None
+        if QUOTE not in own:
+            if b"\r" in own:
+                return CARRIAGE_RETURN
+            return self._refusal(own, own.count(self._separator)) if self._is_strict else None
+        if line.length > MAX_LINE_BYTES:
+            return f"line too long: {line.length} bytes, the limit is {MAX_LINE_BYTES}"
+        parsed = parse(own, self._separator, inside=False)
+        if parsed.state == "broken":
+            return TEXT_AFTER
+        if parsed.state == "closed":
+            if b"\r" in own and _has_lone_carriage_return(own):
+                return CARRIAGE_RETURN
+            return self._refusal(own, parsed.delimiters) if self._is_strict else None
+        block = self._block(window, line, own, parsed)
+        reason = OPEN if block is None else self._judge(window, block)
+        if block is not None and reason is None:
+            self._values += 1
+            window.drop_through(block.end)
+        return reason
+
+    def _refusal(self, own: bytes, delimiters: int) -> str | None:
+        """Why DuckDB would refuse a line whose quotes are closed; an empty one is no record."""
+        n = len(self._kinds)
+        if delimiters + 1 < n:
+            return MISSING.format(n, delimiters + 1) if own else None
+        if delimiters + 1 > n and not own.endswith(self._separator * (delimiters + 1 - n)):
+            return TOO_MANY.format(n, delimiters + 1)
+        if not own.isascii():
+            try:
+                own.decode()
+            except UnicodeDecodeError:
+                return NOT_UTF8
+        return None
+
+    def _block(self, window: Window, line: Line, own: bytes, parsed: Parsed) -> "_Block | None":
+        """Finds the end of a value of several lines; None if it has no good one, or the fields are too few or many."""
+        at, delimiters = line.line + 1, parsed.delimiters
+        if self._reopened <= line.line < self._reached:
+            at = self._reached  # a line before this one has looked: all lines up to there are inside
+        while (text := window.peek(at)) is not None:
+            if QUOTE in text:
+                found = parse(text.rstrip(b"\r\n"), self._separator, inside=True)
+                delimiters += found.delimiters
+                if found.state != "open":
+                    break
+                if found.quote >= 0:  # closed, and opened again: the next value of several lines
+                    self._reopened = at
+            at += 1
+        self._reached = at
+        if text is None or found.state == "broken" or delimiters + 1 < len(self._kinds):
+            return None
+        surplus = delimiters + 1 - len(self._kinds)
+        text = text.rstrip(b"\r\n")
+        if not text.endswith(self._separator * surplus):  # empty ones are what spreadsheets write
+            return None
+        without = text[: found.quote] + text[found.quote + 1 :]
+        opening = own[: parsed.quote] + own[parsed.quote + 1 :]
+        return _Block(at, parsed.delimiters, opening, text, without)
+
+    def _judge(self, window: Window, block: "_Block") -> str | None:
+        """What is wrong with a block that is closed and has the right fields, by the evidence of its lines."""
+        first = self._is_full(block.first)
+        if first and block.column < len(self._kinds) and self._kinds[block.column].pattern is not None:
+            return OPEN
+        if first and (reason := self._ends_where_another_begins(window, block)):
+            return reason
+        last = self._is_full(block.last) or self._is_full(block.last_without_quote)
+        if not first and not last:
+            return None
+        until = min(block.end, window.next_line + _LINES_LOOKED_AT)
+        between = [(window.peek(at) or b"").rstrip(b"\r\n") for at in range(window.next_line, until)]
+        full = [line for line in between if self._is_full(line)]
+        if self._has_types:
+            return OPEN if (first and last) or 2 * len(full) > len(between) else None
+        if not (first and last and len(full) >= max(self._enough, NEARLY_ALL * len(between))):
+            return None
+        return self._weigh(window, block, full)
+
+    def _weigh(self, window: Window, block: "_Block", full: Sequence[bytes]) -> str | None:
+        """What is wrong with a block without types, of which each line could be a record."""
+        if self._file is None:
+            self._doubtful += 1
+            return None
+        self.has_weighed = True
+        counts, n, k = self._survey(), len(self._kinds), block.column
+        if counts.doubtful > self._most:
+            self._enough = _ENOUGH_OF_MANY if n > 1 else MAX_LINE_BYTES
+            window.look_closer_at(self._enough)
+        if len(full) < self._enough or not (around := self._around(window, block)):
+            return None
+        last = block.last_without_quote if self._is_full(block.last_without_quote) else block.last
+        lines: list[Fields] = [[*[None] * k, *self._record(block.first)[k:]]]
+        lines += [self._record(text) for text in full]
+        lines.append([*self._record(last)[: k + 1], *[None] * (n - k - 1)])
+        n_lines = len(full) + 1
+        odds = odds_of_counts(counts, n_lines, n) + odds_of_delimiters(n_lines, n)
+        odds += odds_of_looks(lines, around, n) + odds_of_quotes(lines, [*around, self._header])
+        if abs(odds) >= _SURE:
+            return OPEN if odds > 0 else None
+        self._last_doubted = block.end
+        return DOUBT
+
+    @property
+    def _most(self) -> int:
+        """Doubtful values beyond which a file is wont to have them; one column of text has no other values."""
+        return _MANY if len(self._kinds) > 1 else 1
+
+    def _survey(self) -> Counts:
+        """Counts the file's values of several lines, as if none were damaged whose lines do not prove it."""
+        if self._counts is None and self._file is not None:
+            path, content, header_lines = self._file
+            other = DamageFinder(self._separator, self._kinds)
+            lines = other.lines_of(read_chunks(path, content.compression), content.terminator)
+            start, header = _pass_header(lines, header_lines)
+            self._header = self._record(header)
+            for _ in other.find(lines, first_line=header_lines + 1, start=start):
+                pass
+            records, values = lines.passed_records + other._records, lines.passed_values + other._values
+            self._counts = Counts(records, values - other._doubtful, other._doubtful)
+        return self._counts or Counts(0, 0, 0)
+
+    def _record(self, text: bytes) -> list[Field]:
+        return (fields_of(text, self._separator) or [])[: len(self._kinds)]
+
+    def _around(self, window: Window, block: "_Block") -> list[Fields]:
+        """Records around a block, and those fields of its first and last line that its quotes leave alone."""
+        n, k = len(self._kinds), block.column
+        found: list[Fields] = [[*self._record(block.first)[:k], *[None] * (n - k)]] if k else []
+        if k < n - 1 and self._is_full(block.last_without_quote):
+            found.append([*[None] * (k + 1), *self._record(block.last_without_quote)[k + 1 :]])
+        ahead = (window.peek(at) for at in range(block.end + 1, block.end + 1 + NEIGHBOURS))
+        below = (text.rstrip(b"\r\n") for text in ahead if text is not None)
+        records = takewhile(lambda text: fields_of(text, self._separator) is not None, below)
+        above = (text.rstrip(b"\r\n") for text in window.above())
+        return found + [self._record(text) for text in chain(above, records) if self._is_full(text)]
+
+    def _ends_where_another_begins(self, window: Window, block: "_Block") -> str | None:
+        """What is wrong with a block if the quote that ends it may rather open a value that begins with a line end."""
+        n, opening = len(self._kinds), parse(block.last, self._separator, inside=False)
+        if opening.state != "open" or not block.last.endswith(QUOTE) or n == 1:
+            return None
+        at, until, below = block.end + 1, block.end + _LINES_LOOKED_AT, []
+        while (text := window.peek(at)) is not None and at < until and self._stays_inside(text):
+            below.append(text.rstrip(b"\r\n"))
+            at += 1
+        own = (text or b"").rstrip(b"\r\n")
+        closing = parse(own, self._separator, inside=True)
+        if closing.state != "closed" or opening.delimiters + closing.delimiters + 1 != n:
+            return None
+        if any(self._is_full(text) for text in below):
+            return None
+        kept, parsed = (self._reached, self._reopened), parse(own, self._separator, inside=False)
+        is_open = parsed.state == "open"
+        is_record = is_open and self._block(window, Line(at, 0, text or b"", 0), own, parsed) is not None
+        self._reached, self._reopened = kept
+        if is_record:
+            return None
+        if parsed.state != "closed" or not self._is_full(own) or any(below):
+            return OPEN
+        self._last_doubted = at  # the value, or a record with a stray quote
+        return DOUBT
+
+    def _stays_inside(self, text: bytes) -> bool:
+        if QUOTE not in text:
+            return True
+        parsed = parse(text.rstrip(b"\r\n"), self._separator, inside=True)
+        return parsed.state == "open" and parsed.quote < 0
+
+    def _is_full(self, text: bytes) -> bool:
+        n = len(self._kinds)
+        if text.count(self._separator) < n - 1:
+            return False
+        fields = fields_of(text, self._separator)
+        if fields is None or len(fields) < n or any(field.text.strip() for field in fields[n:]):
+            return False
+        return all(self._fits(field.text, kind) for field, kind in zip(fields, self._kinds, strict=False))
+
+    @staticmethod
+    def _fits(field: bytes, kind: Kind) -> bool:
+        if not field.strip():
+            return not kind.required
+        return kind.pattern is None or kind.pattern.fullmatch(field) is not None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A value of several lines.
+
+    Attributes:
+        end: Its last line.
+        column: Number of its field, from 0.
+        first: Text of the line that opens it, without the quote.
+        last: Text of the line that closes it.
+        last_without_quote: The same without the quote.
+    """
+
+    end: int
+    column: int
+    first: bytes
+    last: bytes
+    last_without_quote: bytes
+
+
+def _has_lone_carriage_return(own: bytes) -> bool:
+    return b"\r" in re.sub(rb'"(?:[^"]|"")*"', b"", own)
+
+
+def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines: int) -> Iterator[Damage]:
+    """Yields the damaged lines of a file.
+
+    Args:
+        path: The file.
+        content: What is known of its bytes.
+        finder: What looks at the lines.
+        header_lines: Physical lines down to the end of the header, blank ones before it included.
+    """
+    finder.reads(path, content, header_lines)
+    lines = finder.lines_of(read_chunks(path, content.compression), content.terminator)
+    start, _ = _pass_header(lines, header_lines)
+    yield from finder.find(lines, first_line=header_lines + 1, start=start)
+
+
+def _pass_header(lines: Lines, header_lines: int) -> tuple[int, bytes]:
+    """Where the first line below the header starts, and the last line of the header."""
+    passed = [next(lines, (b"", 0)) for _ in range(header_lines)]
+    return sum(length for _, length in passed), passed[-1][0].rstrip(b"\r\n") if passed else b""

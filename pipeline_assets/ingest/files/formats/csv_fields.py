@@ -1,0 +1,91 @@
+"""One physical line of a CSV file, read from outside or inside quotes: its state at the end, its fields."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from pipeline_assets.ingest.files.formats.physical_lines import QUOTE
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A line as read from its start, outside or inside quotes.
+
+    Attributes:
+        state: `closed` at its end; `open`: a quote is; `broken`: text follows a closing quote.
+        delimiters: How many end a field in it.
+        quote: Where the last quote is that opened, or of a line that starts inside, the first that closed; -1: none.
+    """
+
+    state: Literal["closed", "open", "broken"]
+    delimiters: int
+    quote: int
+
+
+def _after_spaces(text: bytes, at: int) -> int:
+    while text[at : at + 1] == b" ":
+        at += 1
+    return at
+
+
+def _closing(text: bytes, at: int) -> int:
+    """Where the quote is that closes a value, looking from a place in it; -1 if none does."""
+    close = text.find(QUOTE, at)
+    while close >= 0 and text[close + 1 : close + 2] == QUOTE:
+        close = text.find(QUOTE, close + 2)
+    return close
+
+
+def parse(text: bytes, separator: bytes, *, inside: bool) -> Parsed:
+    """Reads a line without its end."""
+    at = delimiters = 0
+    quote, starts_inside = -1, inside
+    while True:
+        if not inside:
+            at = _after_spaces(text, at)
+            if text[at : at + 1] == QUOTE:
+                inside, at = True, at + 1
+                quote = quote if starts_inside else at - 1
+        if inside:
+            close = _closing(text, at)
+            if close < 0:
+                return Parsed("open", delimiters, quote)
+            quote = close if starts_inside and quote < 0 else quote
+            inside, at = False, _after_spaces(text, close + 1)
+            if at < len(text) and text[at : at + 1] != separator:
+                return Parsed("broken", delimiters, quote)
+        at = text.find(separator, at) + 1
+        if at == 0:
+            return Parsed("closed", delimiters, quote)
+        delimiters += 1
+
+
+class Field(NamedTuple):
+    """A field of a line.
+
+    Attributes:
+        text: Without quotes.
+        is_quoted: Whether it is written in quotes.
+    """
+
+    text: bytes
+    is_quoted: bool
+
+
+def fields_of(text: bytes, separator: bytes) -> list[Field] | None:
+    """Splits a line at its delimiters; None if its quotes are not closed in it."""
+    fields, at = [], 0
+    while True:
+        start, at = at, _after_spaces(text, at)
+        if text[at : at + 1] == QUOTE:
+            close = _closing(text, at + 1)
+            end = _after_spaces(text, close + 1)
+            if close < 0 or (end < len(text) and text[end : end + 1] != separator):
+                return None
+            fields.append(Field(text[at + 1 : close].replace(QUOTE * 2, QUOTE), is_quoted=True))
+        else:
+            end = text.find(separator, at)
+            end = len(text) if end < 0 else end
+            fields.append(Field(text[start:end], is_quoted=False))
+        if end >= len(text):
+            return fields
+        at = end + 1

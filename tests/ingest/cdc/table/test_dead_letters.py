@@ -1,0 +1,65 @@
+"""Dead letters in quantities: in tables that can be written at once, and read again in order."""
+
+import random
+from collections.abc import Iterator
+
+import duckdb
+import pytest
+
+from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.cdc.table import dead_letters as letters
+from pipeline_assets.ingest.cdc.table.change_table import envelope
+from pipeline_assets.ingest.cdc.table.dead_letters import Letters, read
+
+
+@pytest.fixture
+def con() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as con:
+        yield con
+
+
+def counts(con: duckdb.DuckDBPyConnection, tables: list[str]) -> list[int]:
+    return [len(con.table(table).fetchall()) for table in tables]
+
+
+def test_letters_wait_in_tables_that_can_be_written_at_once(
+    con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "FILE_BYTES", 100)
+    found = Letters(con)
+    for size in (40, 40, 40, 200, 10):
+        found.add([Reject("json: no", "x" * size, "file", 1)], [0])
+    tables = list(found.tables)
+    assert counts(con, tables) == [2, 1, 1, 1]
+    other = Letters(con)
+    other.add([Reject("json: no", "x", "file", 1)], [0])
+    found.drop()
+    found.drop()
+    assert not found.tables
+    assert [name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()] == other.tables
+
+
+def _half(op: str, line: int, origin: str = "slot s") -> tuple[str, int, str]:
+    event = ChangeEvent("public.t", op, f'{{"id":{line}}}', None, None, (), 9, line, line, 1, 5, origin, line)
+    return origin, line, envelope(event)
+
+
+@pytest.mark.parametrize("size", [1, 1_000, 10_000, 10_000_000])
+def test_letters_are_read_once_and_in_order_in_however_many_parts(
+    con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(letters, "BYTES", size)
+    pairs = [_half(op, line) for line in range(1, 40) for op in ("d", "c")]
+    others = [("a/b c.jsonl", line, "{" * line) for line in (9, 10, 100)] + [("a/b c.jsonl", 0, "no file")]
+    stored = [*pairs, *others, others[0]]
+    random.Random(7).shuffle(stored)
+    con.execute("CREATE TABLE t (_source STRUCT(file VARCHAR, line BIGINT), raw VARCHAR, records BIGINT)")
+    con.executemany("INSERT INTO t VALUES (struct_pack(file := ?, line := ?), ?, NULL)", stored)
+    found = list(read(con, "t"))
+    assert {weight for *_, weight in found} == {1}
+    assert [tuple(letter) for *letter, _ in found if letter[0] == "slot s"] == pairs
+    assert [line for file, line, *_ in found if file != "slot s"] == [0, 9, 9, 10, 100]
+
+
+def test_no_letters_are_none(con: duckdb.DuckDBPyConnection) -> None:
+    assert list(read(con, "(SELECT {'file': 'f', 'line': 1} AS _source, 'x' AS raw WHERE false)")) == []

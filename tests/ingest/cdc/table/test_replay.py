@@ -1,0 +1,282 @@
+"""Dead letters tried again: what fits now is appended once, the rest stays, whatever is killed in between."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandera.polars as pa
+import polars as pl
+import pytest
+from change_records import CUSTOMERS, HEARTBEAT, PRODUCTS, Shop, customer, product, unlisted
+from deltalake import DeltaTable
+
+from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.cdc.events import ChangeEvent
+from pipeline_assets.ingest.cdc.table import chunks
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.replay import DISCARDED_LETTERS, discard
+from pipeline_assets.lake.dead_letters import dead_letter_table
+
+
+class PriceAsText(pa.DataFrameModel):
+    """The mended contract: any price will do."""
+
+    stock_code: pl.String
+    description: pl.String = pa.Field(nullable=True)
+    unit_price: pl.String
+
+    class Config:
+        """As the contract of the shop's database."""
+
+        name = "test.price_as_text"
+        strict = False
+
+
+MENDED = ChangeTable("public.products", "crm__products", PriceAsText, ("stock_code",))
+ORDERS = ChangeTable("public.orders", "crm__orders", contract("shop_db.Orders"), ("order_id",))
+ORDER = {
+    "order_id": "o1", "customer_id": 1, "status": "placed", "ordered_at": "2026-01-02T03:04:05Z", "lines": "[]",
+    "line_count": 0, "total": "0.000", "updated_at": "2026-01-02T03:04:05Z",
+}  # fmt: skip
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def mended(shop: Shop, *tables: ChangeTable) -> Shop:
+    """The same lake under another declaration."""
+    return Shop(shop.root.parent, *(tables or (CUSTOMERS, MENDED)))
+
+
+def test_a_dead_letter_that_fits_now_is_appended_and_goes(shop: Shop) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), product("B", 16))
+    shop.ingest(run_id="r1")
+    shop = mended(shop)
+    report = shop.replay(run_id="r2")
+    assert (report.letters, report.removed, vars(report.counts["crm__products"])) == (
+        1, 1, {"events_in": 1, "rows": 1, "dead_letters": 0},
+    )  # fmt: skip
+    assert shop.letters("crm__products") == []
+    origin = "_source.file, _source.line"
+    assert shop.rows(columns=f"commit_lsn, after->>'unit_price', {origin}") == [
+        (8, "cheap", "crm/2026-01-02/a.jsonl", 1),
+        (16, "1.500", "crm/2026-01-02/a.jsonl", 2),
+    ]
+    commit = MENDED.bronze(shop.lake).open().history(1)[0]
+    assert (commit["batch_id"][:7], commit["run_id"], commit["events_in"], commit["rows"]) == (
+        "replay:",
+        "r2",
+        "1",
+        "1",
+    )
+    assert (commit["commit_lsn_min"], commit["commit_lsn_max"]) == ("8", "8")
+    assert (commit["batch_id"],) in shop.rows(columns="_batch_id")
+    assert shop.replay().letters == 0
+    assert shop.account().adds_up
+
+
+def test_records_of_a_table_that_is_declared_since_move_there(shop: Shop) -> None:
+    order = unlisted(24) | {"after": ORDER}
+    shop.land("2026-01-02/a.jsonl", customer(1, 8), order, "{")
+    shop.ingest()
+    assert len(shop.letters()) == 2
+    shop = mended(shop, CUSTOMERS, PRODUCTS, ORDERS)
+    report = shop.replay()
+    assert (report.letters, report.removed) == (2, 2)
+    assert shop.rows("crm__orders", "key, _source.line") == [('{"order_id":"o1"}', 2)]
+    assert [reason[:5] for (reason,) in shop.letters()] == ["json:"], "what is still no event stays, as a new letter"
+    assert shop.letters(columns="_source.file, _source.line, raw") == [("crm/2026-01-02/a.jsonl", 3, "{")]
+    assert shop.account().adds_up
+
+
+def test_letters_of_which_none_fits_are_left_as_they_are(shop: Shop) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), "{", unlisted(16))
+    shop.ingest()
+    names = ("crm__products", "crm__unrouted")
+    before = [shop.letters(name, "*") for name in names]
+    versions = [DeltaTable(f"{shop.lake.uri}/dead_letters/{name}").version() for name in names]
+    report = shop.replay()
+    assert (report.letters, report.removed, sum(c.events_in for c in report.counts.values())) == (3, 0, 0)
+    assert [shop.letters(name, "*") for name in names] == before
+    assert [DeltaTable(f"{shop.lake.uri}/dead_letters/{name}").version() for name in names] == versions
+
+
+def test_a_file_that_cannot_be_read_weighs_the_same_after_a_replay(shop: Shop) -> None:
+    shop.land("2026-01-02/a.jsonl", unlisted(24) | {"after": ORDER})
+    shop.land_bytes("2026-01-02/b.jsonl", b"PK\x03\x04" + b"z" * 5000)
+    assert shop.ingest().records_in == 51
+    shop = mended(shop, CUSTOMERS, PRODUCTS, ORDERS)
+    assert shop.replay().removed == 2
+    assert shop.letters(columns="_source.file, records") == [("crm/2026-01-02/b.jsonl", 50)]
+    assert shop.account().adds_up
+
+
+def test_without_dead_letters_there_is_nothing_to_do(shop: Shop) -> None:
+    assert shop.replay().letters == 0
+    shop.land("2026-01-02/a.jsonl", product("A", 8), HEARTBEAT)
+    shop.ingest()
+    assert shop.replay().letters == 0
+
+
+def test_events_of_a_slot_that_did_not_fit_are_replayed_as_they_were(shop: Shop) -> None:
+    event = ChangeEvent(
+        table="public.products",
+        op="u",
+        key='{"stock_code":"A"}',
+        before=None,
+        after='{"stock_code":"A","unit_price":"cheap","updated_at":"2026-01-02 03:04:05+00","weight":1.50}',
+        unavailable=("description",),
+        commit_lsn=800,
+        tx_seq=3,
+        lsn=720,
+        txid=9,
+        ts_us=1767323045123456,
+        origin="slot s",
+        place=720,
+    )
+    _stage(shop, [event])
+    shop = mended(shop)
+    shop.replay()
+    columns = (
+        "op, key, before, after, unavailable, commit_lsn, tx_seq, lsn, txid, epoch_us(ts), _source.file, _source.line"
+    )
+    assert shop.rows(columns=columns) == [(*event[1:5], ["description"], *event[6:])]
+
+
+def _key_change(price: object, lsn: int = 720) -> list[ChangeEvent]:
+    """Of a slot: product A becomes B."""
+    row = f'{{"stock_code":"B","unit_price":"{price}","updated_at":"2026-01-02 03:04:05+00"}}'
+    tail = (lsn, 9, 1767323045123456, "slot s", lsn)
+    return [
+        ChangeEvent("public.products", "d", '{"stock_code":"A"}', '{"stock_code":"A"}', None, (), 800, 3, *tail),
+        ChangeEvent("public.products", "c", '{"stock_code":"B"}', None, row, (), 800, 4, *tail),
+    ]
+
+
+def _stage(shop: Shop, events: list[ChangeEvent]) -> None:
+    staging = Staging(shop.con, shop.lake, PRODUCTS, "crm", "slot 800", datetime.now(UTC))
+    staging.add(events)
+    staging.commit(expect={}, positions={})
+
+
+def test_a_key_change_is_replayed_as_a_whole_and_in_its_order(shop: Shop) -> None:
+    _stage(shop, _key_change("cheap"))
+    assert shop.rows() == []
+    shop = mended(shop)
+    assert shop.replay().removed == 2
+    assert shop.rows(columns="commit_lsn, tx_seq, lsn, op, key") == [
+        (800, 3, 720, "d", '{"stock_code":"A"}'),
+        (800, 4, 720, "c", '{"stock_code":"B"}'),
+    ]
+
+
+@pytest.mark.parametrize("records", [1, 2, 3])
+def test_half_a_key_change_is_not_replayed_however_the_letters_are_cut(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    monkeypatch.setattr(chunks, "RECORDS", records)
+    _stage(shop, [_event("X"), *_key_change("cheap"), *_key_change("dear", lsn=712), _event("Y")])
+    shop.replay()
+    assert (shop.rows(), len(shop.letters("crm__products"))) == ([], 6)
+
+
+def test_maxwells_letters_of_both_kinds(tmp_path: Path) -> None:
+    table = ChangeTable("shop.products", "crm__products", contract("shop_db.Products"), ("stock_code",))
+    shop = Shop(tmp_path, table, record_format="maxwell")
+    record: dict[str, Any] = {
+        "database": "shop", "table": "products", "type": "insert", "ts": 1767323045, "commit": True,
+        "position": "b.000001:4", "data": {"stock_code": "A", "unit_price": "cheap"},
+    }  # fmt: skip
+    shop.land("2026-01-02/a.jsonl", record, record | {"position": None}, "{")
+    shop.ingest()
+    assert len(shop.letters("crm__products")) == 2
+    wide = ChangeTable("shop.products", "crm__products", PriceAsText, ("stock_code",))
+    shop = Shop(tmp_path, wide, record_format="maxwell")
+    shop.replay()
+    assert shop.rows(columns="key, commit_lsn") == [('{"stock_code":"A"}', 1 << 40 | 4)]
+    assert [reason[:9] for (reason,) in shop.letters("crm__products")] == ["position:"]
+    assert len(shop.letters()) == 1
+
+
+def test_a_batch_that_was_read_again_with_other_letters_is_another_unit(shop: Shop) -> None:
+    """A run killed between its letters and its rows leaves letters under a batch id that the next run uses again."""
+
+    def letters(code: str) -> Staging:
+        staging = Staging(shop.con, shop.lake, PRODUCTS, "crm", "batch 1", datetime.now(UTC))
+        staging.add([_event(code)])
+        return staging
+
+    for code in ("A", "B"):
+        letters(code).commit(expect={}, positions={})
+        mended(shop).replay()
+    assert [key for _, key, _ in shop.rows()] == ['{"stock_code":"A"}', '{"stock_code":"B"}']
+    assert shop.letters("crm__products") == []
+
+
+def _event(code: str) -> ChangeEvent:
+    row = f'{{"stock_code":"{code}","unit_price":"cheap","updated_at":"2026-01-02"}}'
+    return ChangeEvent(
+        "public.products", "c", f'{{"stock_code":"{code}"}}', None, row, (), 8, 1, 8, None, 1767323045000000, "s", 8
+    )
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing in the way may catch it."""
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    real, commits = DeltaTable.create_write_transaction, 0
+
+    def killing(*args: object, **options: object) -> None:
+        nonlocal commits
+        if at == 2 * commits:
+            raise Killed
+        real(*args, **options)  # type: ignore[arg-type]
+        if at == 2 * commits + 1:
+            raise Killed
+        commits += 1
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", killing)
+
+
+@pytest.mark.parametrize("at", range(10))
+def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    order = unlisted(24) | {"after": ORDER}
+    killed, whole = Shop(tmp_path / "killed"), Shop(tmp_path / "whole")
+    for shop in (killed, whole):
+        shop.land(
+            "2026-01-02/a.jsonl", product("A", 8, price="x"), order, "{", customer(1, 16, op="z"), customer(2, 32)
+        )
+        shop.ingest()
+    killed, whole = (mended(shop, CUSTOMERS, MENDED, ORDERS) for shop in (killed, whole))
+    with monkeypatch.context() as patched:
+        kill(patched, at)
+        with pytest.raises(Killed):
+            killed.replay()
+    for shop in (killed, whole):
+        shop.replay()
+        assert shop.replay().removed == 0
+    tables = ("crm__customers", "crm__products", "crm__orders")
+    for name in tables:
+        columns = "op, key, after, commit_lsn, _source.line"
+        assert killed.rows(name, columns) == whole.rows(name, columns)
+    for name in (*tables, "crm__unrouted"):
+        columns = "reason, raw, _source.line"
+        assert killed.letters(name, columns) == whole.letters(name, columns)
+    assert [len(whole.rows(name)) for name in tables] == [1, 1, 1]
+
+
+def test_dead_letters_that_nobody_needs_are_given_up_and_stay_in_older_versions(shop: Shop) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), unlisted(16), "{")
+    shop.ingest(run_id="r1")
+    with shop.lake.connect() as con:
+        assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r2") == 3
+        assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r3") == 0
+    assert shop.letters("crm__products") == shop.letters("crm__unrouted") == []
+    log = dead_letter_table(shop.lake, "bronze.crm__products").open()
+    assert (log.history(1)[0][DISCARDED_LETTERS], log.history(1)[0]["run_id"]) == ("1", "r2")
+    assert shop.replay(run_id="r4").letters == 0
