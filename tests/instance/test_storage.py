@@ -70,7 +70,7 @@ _OPEN_AT_ONCE = """
 import os, signal, sys
 import dagster as dg
 import dagster._core.storage.sqlite_storage
-import pipeline_assets.instance_storage
+import pipeline_assets.instance.storage
 start, go = os.pipe()
 children = []
 for _ in range(6):

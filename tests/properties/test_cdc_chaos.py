@@ -24,10 +24,10 @@ from deltalake import DeltaTable
 from deltalake.table import TableAlterer
 from killing import fork_for_each_line, kill_between
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
-from pipeline_assets.ingest.cdc.drain import Drain
-from pipeline_assets.ingest.cdc.health import ChangeSource
-from pipeline_assets.ingest.cdc.postgres import Postgres
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
+from pipeline_assets.ingest.cdc.slot.drain import Drain
+from pipeline_assets.ingest.cdc.slot.health import ChangeSource
+from pipeline_assets.ingest.cdc.slot.postgres import Postgres
 from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings
 from warm_dbt import warm_dbt

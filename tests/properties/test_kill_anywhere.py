@@ -21,9 +21,9 @@ from deltalake import DeltaTable
 from deltalake.table import TableAlterer
 from killing import fork_for_each_line, kill_between
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest import landing
-from pipeline_assets.ingest.audit import audit
-from pipeline_assets.ingest.path_pattern import PathPattern
+from pipeline_assets.ingest.files import ingest as landing
+from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake
 from pipeline_assets.settings import load_settings
 from warm_dbt import warm_dbt

@@ -14,10 +14,10 @@ from datetime import date
 from deltalake import DeltaTable
 from killing import fork_for_each_line, kill_between
 from pulled import Payments, Strict
-from pipeline_assets.ingest import pull
-from pipeline_assets.ingest.database import keys, pulls
+from pipeline_assets.ingest.batch import batch
+from pipeline_assets.ingest.database import compare_keys, pulls
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
-from pipeline_assets.ingest.watermark import Watermark
+from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.lake import Lake
 
 mode, url, folder = sys.argv[1:4]
@@ -28,12 +28,12 @@ source = DatabaseSource("bank__payments", model, ("payment_id",), False, "paymen
 
 def run(kill_at):
     commit = DeltaTable, "create_write_transaction"
-    kill_between(kill_at, (pulls, "_plan"), (pull.Table, "write"), (pull, "record"), commit)
+    kill_between(kill_at, (pulls, "_plan"), (batch.Table, "write"), (batch, "record"), commit)
     lake, day = Lake(folder), date(2026, 1, 5)
     with lake.connect(threads=1) as con:
         pulls.pull(lake, con, source, connect(url), day, day)
         if mode == "incremental":
-            keys.compare_keys(lake, con, source, connect(url))
+            compare_keys.compare_keys(lake, con, source, connect(url))
 
 
 fork_for_each_line(run)

@@ -40,10 +40,10 @@ FAR = 1 << 60
 DRAIN = """
 import sys
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc import drain
-from pipeline_assets.ingest.cdc.change_table import ChangeTable
+from pipeline_assets.ingest.cdc.slot import drain
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.ingest.cdc.engine import DebeziumPostgres
-from pipeline_assets.ingest.cdc.health import ChangeSource
+from pipeline_assets.ingest.cdc.slot.health import ChangeSource
 from pipeline_assets.lake import Lake
 
 url, folder, slot = sys.argv[1:]
