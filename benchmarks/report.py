@@ -1,4 +1,7 @@
-"""A benchmark's result: the table on the terminal, the JSON file, and the machine that it was measured on."""
+"""A benchmark's result: the table on the terminal, the JSON file, and the machine that it was measured on.
+
+What of it the documentation quotes is in `figures`.
+"""
 
 import json
 import os
@@ -12,6 +15,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks import figures
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = (
@@ -74,7 +79,7 @@ def show(result: Result, console: Console) -> None:
     for at, name in enumerate(result.columns):
         table.add_column(name, justify="right" if at else "left")
     for row in result.rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(figures.cell(value) for value in row))
     console.print(table)
     for target in result.targets:
         console.print(f"  {target}", style="green" if target.met else "red", highlight=False)
@@ -84,7 +89,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def write(result: Result, seconds: float) -> Path:
-    """Writes the JSON file `results/<name>.json`.
+    """Write the JSON file `results/<name>.json`, and record its figures for the documentation.
 
     Args:
         result: The result.
@@ -99,7 +104,9 @@ def write(result: Result, seconds: float) -> Path:
         **asdict(result),
         "targets": [{**asdict(target), "met": target.met} for target in result.targets],
     }
-    path.write_text(json.dumps(facts, indent=1, default=_plain) + "\n")
+    text = json.dumps(facts, indent=1, default=_plain)
+    path.write_text(text + "\n")
+    figures.record(json.loads(text))
     return path
 
 
@@ -114,12 +121,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
     }
-
-
-def _cell(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def _plain(value: object) -> object:
