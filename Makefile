@@ -105,6 +105,19 @@ check: $(STAMP) ## formatting, lint, types, and that dbt and Dagster load
 bench: $(STAMP) debezium ## the benchmarks: print a table, write JSON to benchmarks/results/
 	@.venv/bin/python -m benchmarks
 
+# Pages and links are checked (--strict). Diagrams need Mermaid, which npm brings; without npm the reader's browser fetches it.
+MERMAID := 11.12.0
+.PHONY: docs
+docs: $(STAMP) ## the documentation as a site: .pipeline/site/index.html
+	@.venv/bin/python -c "import mkdocs, material" 2>/dev/null \
+		|| .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[docs]"
+	@if [ ! -e .pipeline/tools/mermaid/package ] && command -v npm >/dev/null; then \
+		mkdir -p .pipeline/tools/mermaid && cd .pipeline/tools/mermaid && npm pack --silent mermaid@$(MERMAID) >/dev/null \
+		&& tar -xzf mermaid-$(MERMAID).tgz package/dist/mermaid.min.js && rm mermaid-$(MERMAID).tgz \
+		|| echo "Without npm's Mermaid: browsers fetch it from unpkg.com."; fi
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
+	@echo "The site is in .pipeline/site"
+
 .PHONY: format
 format: $(STAMP) ## format the code and mend what ruff can mend
 	@.venv/bin/ruff check --fix-only --quiet .
@@ -122,6 +135,6 @@ lock: $(UV) ## write requirements.lock from pyproject.toml (delete a line there 
 
 .PHONY: clean
 clean: ## remove .venv, caches and the demo's state; the lake in .pipeline/ stays
-	@rm -rf .venv .pipeline/demo .pipeline/home .pipeline/tools build dist *.egg-info
+	@rm -rf .venv .pipeline/demo .pipeline/home .pipeline/site .pipeline/tools build dist *.egg-info
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dbt_project/target dbt_project/logs logs
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

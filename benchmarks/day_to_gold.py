@@ -29,7 +29,7 @@ from benchmarks.pipeline import (
     parse_dbt,
 )
 from benchmarks.report import Result, Target
-from pipeline_assets.contracts.base import contract, raw_shape
+from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.ingest.conform.conform import conform_sql
 from pipeline_assets.ingest.files.content import read_content
 from pipeline_assets.ingest.files.formats.open_records import open_records
@@ -40,6 +40,8 @@ from pipeline_assets.lake import Lake
 _ROUNDS = 3
 _DAY = date(2011, 1, 4)
 _FILES, _ROWS = 5, 1_000_000
+# gold.customer_metrics joins them; a lake without these sources has them empty.
+_NOT_IN_THIS_LAKE = ("silver.customers", "silver.payments", "silver.accounts")
 _COPY = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
 _RUN, _ALL, _PEER = "ingest, dbt run", "ingest, audit, dbt build (all tests)", "DuckDB alone"
 
@@ -125,6 +127,9 @@ def _script(files: list[LandedFile], landing: Path, out: Path, models: dict[str,
     statements.append(
         f"CREATE VIEW {BRONZE} AS SELECT *, DATE '{_DAY}' AS _partition_date FROM read_parquet('{out}/bronze/*.parquet')"
     )
+    for name in _NOT_IN_THIS_LAKE:
+        columns = ", ".join(f"{column.name} {column.dtype}" for column in column_schema(contract(name)))
+        statements.append(f"CREATE TABLE {name} ({columns})")
     for model, sql in models.items():
         target = f"{out}/{model.replace('.', '/')}.parquet"
         statements.append(f"COPY ({sql}) TO '{target}' ({_COPY})")

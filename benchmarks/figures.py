@@ -72,7 +72,17 @@ def _section(found: Mapping[str, Any]) -> str:
         f"average of {machine['load_average']:g}; it took {found['took_seconds']:,.0f} s."
     )
     return "\n".join(
-        [f"## {found['name']}\n", f"{found['question']}.\n", *lines, "", *promised, *notes, "", measured, ""]
+        [
+            f"## {found['name']}\n",
+            f"{found['question'][:1].upper()}{found['question'][1:]}.\n",
+            *lines,
+            "",
+            *promised,
+            *notes,
+            "",
+            measured,
+            "",
+        ]
     )
 
 

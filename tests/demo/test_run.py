@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import DOCS, blocks
 
 from pipeline_assets.settings import project_root
 
@@ -36,6 +37,9 @@ def test_the_demo_shows_files_and_changes_and_does_nothing_the_second_time(tmp_p
     assert re.search(r"payments +2,175 +5 +2,170 +2,170", shown)
     assert re.search(r"accounts +1,232 +122 +1,108 +1,110", shown)
     assert "2010-12-04 is withheld" in shown
+    (promised,) = (block.text for block in blocks(DOCS / "demo.md") if block.language == "text")
+    squeezed = " ".join(shown.split())
+    assert [line for line in promised.splitlines() if " ".join(line.split()) not in squeezed] == []
     first = versions(tmp_path)
     assert {"silver.customers", "silver.customers_history", "silver.orders", "gold.daily_sales"} < first.keys()
     password = (tmp_path / "shop_db" / "password").read_text()

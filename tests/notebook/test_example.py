@@ -1,4 +1,4 @@
-"""The example of README.md, as it stands, against a PostgreSQL; only connection and paths are this test's."""
+"""The example of docs/notebook.md, as it stands, against a PostgreSQL; only connection and paths are this test's."""
 
 import re
 import textwrap
@@ -12,12 +12,13 @@ import pandera.polars as pa
 import polars as pl
 import pytest
 from deltalake import DeltaTable
+from documents import DOCS, blocks
 from postgres import execute
 
 from pipeline_assets import BatchDataIngester, DataQualityFramework, DeltaLakeManager
 from pipeline_assets.notebook import QualityResult
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = DOCS / "notebook.md"
 
 
 class Orders(pa.DataFrameModel):
@@ -53,7 +54,7 @@ def shop(database: str) -> str:
 
 
 def run(url: str, lake: Path, last_run_timestamp: Any, config: dict[str, Any]) -> tuple[Any, QualityResult, Any]:
-    """The example; `test_the_readme_shows_this_code` compares it."""
+    """The example; `test_the_page_shows_this_code` compares it."""
     # fmt: off
     ingester = BatchDataIngester(config=config)
 
@@ -127,7 +128,7 @@ def test_the_example_runs_again_and_again(shop: str, tmp_path: Path, config: dic
     df, result, counts = run(shop, tmp_path, max(df["updated_at"]), config)
     assert sorted(df["id"]) == [2, 4]
     assert sorted(row["id"] for row in rows(bronze)) == [1, 2, 2, 4]
-    (query,) = re.findall(r"`(SELECT \* FROM delta_scan[^`]*)`", README.read_text())
+    (query,) = (block.text for block in blocks(PAGE) if block.language == "sql")
     with DeltaLakeManager(tmp_path)._lake.connect() as con:
         newest = con.execute(query.replace("lake/bronze/orders", str(bronze))).to_arrow_table()
     assert sorted(newest["id"].to_pylist()) == [1, 2, 4]
@@ -144,12 +145,12 @@ def test_what_fails_is_told(shop: str, tmp_path: Path) -> None:
     assert "orders by orders_suite: 3 rows, 1 of them fail" in str(result)
 
 
-def test_the_readme_shows_this_code() -> None:
+def test_the_page_shows_this_code() -> None:
     def code(text: str) -> list[str]:
         lines = (line.split("#")[0].strip() for line in text.splitlines())
         changed = re.compile(r"connection_string|storage_path|save_dead_letter_queue|BatchDataIngester\(|fmt|import")
         return [line for line in lines if line and not changed.search(line)]
 
-    (shown,) = re.findall(r"## From a notebook.*?```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (shown,) = (block.text for block in blocks(PAGE) if block.language == "python")
     body = Path(__file__).read_text().partition("# fmt: off\n")[2].partition("# fmt: on")[0]
     assert code(shown) == code(textwrap.dedent(body))
