@@ -13,6 +13,7 @@ import yaml
 from dbt.cli.main import dbtRunner
 from doc_examples import declarations, load
 from documents import DOCS, ROOT, Block, blocks_of, names, table
+from postgres import execute
 from pydantic_core import PydanticUndefined
 
 from pipeline_assets import components, serving
@@ -90,6 +91,13 @@ def test_each_pagination_and_auth_of_the_page_is_one(settings: Settings, example
             if field not in ("header", "query")
         }
         components.RestResource.resolve_from_dict({**declared, "auth": {"type": kind, **values}})
+
+
+def test_statements_for_the_source_are_postgresql(database: str) -> None:
+    """Other SQL is a model, which dbt builds below, or the notebook's, which its own test runs."""
+    shown = [block for block in blocks_of("sql") if not block.title and block.page.name != "notebook.md"]
+    assert shown
+    execute(database, "CREATE TABLE invoices (invoice_id bigint PRIMARY KEY)", *(block.text for block in shown))
 
 
 @pytest.fixture

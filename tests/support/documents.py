@@ -90,8 +90,9 @@ def codes(page: Path) -> Iterator[tuple[int, str]]:
 
 def links(page: Path) -> Iterator[tuple[int, str]]:
     """Targets of a page's links and pictures, with the line's number."""
-    for number, line in enumerate(prose(page), 1):
-        yield from ((number, target) for target in _LINK.findall(_CODE.sub("``", line)))
+    text = _CODE.sub("``", "\n".join(prose(page)))
+    for match in _LINK.finditer(text):
+        yield text.count("\n", 0, match.start()) + 1, match[1]
 
 
 @cache
