@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,21 @@ def test_each_pagination_and_auth_of_the_page_is_one(settings: Settings, example
             if field not in ("header", "query")
         }
         components.RestResource.resolve_from_dict({**declared, "auth": {"type": kind, **values}})
+
+
+def test_python_of_the_pages_is_written_as_ours(tmp_path: Path) -> None:
+    for number, block in enumerate(blocks_of("python")):
+        if block.title:
+            (tmp_path / f"block_{number}.py").write_text(block.text)
+    assert list(tmp_path.iterdir())
+    ruff = [str(Path(sys.executable).parent / "ruff")]
+    for command in (["check", "--quiet"], ["format", "--check"]):
+        done = subprocess.run(
+            [*ruff, *command, "--no-cache", "--config", str(ROOT / "pyproject.toml"), str(tmp_path)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_statements_for_the_source_are_postgresql(database: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from documents import GUIDES, ROOT, prose
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import figures
+from benchmarks import figures, report
 
 # How measured things are told. Limits and defaults, which are declared, are told otherwise.
 _COMPARED = "as|fewer|more|less|faster|slower|the"
@@ -32,3 +32,23 @@ def test_no_other_page_tells_what_was_measured(page: Path) -> None:
         f"line {number}: {match[0]}" for number, line in enumerate(prose(page), 1) if (match := _MEASURED.search(line))
     ]
     assert not told, "let a benchmark write it, and link to docs/figures.md"
+
+
+def test_a_benchmark_leaves_its_last_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(figures, "FIGURES", tmp_path / "figures.json")
+    monkeypatch.setattr(figures, "PAGE", tmp_path / "figures.md")
+    for name, seconds in (("merge", 1.0), ("load", 2.5), ("merge", 1234.5)):
+        target = report.Target("CPU seconds", seconds, 2)
+        result = report.Result(
+            name, f"what {name} costs", ["", "CPU s"], [["ours", seconds]], [target], raw={"runs": 7}
+        )
+        report.write(result, seconds)
+    assert figures.load().keys() == {"load", "merge"}
+    assert "runs" not in figures.FIGURES.read_text()
+    page = figures.PAGE.read_text()
+    assert page == figures.page(figures.load())
+    assert page.index("## load\n\nWhat load costs.") < page.index("## merge")
+    assert "| ours | 1,234 |" in page
+    assert "| ours | 1.00 |" not in page
+    assert "- **missed**: CPU seconds: 2.50, at most 2" in page
