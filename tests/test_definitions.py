@@ -116,13 +116,13 @@ def test_every_table_has_its_blocking_checks(loaded: dg.Definitions) -> None:
         if key.path[0] in ("silver", "gold"):
             assert "contract" in names, key
     for name in ("shop__invoice_lines", *PULLED):
-        assert blocking[dg.AssetKey(["bronze", name])] == {"contract", "reconciliation", "failure_budget"}
+        assert blocking[dg.AssetKey(["bronze", name])] == {"contract", "record_counts", "failure_budget"}
     # A change fits the contract before it is in bronze: it is a dead letter otherwise.
     assert blocking[dg.AssetKey(["bronze", "shop_db__customers"])] == {
         "slot",
         "publication",
         "replica_identity",
-        "accounting",
+        "record_counts",
     }
 
 

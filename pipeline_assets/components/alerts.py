@@ -32,7 +32,7 @@ from pipeline_assets.partitions import range_of_tags
 from pipeline_assets.settings import SettingsError, load_settings
 
 _CASES_SHOWN = 5
-# What may be told of rows without quoting one; whatever is not named here is a value, or may hold one.
+# What may be said of rows without quoting one; whatever is not named here is a value, or may hold one.
 _TOLD_CELLS = frozenset(
     {"column", "check", "day", "file", "in_silver", "records_in", "rows", "rows_before", "dead_letters", "letters"}
 )
@@ -62,8 +62,8 @@ class Alerts(dg.Component, dg.Model, dg.Resolvable):
         )
         def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
             blocking = [*_failed_checks(context)]
-            is_told = any("ERROR" in alert.title for alert in blocking)
-            _send_all(context, blocking if is_told else [*blocking, _failed_run(context)])
+            is_reported = any("ERROR" in alert.title for alert in blocking)
+            _send_all(context, blocking if is_reported else [*blocking, _failed_run(context)])
 
         @dg.run_status_sensor(
             run_status=dg.DagsterRunStatus.SUCCESS,
@@ -132,8 +132,8 @@ def _failed_step(event: dg.DagsterEvent) -> str:
     error, user = failure.error, failure.user_failure_data
     while error and error.cause and error.cls_name.startswith(_AROUND):
         error = error.cause
-    told = user.metadata.get(ERROR_CLASS) if user else None
-    name = str(told.value) if told else error.cls_name if error else "an error"
+    found = user.metadata.get(ERROR_CLASS) if user else None
+    name = str(found.value) if found else error.cls_name if error else "an error"
     if error and (name in _TOLD_ERRORS or load_settings().alert_row_values):
         return f"{event.step_key}: {error.message.strip().splitlines()[0]}"
     return f"{event.step_key}: {name} (the run has its words, which may quote rows)"

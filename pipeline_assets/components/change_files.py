@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components.assets import bronze as bronze_assets
 from pipeline_assets.components.assets import changes as change_assets
-from pipeline_assets.components.assets.bronze import FREQUENCIES, OWNER, bronze_key, letters_key
+from pipeline_assets.components.assets.bronze import FREQUENCIES, OWNER, bronze_key, dead_letters_key
 from pipeline_assets.components.assets.changes import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.assets.contract_checks import table_value
 from pipeline_assets.components.automation.cancellation import RETRIES
@@ -113,7 +113,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         """Builds the source's definitions."""
         bronze = dg.AssetSelection.assets(*(bronze_key(table.name) for table in self._tables))
         names = [*(table.name for table in self._tables), f"{self.name}__{UNROUTED}"]
-        to_gold = bronze.downstream() | dg.AssetSelection.assets(*map(letters_key, names))
+        to_gold = bronze.downstream() | dg.AssetSelection.assets(*map(dead_letters_key, names))
         jobs: dict[str, tuple[dict[str, str], str]] = {
             "to_gold": ({}, f"Reads the files of {self.path}, then all that lies downstream."),
             "replay": ({REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
@@ -229,6 +229,6 @@ def _facts(report: files.Report, replayed: replay.Report) -> dict[str, Any]:
     }
     if report.read:
         facts["files"] = table_value([{"file": path} for path in report.read[:_FILES_SHOWN]])
-    if replayed.letters:
-        facts |= {"letters_tried": replayed.letters, "letters_replayed": replayed.removed}
+    if replayed.dead_letters:
+        facts |= {"letters_tried": replayed.dead_letters, "letters_replayed": replayed.removed}
     return facts

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from pipeline_assets.components.assets import changes as change_assets
 from pipeline_assets.components.assets import reconciliation
-from pipeline_assets.components.assets.bronze import OWNER, bronze_key, letters_key
+from pipeline_assets.components.assets.bronze import OWNER, bronze_key, dead_letters_key
 from pipeline_assets.components.assets.changes import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
 from pipeline_assets.components.automation import change_sensor
 from pipeline_assets.components.automation.cancellation import RETRIES
@@ -119,13 +119,13 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the stream's definitions."""
         bronze = dg.AssetSelection.assets(*(bronze_key(table.name) for table in self._tables))
-        letters = dg.AssetSelection.assets(
-            *(letters_key(name) for name in [*(t.name for t in self._tables), f"{self.name}__{UNROUTED}"])
+        dead_letters = dg.AssetSelection.assets(
+            *(dead_letters_key(name) for name in [*(t.name for t in self._tables), f"{self.name}__{UNROUTED}"])
         )
         reconciled = reconciliation.assets(self.name, self._states, self._position, self.owner)
         checks = dg.AssetSelection.assets(*(asset.key for asset in reconciled))
         states = dg.AssetSelection.assets(*(dg.AssetKey(state.split(".")) for state in self._states.values()))
-        to_gold = (bronze.downstream() | letters) - checks
+        to_gold = (bronze.downstream() | dead_letters) - checks
         every = ",".join(table.name for table in self._tables)
         jobs: dict[str, tuple[dg.AssetSelection, dict[str, str], str]] = {
             "to_gold": (to_gold, {}, f"Drains the slot {self.slot}, then all that lies downstream."),
@@ -139,7 +139,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         }
         if self._states:
             text = "Compares the source with silver at one WAL position, and mends what differs."
-            jobs["reconcile"] = (bronze | letters | states | checks, {RECONCILE_TAG: "yes"}, text)
+            jobs["reconcile"] = (bronze | dead_letters | states | checks, {RECONCILE_TAG: "yes"}, text)
         return dg.Definitions(
             assets=[self._assets(), *reconciled],
             asset_checks=[self._checks()],

@@ -16,7 +16,7 @@ import dagster as dg
 from pydantic import Field, model_validator
 
 from pipeline_assets.components.assets import bronze as bronze_assets
-from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, dead_letters_key
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
@@ -123,8 +123,8 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""
-        bronze, letters = bronze_key(self.name), letters_key(self.name)
-        selection = dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(letters)
+        bronze, dead_letters = bronze_key(self.name), dead_letters_key(self.name)
+        selection = dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters)
         jobs = [
             dg.define_asset_job(
                 f"{self.name}__to_gold",
@@ -173,7 +173,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def _assets(self) -> dg.AssetsDefinition:
-        bronze, letters = bronze_key(self.name), letters_key(self.name)
+        bronze, dead_letters = bronze_key(self.name), dead_letters_key(self.name)
 
         @dg.multi_asset(
             name=f"{self.name}__pull",
@@ -186,10 +186,10 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             if reason := self._resting:
                 yield from bronze_assets.rested(context, self.name, reason)
                 return
-            with bronze_assets.failures_told(self.name):
+            with bronze_assets.errors_as_failures(self.name):
                 facts = self._pull(context, lake)
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
-            yield dg.MaterializeResult(asset_key=letters)
+            yield dg.MaterializeResult(asset_key=dead_letters)
 
         return pull
 
@@ -211,5 +211,5 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
                 key = {"partition_key": day.isoformat()}
                 context.add_asset_metadata(asdict(counts), asset_key=bronze_key(self.name), **key)
                 dead = {"dead_letters": counts.dead_letters}
-                context.add_asset_metadata(dead, asset_key=letters_key(self.name), **key)
+                context.add_asset_metadata(dead, asset_key=dead_letters_key(self.name), **key)
         return facts

@@ -14,7 +14,7 @@ import dagster as dg
 from pydantic import Field, field_validator
 
 from pipeline_assets.components.assets import bronze as bronze_assets
-from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, dead_letters_key
 from pipeline_assets.components.assets.contract_checks import table_value
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.landing_sensor import landing_sensor
@@ -33,7 +33,8 @@ _FILES_SHOWN = 100
 class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """Files that land in a folder become a daily-partitioned bronze table.
 
-    A day that fails a blocking check is withheld from silver and gold until it passes, in later runs too: `lake.judge`.
+    A day that fails a blocking check is withheld from silver and gold until it passes, in later runs too
+    (`lake.publish_or_withhold`).
     Silver and gold follow in the same run, not by automation conditions: a run costs 5 CPU seconds to start and the
     days that changed are known right there, while an automation sensor costs a daemon tick and a second run.
     """
@@ -107,7 +108,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""
-        bronze, dead_letters = bronze_key(self.name), letters_key(self.name)
+        bronze, dead_letters = bronze_key(self.name), dead_letters_key(self.name)
         job = dg.define_asset_job(
             f"{self.name}__to_gold",
             dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters),
@@ -160,7 +161,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def _assets(self) -> dg.AssetsDefinition:
-        source, bronze, dead_letters = self.source, bronze_key(self.name), letters_key(self.name)
+        source, bronze, dead_letters = self.source, bronze_key(self.name), dead_letters_key(self.name)
 
         @dg.multi_asset(
             name=f"{self.name}__ingest",
@@ -186,7 +187,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                         run_id=context.run.run_id,
                     )
 
-            with bronze_assets.failures_told(self.name):
+            with bronze_assets.errors_as_failures(self.name):
                 report, left = bronze_assets.file_attempts(context, read)
             counts = report.counts()
             for day, found in counts.items():

@@ -38,7 +38,7 @@ class LakeResource(dg.ConfigurableResource[Lake]):
         """
         settings, lake = load_settings(), self.open()
         con = lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads)
-        with lake.errors_told(), interruptible(), lent(con):
+        with lake.errors_explained(), interruptible(), lent(con):
             yield con
 
 

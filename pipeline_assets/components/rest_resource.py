@@ -17,7 +17,7 @@ from croniter import croniter
 from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components.assets import bronze as bronze_assets
-from pipeline_assets.components.assets.bronze import NAME, OWNER, bronze_key, letters_key
+from pipeline_assets.components.assets.bronze import NAME, OWNER, bronze_key, dead_letters_key
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
@@ -148,7 +148,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""
         selection = dg.AssetSelection.assets(bronze_key(self.name)).downstream() | dg.AssetSelection.assets(
-            letters_key(self.name)
+            dead_letters_key(self.name)
         )
         text = "Reads all of the source once more: what was missed, or did not fit the contract of then."
         jobs = [
@@ -206,12 +206,12 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             # Here, not above: it imports dlt, 0.5 CPU seconds that no other run needs.
             from pipeline_assets.ingest.rest import poll as polls
 
-            bronze, letters, root = bronze_key(self.name), letters_key(self.name), self._root()
+            bronze, dead_letters, root = bronze_key(self.name), dead_letters_key(self.name), self._root()
             if root is None:
                 yield from bronze_assets.rested(context, self.name, self._resting)
                 return
             whole, run_id = WHOLE_TAG in context.run.tags, context.run.run_id
-            with bronze_assets.failures_told(self.name, again=False), lake.connect() as con:
+            with bronze_assets.errors_as_failures(self.name, again=False), lake.connect() as con:
                 polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
             if polled.restarted:
                 context.log.warning("the pages were read twice: %s", polled.restarted)
@@ -221,7 +221,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             facts: dict[str, Any] = {"delta_version": polled.version, "asked": polled.origin, "pages": polled.pages}
             facts |= bronze_assets.widened_metadata(polled.widened)
             yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.counts)})
-            yield dg.MaterializeResult(asset_key=letters, metadata={"dead_letters": polled.counts.dead_letters})
+            yield dg.MaterializeResult(asset_key=dead_letters, metadata={"dead_letters": polled.counts.dead_letters})
 
         return poll
 

@@ -65,7 +65,7 @@ class Plugin(BasePlugin):
         """Runs one action for a macro: `config` holds `action` and `arguments`, and receives `answer`."""
         call = target_config.config
         try:
-            with _lake().errors_told():
+            with _lake().errors_explained():
                 if call["action"] == "begin":
                     self.begin(**call["arguments"])
                     return
@@ -139,7 +139,7 @@ def _name_the_lake_in_errors() -> None:
 
     @contextmanager
     def naming(manager: DuckDBConnectionManager, sql: str, connection_name: str = "master") -> Iterator[None]:
-        with handler(manager, sql, connection_name), _lake().errors_told():
+        with handler(manager, sql, connection_name), _lake().errors_explained():
             yield
 
     DuckDBConnectionManager.exception_handler = naming  # type: ignore[assignment, method-assign]

@@ -80,7 +80,7 @@ class Views:
             if name not in self.run.pins:
                 table = Table(self.run.lake, name)
                 opened = table.open()
-                # Rows of bronze that no check has judged yet are not there for silver.
+                # Rows of bronze that no check has audited yet are not there for silver.
                 audited = audited_in(opened)
                 self.set_pin(table, opened if audited in (None, opened.version()) else table.open(audited))
             return self.run.pins[name]

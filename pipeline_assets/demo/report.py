@@ -70,10 +70,10 @@ def tables(console: Console, lake: Lake, results: list[dg.ExecuteInProcessResult
     for name, found in facts.items():
         if name.startswith("dead_letters."):
             continue
-        letters = facts.get(name.replace("bronze.", "dead_letters.")) if name.startswith("bronze.") else None
+        dead_letters = facts.get(name.replace("bronze.", "dead_letters.")) if name.startswith("bronze.") else None
         passed, failed = checks[name].count(True), checks[name].count(False)
         shown = f"[red]{failed}[/red]" if failed else "0"
-        table.add_row(name, f"{found.rows:,}", f"{letters.rows:,}" if letters else "", str(passed), shown)
+        table.add_row(name, f"{found.rows:,}", f"{dead_letters.rows:,}" if dead_letters else "", str(passed), shown)
     console.print(table, "")
 
 

@@ -154,7 +154,7 @@ def _parsed(url: str) -> dict[str, Any] | None:
         parameters = dict(conninfo_to_dict(url))
     except psycopg.Error:  # its text quotes parts of the string
         return None
-    # A password with an @ or a / of its own splits in the wrong place, and its end would be told as host or port.
+    # A password with an @ or a / of its own splits in the wrong place, and its end would be shown as host or port.
     host, address, port, database = (str(parameters.get(name, "")) for name in ("host", "hostaddr", "port", "dbname"))
     return None if "@" in host + address + database or re.search(r"[^0-9,]", port) else parameters
 

@@ -24,7 +24,7 @@ from pipeline_assets.lake.errors import (
 )
 from pipeline_assets.lake.files import DataFile, query_schema, write_parquet
 from pipeline_assets.lake.positions import Positions
-from pipeline_assets.lake.publication import audited_in, held_days, held_in, judge, published
+from pipeline_assets.lake.publication import audited_in, held_days, held_in, publish_or_withhold, published
 from pipeline_assets.lake.storage import LAYERS, Lake
 from pipeline_assets.lake.table import Table
 from pipeline_assets.lake.wide_files import MANY_COLUMNS
@@ -55,9 +55,9 @@ __all__ = [
     "days_predicate",
     "held_days",
     "held_in",
-    "judge",
     "newest_day",
     "position_name",
+    "publish_or_withhold",
     "published",
     "query_schema",
     "select_batches",

@@ -145,7 +145,7 @@ def _send(
     files, removal, schema = [*plan.files, *plan.removal.survivors], plan.removal, plan.schema or opened.schema()
     if plan.schema is None:
         facts = commit_facts.describe(con, opened, table.uri, plan.files, removal, replaces_all=plan.replaces_all)
-    else:  # of which no dates are told: columns are others, so that anything may be
+    else:  # of which no dates are known: columns are others, so that anything may be
         facts = commit_facts.of_new_shape(plan.files)
 
     def write(properties: CommitProperties) -> None:

@@ -20,10 +20,10 @@ COLUMNS = {
     "raw": "VARCHAR",
     "records": "BIGINT",
 }
-"""`records`: how many records of the source a letter stands for; of a file that cannot be read it is all of them."""
+"""`records`: how many records of the source a dead letter stands for; of a file that cannot be read all of them."""
 
 WEIGHT = "coalesce(records, 1)"
-"""SQL of how many records a letter of `weighed` stands for."""
+"""SQL of how many records a dead letter of `weighed` stands for."""
 
 _SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
 
@@ -33,15 +33,15 @@ def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
     return Table(lake, bronze_name.replace("bronze.", "dead_letters.", 1))
 
 
-def weighed(letters: Table, version: int | None = None) -> str:
-    """Gives the relation of a table's letters with their `records`, which tables of older releases do not have."""
-    return f"(FROM {letters.scan(version)} UNION ALL BY NAME SELECT NULL::BIGINT AS records WHERE false)"
+def weighed(dead_letters: Table, version: int | None = None) -> str:
+    """Gives the relation of a table's dead letters with their `records`, which tables of older releases do not have."""
+    return f"(FROM {dead_letters.scan(version)} UNION ALL BY NAME SELECT NULL::BIGINT AS records WHERE false)"
 
 
 def record(
     con: duckdb.DuckDBPyConnection,
     table: Table,
-    *letters: str,
+    *dead_letters: str,
     where: str,
     metadata: Mapping[str, str] | None = None,
     expect: Mapping[str, int | None] | None = None,
@@ -54,20 +54,20 @@ def record(
     Args:
         con: Connection that the query's tables live in.
         table: A table of `dead_letter_table`.
-        letters: Queries that give `COLUMNS`. What one gives is written at once: 60,000 letters of 30 kB are too many
-            for a memory limit of 1 GB, because DuckDB collects 122,880 rows before it writes.
-        where: Predicate on the letters that the reading makes obsolete.
+        dead_letters: Queries that give `COLUMNS`. What one gives is written at once: 60,000 of 30 kB are too many for a
+            memory limit of 1 GB, because DuckDB collects 122,880 rows before it writes.
+        where: Predicate on the dead letters that the reading makes obsolete.
         metadata: Kept in the commit.
         expect: Positions in the log of the dead letters as they were when the reading began.
         positions: Positions to set there.
 
     Raises:
-        PositionMovedError: Somebody else has replaced letters meanwhile; nothing was committed.
+        PositionMovedError: Somebody else has replaced dead letters meanwhile; nothing was committed.
     """
     _create(con, table)
     files: list[DataFile] = []
     try:
-        for query in letters:
+        for query in dead_letters:
             files += table.write(con, f"SELECT {_SELECT} FROM ({query})", partition_by=["_partition_date"])
     except BaseException:
         table.delete_uncommitted(files)
@@ -75,14 +75,14 @@ def record(
     table.commit(con, files, where=where, metadata=metadata, expect=expect, positions=positions)
 
 
-def append(con: duckdb.DuckDBPyConnection, table: Table, letters: str, *, batch_id: str) -> int | None:
+def append(con: duckdb.DuckDBPyConnection, table: Table, dead_letters: str, *, batch_id: str) -> int | None:
     """Appends dead letters once: the same `batch_id` again changes nothing.
 
     Args:
         con: Connection that the query's tables live in.
         table: Any table; it is created if it is not there.
-        letters: Query that gives `COLUMNS`.
-        batch_id: Deterministic name of the letters, kept in the log.
+        dead_letters: Query that gives `COLUMNS`.
+        batch_id: Deterministic name of the dead letters, kept in the log.
 
     Returns:
         The version committed, or None when they were there already.
@@ -92,7 +92,7 @@ def append(con: duckdb.DuckDBPyConnection, table: Table, letters: str, *, batch_
     """
     if not table.exists() or _is_of_older_release(table):
         _create(con, table)
-    return table.append(con, f"SELECT {_SELECT} FROM ({letters})", batch_id=batch_id)
+    return table.append(con, f"SELECT {_SELECT} FROM ({dead_letters})", batch_id=batch_id)
 
 
 def _is_of_older_release(table: Table) -> bool:

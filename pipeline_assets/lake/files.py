@@ -24,7 +24,7 @@ from pipeline_assets.lake.wide_files import copy_by_batches
 from pipeline_assets.sql import quote_names, quote_text
 
 _FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, RETURN_STATS"
-# One row in 100,000 needs a longer prefix to be told apart; long texts would only bloat the log.
+# One row in 100,000 needs a longer prefix to differ; long texts would only bloat the log.
 _LONGEST_TEXT_IN_STATS = 64
 _NUMBERS = {"byte", "short", "integer", "long"}
 

@@ -42,7 +42,7 @@ def audited_in(opened: DeltaTable) -> int | None:
     return opened.transaction_version(_AUDITED)
 
 
-def judge(
+def publish_or_withhold(
     con: duckdb.DuckDBPyConnection, table: Table, *, version: int, good: Collection[date], bad: Collection[date]
 ) -> frozenset[date]:
     """Withholds bad days, releases good ones, and publishes all rows up to a version.

@@ -97,7 +97,7 @@ class Lake:
         con.execute("SET GLOBAL allow_unsigned_extensions = false")
 
     @contextmanager
-    def errors_told(self) -> Iterator[None]:
+    def errors_explained(self) -> Iterator[None]:
         """Gives errors of the lake's storage that leave a block as `explain` does.
 
         Raises:
@@ -106,8 +106,8 @@ class Lake:
         try:
             yield
         except Exception as error:
-            if (told := self.explain(error)) is not error:
-                raise told from error
+            if (explained := self.explain(error)) is not error:
+                raise explained from error
             raise
 
     def explain(self, error: Exception) -> Exception:

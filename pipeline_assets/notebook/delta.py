@@ -91,7 +91,7 @@ class DeltaLakeManager:
             raise NotebookError(f"partition_columns is a list of columns: give ['order_date'], say, not {parts!r}")
         table = Table(self._lake, table_name if "." in table_name else f"bronze.{table_name}")
         columns = columns_of(df)
-        with self._lake.errors_told(), self._lake.connect() as con:
+        with self._lake.errors_explained(), self._lake.connect() as con:
             fields = lent(con, columns)
             rows = _rows(con, table, columns, fields, is_cast=mode == "append")
             _prepare(con, table, rows, list(parts))

@@ -1,7 +1,7 @@
 """`BatchDataIngester`: a database's query as a frame, and a frame's records cast or set aside as dead letters.
 
 Holds what a notebook says and gets. Does not hold how a query is read and typed (`extraction`), what dtypes are called
-(`dtypes`), how values are cast (`ingest.conform.conform`), or where dead letters are kept (`letters`).
+(`dtypes`), how values are cast (`ingest.conform.conform`), or where dead letters are kept (`dead_letters`).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,9 +23,9 @@ from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import retrying
 from pipeline_assets.notebook import extraction, frames
+from pipeline_assets.notebook.dead_letters import DeadLetterBox, dead_letters_of
 from pipeline_assets.notebook.dtypes import Wanted, wanted
 from pipeline_assets.notebook.frames import Column, FrameT, Kind, NotebookError
-from pipeline_assets.notebook.letters import LetterBox, letters_of
 from pipeline_assets.sql import quote_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class BatchDataIngester:
         if kind == "pandas":
             frames.need_pandas()
         self._kind: Kind = kind
-        self._letters = LetterBox()
+        self._dead_letters = DeadLetterBox()
         self.counts = Counts()
 
     def extract_from_database(
@@ -108,15 +108,15 @@ class BatchDataIngester:
             staged = retrying()(extraction.stage, con, connection_string, query, watermark_column, lower)
             columns = extraction.fitted(con, staged)
             moment = f"TIMESTAMPTZ '{staged.taken_at.astimezone(UTC).isoformat(sep=' ')}'"
-            letters = letters_of(
+            dead_letters = dead_letters_of(
                 con, "fitted", extracted_at=moment, batch=_batch(quote_text(staged.origin), moment),
                 source=f"struct_pack(file := {quote_text(staged.origin)}, line := _line)",
             )  # fmt: skip
         *values, source = columns
         rows = len(source.values)
         moments = pa.chunked_array([pa.repeat(pa.scalar(staged.taken_at, frames.EXTRACTED_TYPE), rows)])
-        self._letters.add(letters)
-        self.counts = Counts(rows + letters.num_rows, rows, letters.num_rows)
+        self._dead_letters.add(dead_letters)
+        self.counts = Counts(rows + dead_letters.num_rows, rows, dead_letters.num_rows)
         return frames.frame_of([*values, Column("_extracted_at", moments), source], self._kind)
 
     def validate_and_clean(self, df: FrameT, schema: Mapping[str, Any]) -> FrameT:
@@ -147,13 +147,15 @@ class BatchDataIngester:
         with frames.scratch() as con:
             fields = frames.lent(con, content)
             targets = _fit(con, fields, declared)
-            letters = letters_of(con, _with_metadata(con, columns, fields), extracted_at="m0", source="m1", batch="m2")
+            dead_letters = dead_letters_of(
+                con, _with_metadata(con, columns, fields), extracted_at="m0", source="m1", batch="m2"
+            )
             selected = "".join(f", v{number} AS t{number}" for number, _ in targets)
             rows = con.execute(
                 f"SELECT _line - 1 AS _row{selected} FROM fitted WHERE _reason IS NULL ORDER BY _line"
             ).to_arrow_table()
-        self._letters.add(letters)
-        n_in, n_rows, n_dead = len(columns[0].values), rows.num_rows, letters.num_rows
+        self._dead_letters.add(dead_letters)
+        n_in, n_rows, n_dead = len(columns[0].values), rows.num_rows, dead_letters.num_rows
         self.counts = Counts(n_in, n_rows, n_dead, n_in - n_rows - n_dead)
         changed = {name: rows[f"t{number}"] for number, name in targets}
         return cast(FrameT, frames.assembled(df, rows["_row"], changed, declared.categories))
@@ -161,8 +163,8 @@ class BatchDataIngester:
     @property
     def dead_letters(self) -> "pl.DataFrame | pd.DataFrame":
         """What will be saved: the columns of `lake.dead_letters.COLUMNS`, `reason` and `raw` (JSON) among them."""
-        letters = self._letters.pending
-        return frames.frame_of([Column(name, letters[name]) for name in letters.column_names], self._kind)
+        dead_letters = self._dead_letters.pending
+        return frames.frame_of([Column(name, dead_letters[name]) for name in dead_letters.column_names], self._kind)
 
     def save_dead_letter_queue(self, path: str | Path) -> int:
         """Appends the dead letters gathered since the last save to the Delta table at a path; makes it if need be.
@@ -182,7 +184,7 @@ class BatchDataIngester:
             NotebookError: It is no place for tables.
             LakeError: There is another table at the path, or it cannot be opened. The dead letters are kept.
         """
-        return self._letters.save(path)
+        return self._dead_letters.save(path)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from webhook import Receiver, configured
 
 from pipeline_assets import alerts
 from pipeline_assets.components import Alerts
-from pipeline_assets.components.assets.bronze import failures_told
+from pipeline_assets.components.assets.bronze import errors_as_failures
 from pipeline_assets.components.assets.contract_checks import table_value
 from pipeline_assets.ingest.database.errors import DatabaseError
 from pipeline_assets.ingest.files.unread import Cause, FilesLeftError
@@ -150,7 +150,7 @@ def checked() -> None:
 def failed(raises: Callable[[], object], alerting: Source) -> None:
     @dg.op
     def step() -> None:
-        with failures_told("shop__lines"):
+        with errors_as_failures("shop__lines"):
             raises()
 
     @dg.job

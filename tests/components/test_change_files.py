@@ -90,7 +90,7 @@ def facts(result: dg.ExecuteInProcessResult, key: dg.AssetKey, check: str | None
     return {name: value.value for name, value in found.items()}
 
 
-GOOD = {"records": True, "unrouted": True, "accounting": True, "dead_letters": True}
+GOOD = {"records": True, "unrouted": True, "record_counts": True, "dead_letters": True}
 
 
 def test_a_tick_asks_for_the_days_that_have_files_and_then_for_none(source: Source) -> None:
@@ -161,7 +161,7 @@ def test_a_lost_record_fails_a_blocking_check(source: Source, lost: str) -> None
     result = source.run()
     assert not result.success
     failed = {name for name, found in checks(result)["crm__customers"].items() if not found}
-    assert failed == ({"records", "accounting", "unrouted"} if lost == "row" else {"records"})
+    assert failed == ({"records", "record_counts", "unrouted"} if lost == "row" else {"records"})
 
 
 def test_a_failed_account_stops_what_lies_downstream(source: Source) -> None:

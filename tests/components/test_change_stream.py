@@ -200,7 +200,9 @@ def test_dead_letters_are_replayed_by_a_job(stream, monkeypatch):
     stream.run()
     stream.insert(1)
     with monkeypatch.context() as yesterday:
-        yesterday.setattr("pipeline_assets.ingest.cdc.table.change_table.judge_sql", lambda table, relation: _REFUSING)
+        yesterday.setattr(
+            "pipeline_assets.ingest.cdc.table.change_table.validate_sql", lambda table, relation: _REFUSING
+        )
         assert not checks(stream.run())["dead_letters"]
     result = stream.run("replay")
     assert checks(result)["dead_letters"]

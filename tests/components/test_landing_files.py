@@ -52,7 +52,7 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
     assert result.success
     assert checks(result) == {
         "contract": True,
-        "reconciliation": True,
+        "record_counts": True,
         "failure_budget": True,
         "withheld": True,
         "files_read": True,
@@ -92,7 +92,7 @@ def test_too_many_dead_letters_fail_the_budget_and_withhold_the_day(source: Sour
     assert not result.success
     assert checks(result) == {
         "contract": True,
-        "reconciliation": True,
+        "record_counts": True,
         "failure_budget": False,
         "withheld": False,
         "files_read": True,
@@ -113,7 +113,7 @@ def test_a_withheld_day_is_red_through_good_days_of_others_until_it_is_mended(so
     source.land("2011-01-05/a.csv", source.line(4))
     good = run(source, "2011-01-05", "2011-01-05")
     assert good.success
-    passed = {"contract": True, "reconciliation": True, "failure_budget": True, "files_read": True}
+    passed = {"contract": True, "record_counts": True, "failure_budget": True, "files_read": True}
     assert checks(good) == {**passed, "withheld": False}
     assert metadata(good, "withheld")["withheld_days"].value == "2011-01-04"
     source.land("2011-01-04/a.csv", source.line(1), age=60)
@@ -151,7 +151,7 @@ def test_a_value_against_the_contract_fails_the_contract_check(source: Source) -
     result = run(source, "2011-01-04", "2011-01-05")
     assert checks(result) == {
         "contract": False,
-        "reconciliation": True,
+        "record_counts": True,
         "failure_budget": True,
         "withheld": False,
         "files_read": True,
@@ -171,12 +171,12 @@ def test_a_lost_row_fails_the_reconciliation(source: Source) -> None:
     result = run(source)
     assert checks(result) == {
         "contract": True,
-        "reconciliation": False,
+        "record_counts": False,
         "failure_budget": True,
         "withheld": False,
         "files_read": True,
     }
-    (case,) = metadata(result, "reconciliation")["failing_cases"].records  # type: ignore[attr-defined]
+    (case,) = metadata(result, "record_counts")["failing_cases"].records  # type: ignore[attr-defined]
     assert (case.data["records_in"], case.data["rows"]) == ("2", "1")
 
 
@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_read_makes_the_run_red_and_the_others_are_publish
     assert not result.success
     assert checks(result) == {
         "contract": True,
-        "reconciliation": True,
+        "record_counts": True,
         "failure_budget": True,
         "withheld": True,
         "files_read": False,

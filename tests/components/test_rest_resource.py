@@ -89,7 +89,7 @@ def test_a_poll_passes_its_checks_and_leaves_its_counts(settings, instance, api)
     source = Source(settings, instance, base_url=api.url)
     result = source.run()
     assert result.success
-    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": True, "withheld": True}
+    assert checks(result) == {"contract": True, "record_counts": True, "failure_budget": True, "withheld": True}
     assert source.rows() == list(range(1, 11))
     found = facts(result, BRONZE)
     expected = {"records_in": 10, "rows": 10, "dead_letters": 0, "duplicates": 0, "pages": 4, "asked": "GET /accounts"}
@@ -108,7 +108,7 @@ def test_the_next_poll_adds_what_is_new_and_a_whole_one_what_was_missed(settings
     api.records = [account(12)]
     whole = source.run("crm__accounts__whole")
     assert facts(whole, BRONZE)["asked"] == "GET /accounts"
-    assert checks(whole) == {"contract": True, "reconciliation": True, "failure_budget": True, "withheld": True}
+    assert checks(whole) == {"contract": True, "record_counts": True, "failure_budget": True, "withheld": True}
     assert source.rows() == list(range(1, 13))
 
 
@@ -127,7 +127,7 @@ def test_dead_letters_beyond_the_budget_fail_the_check(settings, instance, api) 
     source = Source(settings, instance, base_url=api.url)
     result = source.run()
     assert not result.success
-    assert checks(result) == {"contract": True, "reconciliation": True, "failure_budget": False, "withheld": False}
+    assert checks(result) == {"contract": True, "record_counts": True, "failure_budget": False, "withheld": False}
     assert source.rows("dead_letters", "reason") == ["cast: account_id: 'four' is not BIGINT"]
     api.records[3] = account(4)
     assert source.run().success
@@ -142,7 +142,7 @@ def test_a_lost_row_fails_the_reconciliation(settings, instance, api) -> None:
         bronze.replace(con, f"SELECT * FROM {bronze.scan()} WHERE FALSE", where="account_id = 3")
     assert checks(source.run()) == {
         "contract": True,
-        "reconciliation": False,
+        "record_counts": False,
         "failure_budget": True,
         "withheld": False,
     }

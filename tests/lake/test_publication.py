@@ -12,7 +12,7 @@ from pipeline_assets.lake import (
     audited_in,
     changes_since,
     held_days,
-    judge,
+    publish_or_withhold,
     published,
     query_schema,
 )
@@ -34,7 +34,7 @@ def bronze(lake: Lake, con: duckdb.DuckDBPyConnection) -> Table:
 
 
 def verdict(con: duckdb.DuckDBPyConnection, table: Table, *, good: list[date], bad: list[date]) -> None:
-    judge(con, table, version=table.open().version(), good=good, bad=bad)
+    publish_or_withhold(con, table, version=table.open().version(), good=good, bad=bad)
 
 
 def ids(con: duckdb.DuckDBPyConnection, table: Table) -> list[int]:
@@ -72,7 +72,7 @@ def test_the_same_judgement_is_no_commit(con: duckdb.DuckDBPyConnection, bronze:
     verdict(con, bronze, good=[], bad=[SECOND])
     version = audited_in(bronze.open())
     assert version is not None
-    judge(con, bronze, version=version, good=[FIRST], bad=[SECOND])
+    publish_or_withhold(con, bronze, version=version, good=[FIRST], bad=[SECOND])
     assert audited_in(bronze.open()) == version
     assert bronze.open().version() == version + 1  # the position itself
 
@@ -82,10 +82,10 @@ def test_rows_that_came_after_the_audit_are_not_published_with_it(
 ) -> None:
     version = bronze.open().version()
     bronze.append(con, ROWS, batch_id="later")
-    judge(con, bronze, version=version, good=[FIRST, SECOND], bad=[])
+    publish_or_withhold(con, bronze, version=version, good=[FIRST, SECOND], bad=[])
     assert audited_in(bronze.open()) == version
     with pytest.raises(CommitConflictError):  # the property would lie behind rows that nobody audited
-        judge(con, bronze, version=version, good=[], bad=[SECOND])
+        publish_or_withhold(con, bronze, version=version, good=[], bad=[SECOND])
     assert audited_in(bronze.open()) == version
     assert held_days(bronze) == {SECOND}
 

@@ -21,7 +21,7 @@ from pipeline_assets.lake import (
     Table,
     WriteRefusedError,
     held_days,
-    judge,
+    publish_or_withhold,
     query_schema,
     sending,
 )
@@ -247,7 +247,7 @@ def test_a_day_is_withheld_and_published_though_the_answer_is_lost(
     assert version is not None
     (day,) = con.execute("SELECT DATE '2020-01-01'").fetchone() or (None,)
     losing(monkeypatch, TableAlterer, "set_table_properties", OSError("the answer was lost"))
-    judge(con, table, version=version, good=(), bad=(day,))
+    publish_or_withhold(con, table, version=version, good=(), bad=(day,))
     assert held_days(table, table.position("audited")) == {day}
 
 

@@ -97,7 +97,7 @@ def test_a_query_that_cannot_read_the_lake_names_it_and_the_remedy(
         path.unlink()
     with (
         pytest.raises(LakeUnreadableError, match=f"the lake at {re.escape(lake.uri)} .* run again"),
-        lake.errors_told(),
+        lake.errors_explained(),
     ):
         con.execute(f"SELECT sum(seq) FROM {table.scan()}").fetchall()
 
@@ -107,15 +107,15 @@ def test_a_log_that_cannot_be_read_names_the_lake_and_the_remedy(lake: Lake, tab
     Path(table.uri, f"_delta_log/{1:020}.json").unlink()
     with (
         pytest.raises(LakeUnreadableError, match=f"the lake at {re.escape(lake.uri)} .* run again"),
-        lake.errors_told(),
+        lake.errors_explained(),
     ):
         opened.transaction_version("first")
 
 
 def test_errors_of_other_things_stay_what_they_are(lake: Lake, con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    with pytest.raises(duckdb.IOException, match="landed"), lake.errors_told():
+    with pytest.raises(duckdb.IOException, match="landed"), lake.errors_explained():
         con.execute(f"FROM read_csv('{tmp_path}/landed.csv')")
-    with pytest.raises(FileNotFoundError), lake.errors_told():
+    with pytest.raises(FileNotFoundError), lake.errors_explained():
         Path(lake.uri, "landed").read_text()
-    with pytest.raises(OSError, match="zstd"), lake.errors_told():
+    with pytest.raises(OSError, match="zstd"), lake.errors_explained():
         raise OSError("zstd: what was unpacked is no such file")

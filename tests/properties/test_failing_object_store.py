@@ -56,7 +56,7 @@ class Trial:
         self.proxy.arm(at, kind)
         told, said = self.told, None
         try:
-            with lake.errors_told():
+            with lake.errors_explained():
                 told = self.work.do(lake, self.con, root)
         except (LakeError, FilesLeftError) as error:
             said = str(error)

@@ -44,7 +44,7 @@ _SIZE = "snapshot_size"
 _KINDS = {"deltalake", "duckdb"}
 _FILES_LEFT = "files_left"
 _ReportT = TypeVar("_ReportT")
-_TOLD = 10
+_FILES_NAMED = 10
 _SILENT_AFTER = 2  # times the expected frequency
 _SHOWN = 100
 
@@ -54,7 +54,7 @@ def bronze_key(name: str) -> dg.AssetKey:
     return dg.AssetKey(["bronze", name])
 
 
-def letters_key(name: str) -> dg.AssetKey:
+def dead_letters_key(name: str) -> dg.AssetKey:
     """The asset of its dead letters."""
     return dg.AssetKey(["dead_letters", name])
 
@@ -81,10 +81,10 @@ def expected_every(policy: dg.FreshnessPolicy | None) -> timedelta | None:
     return window.to_timedelta() / _SILENT_AFTER if window else None
 
 
-def letters_spec(name: str, *, owner: str, description: str) -> dg.AssetSpec:
+def dead_letters_spec(name: str, *, owner: str, description: str) -> dg.AssetSpec:
     """The dead letters of a bronze table."""
     return dg.AssetSpec(
-        letters_key(name),
+        dead_letters_key(name),
         group_name="dead_letters",
         partitions_def=DAILY,
         owners=[owner],
@@ -114,11 +114,11 @@ def specs(
         every: How often a materialization is expected; twice that without one and the table is no longer fresh.
         metadata: What else the declaration says.
     """
-    letters = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
+    dead_letters = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
     facts = {"dagster/column_schema": column_metadata(model), **metadata}
     return [
         bronze_spec(name, owner=owner, description=description, every=every, metadata=facts),
-        letters_spec(name, owner=owner, description=letters),
+        dead_letters_spec(name, owner=owner, description=dead_letters),
     ]
 
 
@@ -126,11 +126,11 @@ def rested(context: dg.AssetExecutionContext, name: str, reason: str) -> Iterato
     """The results of a run that has nothing to read from, because a variable is not set."""
     context.log.warning(reason)
     yield dg.MaterializeResult(asset_key=bronze_key(name), metadata={"resting": reason})
-    yield dg.MaterializeResult(asset_key=letters_key(name))
+    yield dg.MaterializeResult(asset_key=dead_letters_key(name))
 
 
 @contextmanager
-def failures_told(name: str, *, again: bool = True) -> Iterator[None]:
+def errors_as_failures(name: str, *, again: bool = True) -> Iterator[None]:
     """Turn errors of reading into failures of the step, tried again only if that may help.
 
     A second attempt costs a minute, and hides what people have to mend.
@@ -173,7 +173,7 @@ def checks(
     bronze = bronze_key(name)
     described = {
         "contract": f"Rows fit {model.__name__}.",
-        "reconciliation": "Records counted while reading = rows + dead letters in the tables, by what was read.",
+        "record_counts": "Records counted while reading = rows + dead letters in the tables, by what was read.",
         "failure_budget": f"At most {budget:.1%} of a day's records are dead letters.",
     }
     if shrink_budget is not None:
@@ -196,7 +196,7 @@ def checks(
                 con, table, model, failure_budget=budget, days=days, keys=keys, shrink_budget=shrink_budget
             )
         yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
-        yield _reconciliation(bronze, findings)
+        yield _record_counts(bronze, findings)
         yield _failure_budget(bronze, findings, budget)
         if shrink_budget is not None:
             yield _snapshot_size(bronze, findings, shrink_budget)
@@ -258,8 +258,10 @@ def files_check(name: str, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
         left = found.metadata.get(_FILES_LEFT) if found else None
         yield dg.AssetCheckResult(passed=left is None, metadata={_FILES_LEFT: left} if left else {})
         if isinstance(left, dg.TableMetadataValue):
-            told = "; ".join(f"{record.data['file']}: {record.data['reason']}" for record in left.records[:_TOLD])
-            raise dg.Failure(f"{name}: files of the landing folder were left unread: {told}", allow_retries=False)
+            named = "; ".join(
+                f"{record.data['file']}: {record.data['reason']}" for record in left.records[:_FILES_NAMED]
+            )
+            raise dg.Failure(f"{name}: files of the landing folder were left unread: {named}", allow_retries=False)
 
     return evaluate
 
@@ -276,11 +278,11 @@ def _unread(asset: dg.AssetKey, names: Mapping[str, str]) -> Iterator[dg.AssetCh
         )
 
 
-def _reconciliation(asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
+def _record_counts(asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
     wrong = [asdict(file) for file in findings.mismatches[:_SHOWN]]
     return dg.AssetCheckResult(
         asset_key=asset,
-        check_name="reconciliation",
+        check_name="record_counts",
         passed=not wrong,
         metadata={**asdict(findings.total), **({"failing_cases": table_value(wrong)} if wrong else {})},
     )

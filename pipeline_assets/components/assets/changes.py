@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, field_validator
 
-from pipeline_assets.components.assets.bronze import bronze_key, bronze_spec, letters_key, letters_spec
+from pipeline_assets.components.assets.bronze import bronze_key, bronze_spec, dead_letters_key, dead_letters_spec
 from pipeline_assets.components.assets.contract_checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
@@ -98,8 +98,8 @@ def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, every: time
     ]
     described = {table.name: f"Changes of {table.source_table} that do not fit, with the reason." for table in tables}
     described[f"{source}__{UNROUTED}"] = f"Records that belong to no declared table of {source}."
-    letters = [letters_spec(name, owner=owner, description=text) for name, text in described.items()]
-    return [*changes, *letters]
+    dead_letters = [dead_letters_spec(name, owner=owner, description=text) for name, text in described.items()]
+    return [*changes, *dead_letters]
 
 
 def results(
@@ -119,10 +119,12 @@ def results(
             if day.isoformat() in partitions:
                 context.add_asset_metadata({"rows": rows}, asset_key=key, partition_key=day.isoformat())
         yield dg.MaterializeResult(asset_key=key, metadata={**vars(found), **facts})
-        yield dg.MaterializeResult(asset_key=letters_key(table.name), metadata={"dead_letters": found.dead_letters})
+        yield dg.MaterializeResult(
+            asset_key=dead_letters_key(table.name), metadata={"dead_letters": found.dead_letters}
+        )
     lost = counts.get(f"{source}__{UNROUTED}", Counts())
     yield dg.MaterializeResult(
-        asset_key=letters_key(f"{source}__{UNROUTED}"), metadata={"dead_letters": lost.dead_letters}
+        asset_key=dead_letters_key(f"{source}__{UNROUTED}"), metadata={"dead_letters": lost.dead_letters}
     )
 
 
@@ -133,7 +135,7 @@ def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
         for table in tables
         for spec in (
             dg.AssetCheckSpec(
-                "accounting",
+                "record_counts",
                 asset=bronze_key(table.name),
                 blocking=True,
                 description="Events decoded = rows + dead letters in the tables, batch by batch.",
@@ -158,7 +160,7 @@ def check_accounts(lake: LakeResource, source: str, tables: Iterable[ChangeTable
                 cases["failing_cases"] = table_value([vars(case) for case in wrong[:_SHOWN]])
             yield dg.AssetCheckResult(
                 asset_key=bronze_key(table.name),
-                check_name="accounting",
+                check_name="record_counts",
                 passed=not wrong,
                 metadata={**vars(total), **cases},
             )

@@ -25,7 +25,7 @@ _PATIENCE_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
 # Where the numbers of signals go: to nobody (or whoever it was before), then to each block that is open.
-_told = [-1]
+_wakeups = [-1]
 
 
 class _UnlessCanceled(dg.RetryPolicy):
@@ -65,14 +65,14 @@ def interruptible() -> Iterator[Event]:
     if current_thread() is not main_thread():  # a sensor's: signals do not come here
         yield interrupted
         return
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
+    heard, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
     watcher = Thread(target=_watch, args=(heard, interrupted, done), name="interrupts", daemon=True)
     watcher.start()
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    if len(_told) == 1:
-        _told[0] = before
-    _told.append(told)
+    before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    if len(_wakeups) == 1:
+        _wakeups[0] = before
+    _wakeups.append(wakeup)
     try:
         yield interrupted
         if interrupted.is_set():  # somebody took DuckDB's error for one of a file, and went on
@@ -85,12 +85,12 @@ def interruptible() -> Iterator[Event]:
         raise
     finally:
         done.set()  # first: a watcher that goes on would end each later query of the process
-        _told.remove(told)
+        _wakeups.remove(wakeup)
         # A generator that an error holds is closed late: after a block that it is in, or in a thread that may not ask
         # for signals. Then the pipe stays: its number would be that of another file.
         if current_thread() is main_thread():
-            signal.set_wakeup_fd(_told[-1])
-            os.close(told)  # which ends the watcher, and it closes the other end
+            signal.set_wakeup_fd(_wakeups[-1])
+            os.close(wakeup)  # which ends the watcher, and it closes the other end
 
 
 def _watch(heard: int, interrupted: Event, done: Event) -> None:

@@ -1,9 +1,9 @@
-"""Silent sources: of which one people are to be told now, and what. The sensor is in `alerts`.
+"""Silent sources: of which one people are to hear now, and what. The sensor is in `alerts`.
 
 That a source is silent, Dagster's freshness daemon finds out, by the policies of `bronze_assets`; it writes an event
 FRESHNESS_STATE_CHANGE when an asset's state changes. Of these only the newest of each asset is read, not those since
-the last tick: what has been overtaken is never told, and a cursor that is new or lost costs one alert for each source
-that is silent now. That a source is back is not told, as it is not of checks and runs.
+the last tick: what has been overtaken is never sent, and a cursor that is new or lost costs one alert for each source
+that is silent now. That a source is back is not reported, as it is not of checks and runs.
 
 Concept: https://docs.dagster.io/guides/observe/asset-freshness-policies
 """
@@ -51,27 +51,27 @@ def tick(context: dg.SensorEvaluationContext, repository: dg.RepositoryDefinitio
     seconds. If it is killed in between, the next tick sends that alert again: at least once.
 
     Args:
-        context: Dagster's context. Its cursor holds the silences that were told: asset to `Silence.since`.
+        context: Dagster's context. Its cursor holds the silences that were reported: asset to `Silence.since`.
         repository: The definitions whose assets are watched.
 
     Returns:
-        What was told, or how many assets are silent.
+        What was reported, or how many assets are silent.
     """
     silences = {silence.key.to_user_string(): silence for silence in _silences(context.instance, repository)}
     since = {key: silence.since.isoformat() for key, silence in silences.items()}
-    told = {key: time for key, time in _told(context.cursor).items() if since.get(key) == time}
-    due = _due([silence for key, silence in silences.items() if key not in told])
+    reported = {key: time for key, time in _reported(context.cursor).items() if since.get(key) == time}
+    due = _due([silence for key, silence in silences.items() if key not in reported])
     if due:
         alert = _alert(repository, due)
         alerts.send(alert, load_settings(), context.log)
-        told |= {key: since[key] for key in (silence.key.to_user_string() for silence in due)}
-    context.update_cursor(json.dumps(told))
+        reported |= {key: since[key] for key in (silence.key.to_user_string() for silence in due)}
+    context.update_cursor(json.dumps(reported))
     if due:
         return dg.SkipReason(f"told: {alert.title}, {alert.asset}")
-    return dg.SkipReason(f"nothing new ({len(silences)} assets are silent, of them {len(told)} told)")
+    return dg.SkipReason(f"nothing new ({len(silences)} assets are silent, of them {len(reported)} told)")
 
 
-def _told(cursor: str | None) -> dict[str, str]:
+def _reported(cursor: str | None) -> dict[str, str]:
     try:
         return {str(key): str(since) for key, since in json.loads(cursor or "{}").items()}
     except (ValueError, AttributeError):
@@ -95,10 +95,10 @@ def _silences(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition)
             yield Silence(key, graph.get(key).assets_def.unique_id, watched[key], last, since)
 
 
-def _due(untold: Sequence[Silence]) -> list[Silence]:
+def _due(unreported: Sequence[Silence]) -> list[Silence]:
     """The silences of the first source that has had its time of grace."""
     sources: dict[str, list[Silence]] = defaultdict(list)
-    for silence in untold:
+    for silence in unreported:
         sources[silence.source].append(silence)
     now = datetime.now(UTC)
     return next((found for found in sources.values() if now - min(s.since for s in found) >= _GRACE), [])

@@ -1,7 +1,7 @@
-"""The audit of a bronze table: which days are fit to be published. What follows from it is in `lake.judge`.
+"""The audit of a bronze table: which days are fit to be published.
 
-An audit covers the days that were asked for and all days that were read since the last audit, so that rows of a run
-that was killed before its checks are audited by the next.
+Publishing them is in `lake.publication`. An audit covers the days that were asked for and all days that were read since
+the last audit, so that rows of a run that was killed before its checks are audited by the next.
 """
 
 import json
@@ -18,7 +18,7 @@ from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.files.ingest import DayCounts
 from pipeline_assets.ingest.files.plan import owner_of
-from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, judge, newest_day
+from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, newest_day, publish_or_withhold
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 from pipeline_assets.sql import quote_names
 
@@ -122,7 +122,7 @@ def audit(
             budget=shrink_budget,
         )
         findings, good = replace(findings, shrunk=shrunk), set(counts)
-    held = judge(con, bronze, version=version, good=good - findings.bad, bad=findings.bad)
+    held = publish_or_withhold(con, bronze, version=version, good=good - findings.bad, bad=findings.bad)
     return replace(findings, held=held)
 
 
@@ -159,9 +159,9 @@ def reconcile(
     read = [entry for entry in read if _is_in_table(log, entry)]
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     where = days_predicate("_partition_date", {date.fromisoformat(entry["day"]) for entry in read})
-    letters = dead_letter_table(bronze.lake, bronze.name)
+    dead_letters = dead_letter_table(bronze.lake, bronze.name)
     for at, (table, relation, count) in enumerate(
-        [(bronze, bronze.scan(), "count(*)"), (letters, weighed(letters), f"sum({WEIGHT})::BIGINT")]
+        [(bronze, bronze.scan(), "count(*)"), (dead_letters, weighed(dead_letters), f"sum({WEIGHT})::BIGINT")]
     ):
         if read and table.exists():
             rows = con.execute(f"SELECT _source.file, _batch_id, {count} FROM {relation} WHERE {where} GROUP BY 1, 2")
@@ -186,10 +186,10 @@ def _is_in_table(log: Positions, entry: dict[str, Any]) -> bool:
 
 
 def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, DayCounts]:
-    letters = dead_letter_table(bronze.lake, bronze.name)
+    dead_letters = dead_letter_table(bronze.lake, bronze.name)
     parts = [f"SELECT _partition_date AS day, 1 AS row_, 0 AS letter FROM {bronze.scan(version)} WHERE {where}"]
-    if letters.exists():
-        parts.append(f"SELECT _partition_date, 0, {WEIGHT} FROM {weighed(letters)} WHERE {where}")
+    if dead_letters.exists():
+        parts.append(f"SELECT _partition_date, 0, {WEIGHT} FROM {weighed(dead_letters)} WHERE {where}")
     rows = con.execute(
         f"SELECT day, sum(row_)::BIGINT, sum(letter)::BIGINT FROM ({' UNION ALL '.join(parts)}) "
         "GROUP BY day ORDER BY day"

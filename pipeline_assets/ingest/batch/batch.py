@@ -18,12 +18,19 @@ from typing import Any, Self
 import duckdb
 
 from pipeline_assets.contracts.base import Model, RawColumn
-from pipeline_assets.ingest.batch.bronze_table import letters_sql, misfits, prepare, rows_sql, schema_of, written_rows
-from pipeline_assets.ingest.batch.duplicates import WrittenBatch, find_repeats, without_repeats
+from pipeline_assets.ingest.batch.bronze_table import (
+    dead_letters_sql,
+    misfits,
+    prepare,
+    rows_sql,
+    schema_of,
+    written_rows,
+)
+from pipeline_assets.ingest.batch.duplicates import WrittenBatch, find_duplicates, without_duplicates
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.conform.fields import RecordSet
 from pipeline_assets.lake import MANY_COLUMNS, DataFile, Lake, Table, schemas
-from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
+from pipeline_assets.lake.dead_letters import COLUMNS as DEAD_LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.sql import quote_text
@@ -39,8 +46,8 @@ PULL_COLUMNS: tuple[RawColumn, ...] = (
 
 
 _PULLS = "pulls"
-"""Position in the dead letters' log: how many pulls have replaced letters there. Another one meanwhile is an error."""
-_NO_LETTERS = f"SELECT {', '.join(f'NULL AS {name}' for name in LETTER_COLUMNS)} WHERE false"
+"""Position in the dead letters' log: how many pulls have replaced some there. Another one meanwhile is an error."""
+_NO_DEAD_LETTERS = f"SELECT {', '.join(f'NULL AS {name}' for name in DEAD_LETTER_COLUMNS)} WHERE false"
 
 
 class PullError(Exception):
@@ -94,7 +101,7 @@ class Batch:
         positions: Positions that its commit sets. `Pull.commit` takes those that are known only after reading.
         replaces: Predicate on the rows of the table that the batch replaces: `TRUE`, or a partition. None appends.
         mark: Position that whoever replaces the same rows moves, and nobody else. None: all `positions` are.
-        repeats: Predicate on the rows of the table that may be read again by this batch: what equals the newest row
+        may_repeat: Predicate on the rows of the table that may be read again by this batch: what equals the newest row
             of its key there, or an earlier record of the batch, is no row but a duplicate. None looks for none.
     """
 
@@ -107,7 +114,7 @@ class Batch:
     positions: Mapping[str, int] = field(default_factory=dict)
     replaces: str | None = None
     mark: str | None = None
-    repeats: str | None = None
+    may_repeat: str | None = None
 
     @property
     def id(self) -> str:
@@ -115,7 +122,7 @@ class Batch:
         return f"{self.name} {self.start}..{self.end}"
 
     @property
-    def obsolete_letters(self) -> str:
+    def obsolete_dead_letters(self) -> str:
         """Predicate on the dead letters of what it replaces, and of pulls that were killed before their rows came.
 
         All, if nothing was ever read into the table: they are of one that was deleted.
@@ -202,8 +209,8 @@ class Pull:
         self._parts: list[_Part] = []
         self._kept: Sequence[DataFile] = ()
         self._is_wide = False
-        self._letters = dead_letter_table(lake, self.bronze.name)
-        self._pulls = self._letters.position(_PULLS)
+        self._dead_letters = dead_letter_table(lake, self.bronze.name)
+        self._pulls = self._dead_letters.position(_PULLS)
 
     def __enter__(self) -> Self:
         return self
@@ -293,13 +300,18 @@ class Pull:
             TypesMovedError: The table was retyped meanwhile; nothing was committed.
         """
         facts = {"run_id": run_id} if run_id else {}
-        counts, letters = self._sort_out()
-        # Not only when the rows come: who was slower must not replace the letters of who was faster.
+        counts, dead_letters = self._sort_out()
+        # Not only when the rows come: who was slower must not replace the dead letters of who was faster.
         self.bronze.commit(self._con, [], expect=self.batch.expect)
         record(
-            self._con, self._letters, letters or _NO_LETTERS, where=self.batch.obsolete_letters, metadata=facts,
-            expect={_PULLS: self._pulls}, positions={_PULLS: (self._pulls or 0) + 1},
-        )  # fmt: skip
+            self._con,
+            self._dead_letters,
+            dead_letters or _NO_DEAD_LETTERS,
+            where=self.batch.obsolete_dead_letters,
+            metadata=facts,
+            expect={_PULLS: self._pulls},
+            positions={_PULLS: (self._pulls or 0) + 1},
+        )
         if self._added:
             self.bronze.create(schema_of(self._con, self._added.values()))
         total = sum(counts.values(), start=Counts())
@@ -329,17 +341,17 @@ class Pull:
         }
 
     def _sort_out(self) -> tuple[dict[str, Counts], str | None]:
-        """Separates rows from dead letters and duplicates. Gives counts by origin, and the query of the letters."""
+        """Separates rows from dead letters and duplicates. Gives counts by origin, and the dead letters' query."""
         written = self._written
-        repeated = self._find_repeats(written) if written and self.batch.repeats is not None else 0
+        repeated = self._find_duplicates(written) if written and self.batch.may_repeat is not None else 0
         if not repeated and not misfits(written):
             self._kept = written
             whole = (Counts(p.records + p.removed, p.records, 0, p.removed) for p in self._parts)
             return dict(zip((part.origin for part in self._parts), whole, strict=True)), None
         source = written_rows(self.bronze.uri, written)
         if repeated:
-            source = without_repeats(source)
-        fit, unfit = rows_sql(source), letters_sql(source, self.batch.partition_date)
+            source = without_duplicates(source)
+        fit, unfit = rows_sql(source), dead_letters_sql(source, self.batch.partition_date)
         self._kept = self._write(fit, self._con)
         rows, dead = self._by_origin(fit), self._by_origin(unfit)
         counts = {}
@@ -352,12 +364,14 @@ class Pull:
             raise PullError(f"{self.bronze.name}: {found} duplicates left out, {repeated} found; report this")
         return counts, unfit
 
-    def _find_repeats(self, written: Sequence[DataFile]) -> int:
-        known = f"SELECT raw FROM {self._letters.scan()} WHERE NOT ({self.batch.obsolete_letters})"
+    def _find_duplicates(self, written: Sequence[DataFile]) -> int:
+        known = f"SELECT raw FROM {self._dead_letters.scan()} WHERE NOT ({self.batch.obsolete_dead_letters})"
         has = [*(column.name for column in self._shape.columns), "_rescued"]
         batch = WrittenBatch(written_rows(self.bronze.uri, written), [*has, *self._added], self._source.keys)
-        rows = f"SELECT * FROM {self.bronze.scan()} WHERE {self.batch.repeats}"
-        return find_repeats(self._con, batch, rows=rows, has=has, letters=known if self._letters.exists() else None)
+        rows = f"SELECT * FROM {self.bronze.scan()} WHERE {self.batch.may_repeat}"
+        return find_duplicates(
+            self._con, batch, rows=rows, has=has, dead_letters=known if self._dead_letters.exists() else None
+        )
 
     def _by_origin(self, query: str) -> dict[str, int]:
         found = self._con.execute(f"SELECT _source.file, count(*) FROM ({query}) GROUP BY ALL").fetchall()

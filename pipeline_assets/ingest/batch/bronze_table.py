@@ -93,7 +93,7 @@ def misfits(files: Iterable[DataFile]) -> int:
     return sum(file.rows - file.null_count("_reason") for file in files)
 
 
-def letters_sql(source: str, day: date, line: str = "r._source.line") -> str:
+def dead_letters_sql(source: str, day: date, line: str = "r._source.line") -> str:
     """Gives the query of the dead letters in written files.
 
     Args:
@@ -110,6 +110,6 @@ def letters_sql(source: str, day: date, line: str = "r._source.line") -> str:
 
 
 def rows_sql(source: str, line: str = "r._source.line") -> str:
-    """Gives the query of the rows that fit in written files. Arguments as in `letters_sql`."""
+    """Gives the query of the rows that fit in written files. Arguments as in `dead_letters_sql`."""
     place = f"struct_pack(file := r._source.file, line := {line})"
     return f"SELECT r.* EXCLUDE (_reason, _raw) REPLACE ({place} AS _source) FROM {source} WHERE r._reason IS NULL"

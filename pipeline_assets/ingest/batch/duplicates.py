@@ -12,7 +12,7 @@ import duckdb
 
 from pipeline_assets.sql import quote_name, quote_names
 
-_REPEATS = "pull_repeats"
+_DUPLICATES = "batch_duplicates"
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class WrittenBatch:
     keys: Sequence[str]
 
 
-def find_repeats(
-    con: duckdb.DuckDBPyConnection, batch: WrittenBatch, *, rows: str, has: Collection[str], letters: str | None
+def find_duplicates(
+    con: duckdb.DuckDBPyConnection, batch: WrittenBatch, *, rows: str, has: Collection[str], dead_letters: str | None
 ) -> int:
-    """Finds the records of a batch that are no news, for `without_repeats`.
+    """Finds the records of a batch that are no news, for `without_duplicates`.
 
     Args:
         con: Connection of the lake; holds the temporary table of what was found.
         batch: The batch.
         rows: Query of the stored rows that may be read again: columns of the table.
         has: Columns that the table has; it lacks those that this batch adds.
-        letters: Query of the `raw` of the dead letters that may be read again; None if there are none.
+        dead_letters: Query of the `raw` of the dead letters that may be read again; None if there are none.
 
     Returns:
         How many there are.
@@ -65,16 +65,16 @@ def find_repeats(
         SELECT r._source.file, r._source.line FROM {batch.relation} SEMI JOIN ({newest}) AS s
         ON {_equal("r", "s", batch.columns)} WHERE r._reason IS NULL"""
     parts = [again, stored]
-    if letters is not None:
-        parts.append(f"SELECT r._source.file, r._source.line {unfit} AND r._raw IN ({letters})")
-    con.execute(f"CREATE OR REPLACE TEMP TABLE {_REPEATS} AS SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)})")
-    found = con.execute(f"SELECT count(*) FROM {_REPEATS}").fetchone()
+    if dead_letters is not None:
+        parts.append(f"SELECT r._source.file, r._source.line {unfit} AND r._raw IN ({dead_letters})")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {_DUPLICATES} AS SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)})")
+    found = con.execute(f"SELECT count(*) FROM {_DUPLICATES}").fetchone()
     return int(found[0]) if found else 0
 
 
-def without_repeats(relation: str) -> str:
-    """Gives a batch's relation without the records that `find_repeats` found."""
-    return f"{relation} ANTI JOIN {_REPEATS} AS p ON p.file = r._source.file AND p.line = r._source.line"
+def without_duplicates(relation: str) -> str:
+    """Gives a batch's relation without the records that `find_duplicates` found."""
+    return f"{relation} ANTI JOIN {_DUPLICATES} AS p ON p.file = r._source.file AND p.line = r._source.line"
 
 
 def _equal(left: str, right: str, columns: Sequence[str]) -> str:

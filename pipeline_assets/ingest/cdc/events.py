@@ -53,7 +53,7 @@ class Reject(NamedTuple):
         raw: The record as it came.
         origin: As of an event.
         place: As of an event.
-        table: The source table, as far as it can be told.
+        table: The source table, as far as it is known.
         records: How many records it stands for: a file that cannot be read is one reject.
     """
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline_assets.contracts.base import raw_shape
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
 from pipeline_assets.ingest.cdc.table import row
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging, judge_sql
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging, validate_sql
 from pipeline_assets.ingest.cdc.table.chunks import in_chunks
 from pipeline_assets.lake import (
     DataFile,
@@ -106,7 +106,7 @@ def store(
     chunks: Iterable[Sequence[ChangeEvent]],
     positions: Mapping[str, int],
 ) -> None:
-    """Stores the source's rows for `compare`, in place of those of the last time. They are not judged: all are there.
+    """Stores the source's rows for `compare`, in place of those of the last time. All of them: none is validated.
 
     Args:
         con: A connection of the lake.
@@ -153,11 +153,11 @@ def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silv
         f"{row.typed(f'_row[{at}]', column.dtype)} AS {quote_name(column.name)}" for at, column in enumerate(columns, 1)
     )
     texts = row.texts([column.name for column in columns], "after")
-    judged = judge_sql(table, f"(SELECT *, 'r' AS op, []::VARCHAR[] AS unavailable FROM {sides.source})")
+    validated = validate_sql(table, f"(SELECT *, 'r' AS op, []::VARCHAR[] AS unavailable FROM {sides.source})")
     con.execute(
         f"""CREATE OR REPLACE VIEW cdc_source AS
         SELECT {keys}, key, after, _reason AS reason, CASE WHEN _reason IS NULL THEN hash({listed}) END AS row_hash
-        FROM (SELECT key, after, _reason, {typed} FROM (SELECT *, {texts} AS _row FROM ({judged})))"""
+        FROM (SELECT key, after, _reason, {typed} FROM (SELECT *, {texts} AS _row FROM ({validated})))"""
     )
     con.execute(
         f"CREATE OR REPLACE VIEW cdc_silver AS SELECT {keys}, hash({listed}) AS row_hash FROM {sides.silver} "

@@ -224,7 +224,7 @@ class _Column:
     def kind(self) -> str:
         """As in `Reading.kinds`."""
         if self.element is not None:
-            # The digits of its numbers are not told.
+            # The digits of its numbers are not known.
             if self.element == _NUMERIC:
                 return "VARCHAR"
             return "VARCHAR[]" if self.element == _BYTEA else f"{_KINDS.get(self.element, 'VARCHAR')}[]"

@@ -4,7 +4,7 @@ A watermark alone is not enough: a row is stamped when it is written and seen wh
 hours and many pulls later, below the watermark of all of them. So what counts is the transaction that wrote the row
 version (`xmin`). At a snapshot all transactions before its `xmin` have ended: what they wrote is in the rows that are
 read, or never will be. The next pull starts there. It reads again what transactions from there on had already written,
-if any was open; `repeats` leaves that out.
+if any was open; `duplicates` leaves that out.
 
 A row may be older than its place in the table: one of a partition that was attached, of a table that inherits since.
 The catalog's own rows have an `xmin`, too, which says what has joined or was rewritten since a pull (`Member`): the
@@ -114,7 +114,7 @@ class Progress:
             return new
         return replace(new, watermark=watermark.column, lower=watermark.value(self.floor - lookback))
 
-    def repeats(self, transactions: Transactions) -> str | None:
+    def may_repeat(self, transactions: Transactions) -> str | None:
         """Predicate on the bronze rows that the next pull may read again; None if there are none."""
         if transactions.rewritten(self.xmin) or transactions.attached(self.xmin):
             return "TRUE"

@@ -3,7 +3,7 @@
 full        every row, in place of those of the last pull
 window      the rows whose watermark lies in a day, in place of those of that day
 incremental rows that are new or changed since the last pull: of a PostgreSQL table exactly (`progress`); of views,
-            queries and other databases by the watermark less a lookback, without what was read before (`repeats`)
+            queries and other databases by the watermark less a lookback, without what was read before (`duplicates`)
 
 How a database is read is in `postgres`, `alchemy` and `duckdb_file`; deleted rows are `keys`' affair.
 """
@@ -229,10 +229,10 @@ def _plan(
     if day is not None:
         return _window(batch, source.watermark, day)
     # Of an empty table nothing can be read again.
-    repeats = "TRUE" if _has_rows(con, bronze) else None
+    may_repeat = "TRUE" if _has_rows(con, bronze) else None
     if snapshot.transactions is not None:
-        return _by_transactions(batch, bronze, source, snapshot, snapshot.transactions, repeats)
-    return _by_watermark(batch, bronze, source, place, snapshot, repeats)
+        return _by_transactions(batch, bronze, source, snapshot, snapshot.transactions, may_repeat)
+    return _by_watermark(batch, bronze, source, place, snapshot, may_repeat)
 
 
 def _window(batch: Batch, watermark: Watermark, day: date) -> _Plan:
@@ -255,18 +255,18 @@ def _window_position(day: date) -> str:
 
 def _by_transactions(
     batch: Batch, bronze: Table, source: DatabaseSource, snapshot: Snapshot, transactions: Transactions,
-    repeats: str | None,
+    may_repeat: str | None,
 ) -> _Plan:  # fmt: skip
     watermark, now = _watermark(source), position(snapshot.taken_at)
     stream = _number(f"{transactions.stream}/{watermark.column}")
     done = Progress.of(bronze)
     if done is None or not done.is_followed_by(stream, transactions):
-        selections = snapshot.splits(source.keys) if repeats is None else [Selection()]
+        selections = snapshot.splits(source.keys) if may_repeat is None else [Selection()]
 
         def first(greatest: int | None) -> dict[str, int]:
             return Progress.first(stream, transactions, now, _capped(watermark, greatest, now)).positions
 
-        return _Plan(replace(batch, repeats=repeats), selections, first)
+        return _Plan(replace(batch, may_repeat=may_repeat), selections, first)
     seen = done
 
     def following(greatest: int | None) -> dict[str, int]:
@@ -274,11 +274,11 @@ def _by_transactions(
 
     lookback = None if source.lookback is None else _lookback(source, watermark)
     selection = seen.selection(transactions, watermark, lookback)
-    return _Plan(replace(batch, repeats=repeats and seen.repeats(transactions)), [selection], following)
+    return _Plan(replace(batch, may_repeat=may_repeat and seen.may_repeat(transactions)), [selection], following)
 
 
 def _by_watermark(
-    batch: Batch, bronze: Table, source: DatabaseSource, place: str, snapshot: Snapshot, repeats: str | None
+    batch: Batch, bronze: Table, source: DatabaseSource, place: str, snapshot: Snapshot, may_repeat: str | None
 ) -> _Plan:
     watermark, now = _watermark(source), position(snapshot.taken_at)
     stream = _number(f"{place}/{source.relation.name}/{watermark.column}")
@@ -292,10 +292,10 @@ def _by_watermark(
     if mark is None:
         is_query = source.query is not None
         whole = [Selection(lower=watermark.first)] if is_query else snapshot.splits(source.keys)
-        return _Plan(replace(batch, repeats=repeats), whole, following)
+        return _Plan(replace(batch, may_repeat=may_repeat), whole, following)
     selection = Selection(watermark=watermark.column, lower=watermark.value(mark - lookback))
     near = mark - lookback - (_TEXT_MARGIN if watermark.is_time else 0)
-    return _Plan(replace(batch, repeats=repeats and watermark.from_on(near)), [selection], following)
+    return _Plan(replace(batch, may_repeat=may_repeat and watermark.from_on(near)), [selection], following)
 
 
 def _read(

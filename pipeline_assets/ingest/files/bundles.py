@@ -1,7 +1,7 @@
 """Many small text files read as one: what costs 10 ms for each file costs 10 ms for a thousand of them.
 
 The bytes of small files of one day, format and header are put behind each other, and read by the one reader of all
-files. Each record is told its file by the line that it starts on. A bundle whose account is not proved (a record may
+files. Each record gets its file from the line that it starts on. A bundle whose account is not proved (a record may
 have run across the end of a file, or was refused where quotes decide what a record is) gives no row: it is halved, down
 to single files. So what a file becomes never depends on its neighbours.
 
@@ -21,13 +21,13 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
-from pipeline_assets.ingest.batch.bronze_table import letters_sql, rows_sql
+from pipeline_assets.ingest.batch.bronze_table import dead_letters_sql, rows_sql
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.files.content import HEAD_BYTES, Content, read_content
 from pipeline_assets.ingest.files.formats.open_records import UnreadableFile, open_records, resolve_format
 from pipeline_assets.ingest.files.formats.records import Outcome
 from pipeline_assets.ingest.files.plan import Delivery, extracted_at, identity
-from pipeline_assets.ingest.files.read_file import LETTERS, FileReader, Landed, rejects_table
+from pipeline_assets.ingest.files.read_file import DEAD_LETTERS, FileReader, Landed, rejects_table
 from pipeline_assets.ingest.files.unread import Cause, cause_of
 from pipeline_assets.lake import DataFile, StorageError, Table, faults
 from pipeline_assets.sql import quote_text
@@ -159,7 +159,7 @@ def _member(reader: FileReader, delivery: Delivery) -> tuple[_Layout, _Member] |
         kind = resolve_format(name.name, reader.format)
         content = read_content(reader.root / name, reader.max_unpacked_bytes)
     except (UnreadableFile, OSError):
-        return None  # read alone, it is told why
+        return None  # read alone, it gets a reason
     is_planned = identity(delivery.file, content, by_day=reader.by_day) == delivery.content_id
     if content.text_bytes > _MOST_BYTES or content.failure or not is_planned:
         return None
@@ -236,7 +236,7 @@ def _read_as_one(
     _tell_files(reader.con, layout, members, starts)
     source = _with_files(reader.con, outcome)
     con = reader.con
-    con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, layout.day)}")
+    con.execute(f"INSERT INTO {DEAD_LETTERS} {dead_letters_sql(source, layout.day)}")
     refused = _tell_rejects(con, layout, outcome)
     partition = {"_partition_date": layout.day.isoformat()}
     files = reader.bronze.write(con, rows_sql(source), partition_values=partition)
@@ -356,7 +356,7 @@ def _tell_rejects(con: duckdb.DuckDBPyConnection, layout: _Layout, outcome: Outc
     con.register("landing_rejects", rejects_table(outcome.rejects))
     placed = f"landing_rejects AS r ASOF JOIN {_FILES} AS f ON r.line >= f.start"
     con.execute(
-        f"INSERT INTO {LETTERS} SELECT DATE '{layout.day}', f.content_id, f.at, "
+        f"INSERT INTO {DEAD_LETTERS} SELECT DATE '{layout.day}', f.content_id, f.at, "
         f"struct_pack(file := f.file, line := r.line - f.before), r.reason, r.raw, 1 FROM {placed}"
     )
     found = con.execute(f"SELECT f.file, count(*) FROM {placed} GROUP BY ALL").fetchall()

@@ -29,7 +29,7 @@ from pipeline_assets.ingest.files.formats.open_records import Format
 from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.ingest.files.plan import Plan, files_of, holders, in_tables, plan
-from pipeline_assets.ingest.files.read_file import LETTERS, FileReader, Landed
+from pipeline_assets.ingest.files.read_file import DEAD_LETTERS, FileReader, Landed
 from pipeline_assets.ingest.files.unread import Cause, FilesHeldUpError, FilesLeftError, HeldUp
 from pipeline_assets.lake import (
     CommitConflictError,
@@ -42,7 +42,7 @@ from pipeline_assets.lake import (
     days_predicate,
     schemas,
 )
-from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
+from pipeline_assets.lake.dead_letters import COLUMNS as DEAD_LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.lake.spill import spill_folder
@@ -98,7 +98,7 @@ class LandingSource:
 class DayCounts:
     """Counts of one day, or of several: records in = rows + dead letters.
 
-    A dead letter counts as the records that it stands for: a file that cannot be read is one letter, not one record.
+    A dead letter counts as the records that it stands for: a file that cannot be read is one of many records.
     """
 
     files: int = 0
@@ -268,7 +268,9 @@ def _carry_out(
     run_id: str,
 ) -> Report:
     """Reads what the plan says and commits it. Raises PositionMovedError, TypesMovedError when others were faster."""
-    con.execute(f"CREATE OR REPLACE TEMP TABLE {LETTERS} ({', '.join(f'{n} {t}' for n, t in LETTER_COLUMNS.items())})")
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {DEAD_LETTERS} ({', '.join(f'{n} {t}' for n, t in DEAD_LETTER_COLUMNS.items())})"
+    )
     reports = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
     reports += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
     files: list[DataFile] = []
@@ -323,10 +325,10 @@ def _commit(
 ) -> int:
     """The dead letters of the files read, then rows and positions; last, dead letters that are no longer true."""
     facts = {"run_id": run_id} if run_id else {}
-    letters = dead_letter_table(bronze.lake, bronze.name)
+    dead_letters = dead_letter_table(bronze.lake, bronze.name)
     if todo.read:
         _list(con, "landing_read", {(delivery.file.date, delivery.content_id) for delivery in todo.read})
-        record(con, letters, f"SELECT * FROM {LETTERS}", where=_listed(con, "landing_read"), metadata=facts)
+        record(con, dead_letters, f"SELECT * FROM {DEAD_LETTERS}", where=_listed(con, "landing_read"), metadata=facts)
         counts = {name: str(value) for name, value in asdict(_total(reports)).items()}
         read = json.dumps([report.as_dict() for report in _read(reports)])
     _list(con, "landing_gone", todo.gone)
@@ -339,11 +341,11 @@ def _commit(
         positions=todo.positions,
         metadata={**facts, **counts, "read": read} if todo.read else facts,
     )
-    # A content that moves to another file of its day goes and comes in one: its letters are those of this reading.
+    # A content that moves to another file of its day goes and comes in one: its dead letters are those of this reading.
     read_again = {(delivery.file.date, delivery.content_id) for delivery in todo.read}
-    if (obsolete := (todo.gone | todo.stale) - read_again) and letters.exists():
+    if (obsolete := (todo.gone | todo.stale) - read_again) and dead_letters.exists():
         _list(con, "landing_gone", obsolete)
-        letters.commit(con, [], where=_listed(con, "landing_gone"), metadata=facts)
+        dead_letters.commit(con, [], where=_listed(con, "landing_gone"), metadata=facts)
     return version
 
 

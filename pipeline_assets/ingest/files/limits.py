@@ -15,10 +15,10 @@ import duckdb
 MAX_SECONDS_PER_FILE = 3_600
 """A 60 GB CSV on a slow disk; a run may take four hours."""
 
-MOST_LETTERS = 100_000
+MAX_DEAD_LETTERS = 100_000
 """Of one file. Who reads more of them? 27 million fit into a gzip of 1.5 MB."""
 
-MOST_LETTER_BYTES = 64 * 1024 * 1024
+MAX_DEAD_LETTER_BYTES = 64 * 1024 * 1024
 """Of damaged CSV lines, which may be long and are held in memory."""
 
 _AGAIN_SECONDS = 10  # an interrupt that comes between two statements is lost
@@ -31,7 +31,7 @@ class FileTimeLimitError(Exception):
 
 def rest_reason(number: int) -> str:
     """Gives the reason of the dead letter that stands for those beyond the bound."""
-    return f"limit: {number} more records cannot be read; of one file {MOST_LETTERS} dead letters are kept"
+    return f"limit: {number} more records cannot be read; of one file {MAX_DEAD_LETTERS} dead letters are kept"
 
 
 @contextmanager

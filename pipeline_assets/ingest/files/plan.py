@@ -48,7 +48,7 @@ class Delivery:
     Attributes:
         file: The file as listed.
         content_id: What its bytes are.
-        content: What the pass over its bytes told, without its head; None if size and time were enough to know it.
+        content: What the pass over its bytes found, without its head; None if size and time were enough to know it.
     """
 
     file: LandedFile
@@ -310,11 +310,11 @@ def _stored(log: Positions, known: Mapping[str, set[Stored]]) -> tuple[dict[str,
     Dead letters come before the rows' commit and go after it, so a kill can leave some of neither.
     """
     stored: dict[str, Stored] = {}
-    letters = set()
+    dead_letters = set()
     for path, entries in known.items():
         for entry in entries:
             if log.get(owner_of(entry.content_id)) == entry.day.toordinal():
                 stored[path] = entry
             else:
-                letters.add((entry.day, entry.content_id))
-    return stored, letters
+                dead_letters.add((entry.day, entry.content_id))
+    return stored, dead_letters

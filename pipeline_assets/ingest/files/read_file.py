@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
-from pipeline_assets.ingest.batch.bronze_table import letters_sql, misfits, rows_sql, written_rows
+from pipeline_assets.ingest.batch.bronze_table import dead_letters_sql, misfits, rows_sql, written_rows
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.files import limits
 from pipeline_assets.ingest.files.content import EXCERPT_BYTES, Content, read_content, with_head
@@ -36,7 +36,7 @@ from pipeline_assets.ingest.files.weight import records_in_bytes, records_of
 from pipeline_assets.lake import MANY_COLUMNS, DataFile, Table, faults
 from pipeline_assets.sql import quote_text
 
-LETTERS = "landing_dead_letters"
+DEAD_LETTERS = "landing_dead_letters"
 """Temporary table that collects the dead letters of a run; columns as `lake.dead_letters.COLUMNS`."""
 
 
@@ -64,7 +64,7 @@ class FileReader:
     """How the files of one source are read in one run.
 
     Attributes:
-        con: Connection of the lake; holds the temporary table `LETTERS`.
+        con: Connection of the lake; holds the temporary table `DEAD_LETTERS`.
         bronze: The table to write files for.
         root: The landing folder.
         temp_dir: For copies of formats that cannot be streamed.
@@ -135,7 +135,7 @@ class FileReader:
             except (UnreadableFile, duckdb.Error) as error:
                 reason = file_failure(error)
         weight = records_of(content, self._format_of(path), path)
-        self._letter(delivery, None, reason, content.excerpt, weight)
+        self._add_dead_letter(delivery, None, reason, content.excerpt, weight)
         return Landed([], 0, weight, weight)
 
     def _read_members(self, delivery: Delivery, path: Path, failure: str, whole_bytes: int, shape: RawShape) -> Landed:
@@ -150,7 +150,7 @@ class FileReader:
             content = read_content(members, self.max_unpacked_bytes)
             landed = self._read(delivery, members, content, shape)
         weight = records_in_bytes(delivery.file.size_bytes - whole_bytes)
-        self._letter(delivery, content.physical_lines + 1, failure, excerpt, weight)
+        self._add_dead_letter(delivery, content.physical_lines + 1, failure, excerpt, weight)
         return replace(landed, dead_letters=landed.dead_letters + weight, records_in=landed.records_in + weight)
 
     def _copy(
@@ -182,7 +182,7 @@ class FileReader:
                 # An error page, or a first record without a header: a line of text is no record that may vanish.
                 first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
                 page = "; it is an HTML page, perhaps an error of the source" if _is_html(first_line) else ""
-                self._letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}{page}", first_line)
+                self._add_dead_letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}{page}", first_line)
             if misfits(written) or outcome.rejects or outcome.line_map is not None:
                 written = self._split(delivery, written, outcome, is_wide)
         except BaseException:
@@ -243,18 +243,18 @@ class FileReader:
     def forget(self, delivery: Delivery, files: list[DataFile]) -> None:
         """Takes back what a reading that failed has written: files, and dead letters."""
         self.bronze.delete_uncommitted(files)
-        self.con.execute(f"DELETE FROM {LETTERS} WHERE _source.file = ?", [delivery.file.path])
+        self.con.execute(f"DELETE FROM {DEAD_LETTERS} WHERE _source.file = ?", [delivery.file.path])
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome, is_wide: bool) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
-        rejects = outcome.rejects[: limits.MOST_LETTERS]
-        room = limits.MOST_LETTERS - len(rejects)
+        rejects = outcome.rejects[: limits.MAX_DEAD_LETTERS]
+        room = limits.MAX_DEAD_LETTERS - len(rejects)
         if rest := len(outcome.rejects) - len(rejects) + outcome.more + max(misfits(written) - room, 0):
-            self._letter(delivery, None, limits.rest_reason(rest), "", rest)
+            self._add_dead_letter(delivery, None, limits.rest_reason(rest), "", rest)
         if rejects:
             self.con.register("landing_rejects", rejects_table(rejects))
             facts = self._facts(delivery, "line")
-            self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, reason, raw, 1 FROM landing_rejects")
+            self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, reason, raw, 1 FROM landing_rejects")
             self.con.unregister("landing_rejects")
         if not written:
             return []
@@ -262,7 +262,9 @@ class FileReader:
         if outcome.line_map is not None:
             self.con.register("landing_lines", outcome.line_map)
             source, line = f"{source} LEFT JOIN landing_lines AS l ON l.ordinal = r._source.line", "l.line"
-        self.con.execute(f"INSERT INTO {LETTERS} {letters_sql(source, delivery.file.date, line)} LIMIT {room}")
+        self.con.execute(
+            f"INSERT INTO {DEAD_LETTERS} {dead_letters_sql(source, delivery.file.date, line)} LIMIT {room}"
+        )
         kept = self._write(delivery, rows_sql(source, line), is_wide)
         self.con.unregister("landing_lines")
         self.bronze.delete_uncommitted(written)
@@ -272,9 +274,9 @@ class FileReader:
         partition = {"_partition_date": delivery.file.date.isoformat()}
         return self.bronze.write(self.con, select, partition_values=partition, is_wide=is_wide)
 
-    def _letter(self, delivery: Delivery, line: int | None, reason: str, raw: str, records: int = 1) -> None:
+    def _add_dead_letter(self, delivery: Delivery, line: int | None, reason: str, raw: str, records: int = 1) -> None:
         facts = self._facts(delivery, "?::BIGINT")
-        self.con.execute(f"INSERT INTO {LETTERS} SELECT {facts}, ?, ?, ?", [line, reason, raw, records])
+        self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, ?, ?, ?", [line, reason, raw, records])
 
     def _format_of(self, path: Path) -> Format | None:
         try:

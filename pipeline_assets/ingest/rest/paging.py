@@ -221,8 +221,8 @@ class _End:
                 return f"{path} is {value}, and {count} records came: {remedy}"
             if _PAGES_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
                 return f"{path} is {value}: {remedy}"
-        if told := _told_by_headers(response.headers, count):
-            return f"{told}: {remedy}"
+        if more := _more_by_headers(response.headers, count):
+            return f"{more}: {remedy}"
         limits = {name: value for name, value in self._source.params.items() if _is_limit(name, value, count)}
         if self._source.pagination is not None and limits:
             return (
@@ -232,7 +232,7 @@ class _End:
         return None
 
 
-def _told_by_headers(headers: Mapping[str, str], count: int) -> str | None:
+def _more_by_headers(headers: Mapping[str, str], count: int) -> str | None:
     """What headers say of more pages than the first, or of more records than it has."""
     if (after := headers.get("X-Next-Page", "").strip()) and after != "0":
         return f"its header X-Next-Page is {after}"
@@ -240,9 +240,9 @@ def _told_by_headers(headers: Mapping[str, str], count: int) -> str | None:
     found = [(name, headers.get(name, "").strip(), count) for name in _TOTAL_HEADERS]
     found += [(name, headers.get(name, "").strip(), 1) for name in _PAGES_HEADERS]
     found += [("Content-Range", range_of[1], count)] if range_of else []
-    for name, told, most in found:
-        if re.fullmatch(r"[0-9]{1,18}", told) and int(told) > most:
-            return f"its header {name} is {told}, and {count} records came"
+    for name, number, most in found:
+        if re.fullmatch(r"[0-9]{1,18}", number) and int(number) > most:
+            return f"its header {name} is {number}, and {count} records came"
     return None
 
 

@@ -76,7 +76,7 @@ def poll(
         known = Counts(staged.received, duplicates=staged.received)
         return Polled(bronze.open().version(), known, batch.partition_date, origin, staged.pages, restarted)
     with Pull(lake, con, source, batch) as pull:
-        pull.write(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.superseded)
+        pull.write(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.older_versions)
         pulled = pull.commit(run_id=run_id)
     return Polled(pulled.version, pulled.counts, batch.partition_date, origin, staged.pages, restarted, pulled.widened)
 
@@ -106,7 +106,7 @@ def _batch(
         positions[_name(mark)] = newest if since is None else max(newest, since)
     # By what came: an API may send more than it was asked for.
     again = f"{quote_name(mark.column)} IS NULL" if least is None else mark.from_on(least)
-    return replace(batch, repeats=again, positions=positions)
+    return replace(batch, may_repeat=again, positions=positions)
 
 
 def _read(

@@ -30,11 +30,11 @@ class Staged:
     """The records of all pages, as `conform.RecordSet` describes them. They live until the next poll on the connection.
 
     Attributes:
-        sql: One row for each record that is not superseded.
+        sql: One row for each record that is not an older version.
         fields: Names found in the records.
         pages: How many answers there were.
         received: Records in them.
-        superseded: Those that another record of the same key leaves out.
+        older_versions: Those that another record of the same key leaves out.
         total: The least number of records that the API promised; None if it promises none.
         has_problems: Some may be no records.
     """
@@ -43,14 +43,14 @@ class Staged:
     fields: tuple[SourceField, ...]
     pages: int
     received: int
-    superseded: int
+    older_versions: int
     total: int | None
     has_problems: bool = True
 
     @property
     def distinct(self) -> int:
         """Records to be written."""
-        return self.received - self.superseded
+        return self.received - self.older_versions
 
 
 def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[Answer]) -> Staged:
@@ -68,10 +68,10 @@ def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[
     if len(keys.names) > json_records.MAX_FIELDS:
         raise RestError(f"{len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
     fields = tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(keys.names))
-    _find_superseded(con, source, json_records.sql(_PAGES, keys), fields)
-    found = con.execute(f"SELECT count(*) FROM {_RECORDS} WHERE _superseded").fetchone()
+    _find_older_versions(con, source, json_records.sql(_PAGES, keys), fields)
+    found = con.execute(f"SELECT count(*) FROM {_RECORDS} WHERE _is_older").fetchone()
     staged = Staged(
-        f"SELECT * EXCLUDE (_superseded, _watermark) FROM {_RECORDS} WHERE NOT _superseded",
+        f"SELECT * EXCLUDE (_is_older, _watermark) FROM {_RECORDS} WHERE NOT _is_older",
         fields,
         pages,
         received,
@@ -96,7 +96,7 @@ def watermarks(con: duckdb.DuckDBPyConnection, mark: Watermark) -> tuple[int | N
 def digest(con: duckdb.DuckDBPyConnection, source: RestSource) -> int:
     """Gives a number that changes with the staged records or the contract; not with the order of the records."""
     found = con.execute(
-        f"SELECT coalesce(sum(md5_number_lower(_text)::HUGEINT), 0)::VARCHAR FROM {_RECORDS} WHERE NOT _superseded"
+        f"SELECT coalesce(sum(md5_number_lower(_text)::HUGEINT), 0)::VARCHAR FROM {_RECORDS} WHERE NOT _is_older"
     ).fetchone()
     content = f"{found} {raw_shape(source.model)} {source.schema_evolution}"
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:7], "big")
@@ -145,10 +145,10 @@ def _take_in(
     return number, received, total
 
 
-def _find_superseded(
+def _find_older_versions(
     con: duckdb.DuckDBPyConnection, source: RestSource, records: str, fields: tuple[SourceField, ...]
 ) -> None:
-    """Stores the records with `_superseded` and `_watermark`."""
+    """Stores the records with `_is_older` and `_watermark`."""
     shape = raw_shape(source.model)
     matched = match_fields(fields, shape).matched
     mark = source.watermark
@@ -165,7 +165,7 @@ def _find_superseded(
     con.execute(
         f"""CREATE OR REPLACE TEMP TABLE {_RECORDS} AS
         SELECT _line, _text, _problem{names}, {watermark} AS _watermark,
-            {known} AND row_number() OVER ({newest}) > 1 AS _superseded
+            {known} AND row_number() OVER ({newest}) > 1 AS _is_older
         FROM (SELECT *, {", ".join(texts)} FROM ({records}))"""
     )
 

@@ -186,7 +186,7 @@ def test_unknown_fields_are_rescued_or_become_columns(tmp_path: Path) -> None:
     for evolve, expected in ((False, [(1, '{"colour":"red"}')]), (True, [(1, None)])):
         bank = Bank(tmp_path / str(evolve), schema_evolution=evolve)
         records = listed((1, "1", "red"), names="payment_id amount colour")
-        with Pull(bank.lake, bank.con, bank.source, bank.batch(repeats="TRUE")) as pull:
+        with Pull(bank.lake, bank.con, bank.source, bank.batch(may_repeat="TRUE")) as pull:
             pull.write(records, origin="public.payments", counted=lambda: 1)
             pull.commit()
         assert bank.rows("payment_id, _rescued") == expected
@@ -210,7 +210,7 @@ class TestRepeats:
 
     def test_equal_rows_are_left_out_and_counted(self, bank: Bank) -> None:
         bank.pull(row(1), row(2, note=None))
-        again = bank.batch(1, 2, repeats="TRUE", extracted_at=at("2026-01-05 02:00"))
+        again = bank.batch(1, 2, may_repeat="TRUE", extracted_at=at("2026-01-05 02:00"))
         pulled = bank.pull(row(1), row(2, note=None), row(3), batch=again)
         assert pulled.counts == Counts(records_in=3, rows=1, duplicates=2)
         assert [found[0] for found in bank.rows()] == [1, 2, 3]
@@ -218,26 +218,26 @@ class TestRepeats:
 
     def test_a_changed_row_is_news_and_so_is_one_that_changed_back(self, bank: Bank) -> None:
         bank.pull(row(1, note="a"))
-        bank.pull(row(1, note="b"), batch=bank.batch(1, 2, repeats="TRUE", extracted_at=at("2026-01-05 02:00")))
-        bank.pull(row(1, note="a"), batch=bank.batch(2, 3, repeats="TRUE", extracted_at=at("2026-01-05 03:00")))
+        bank.pull(row(1, note="b"), batch=bank.batch(1, 2, may_repeat="TRUE", extracted_at=at("2026-01-05 02:00")))
+        bank.pull(row(1, note="a"), batch=bank.batch(2, 3, may_repeat="TRUE", extracted_at=at("2026-01-05 03:00")))
         pulled = bank.pull(
-            row(1, note="a"), batch=bank.batch(3, 4, repeats="TRUE", extracted_at=at("2026-01-05 04:00"))
+            row(1, note="a"), batch=bank.batch(3, 4, may_repeat="TRUE", extracted_at=at("2026-01-05 04:00"))
         )
         assert [note for _, _, note in bank.rows()] == ["a", "a", "b"]
         assert pulled.counts == Counts(records_in=1, duplicates=1)
 
     def test_equal_records_of_one_batch_are_one_row(self, bank: Bank) -> None:
-        pulled = bank.pull(row(1), row(1), row(1, note="b"), batch=bank.batch(repeats="false"))
+        pulled = bank.pull(row(1), row(1), row(1, note="b"), batch=bank.batch(may_repeat="false"))
         assert pulled.counts == Counts(records_in=3, rows=2, duplicates=1)
 
     def test_only_rows_that_may_come_again_are_looked_at(self, bank: Bank) -> None:
         bank.pull(row(1))
-        pulled = bank.pull(row(1), batch=bank.batch(1, 2, repeats="_partition_date > DATE '2026-01-05'"))
+        pulled = bank.pull(row(1), batch=bank.batch(1, 2, may_repeat="_partition_date > DATE '2026-01-05'"))
         assert pulled.counts == Counts(records_in=1, rows=1)
 
     def test_a_dead_letter_that_is_read_again_is_no_second_one(self, bank: Bank) -> None:
         bank.pull(row(1, amount="x"))
-        pulled = bank.pull(row(1, amount="x"), row(2, amount="y"), batch=bank.batch(1, 2, repeats="TRUE"))
+        pulled = bank.pull(row(1, amount="x"), row(2, amount="y"), batch=bank.batch(1, 2, may_repeat="TRUE"))
         assert pulled.counts == Counts(records_in=2, dead_letters=1, duplicates=1)
         assert len(bank.dead()) == 2
         assert not bank.audit().mismatches
@@ -247,7 +247,7 @@ class TestRepeats:
         later = "true AS _deleted, _extracted_at + INTERVAL 1 HOUR AS _extracted_at"
         gone = f"SELECT * REPLACE ({later}) FROM {bank.bronze.scan()}"
         bank.bronze.append(bank.con, gone, batch_id="tombstone")
-        pulled = bank.pull(row(1), batch=bank.batch(1, 2, repeats="TRUE", extracted_at=at("2026-01-05 03:00")))
+        pulled = bank.pull(row(1), batch=bank.batch(1, 2, may_repeat="TRUE", extracted_at=at("2026-01-05 03:00")))
         assert pulled.counts == Counts(records_in=1, rows=1)
 
     def test_what_the_reading_left_out_counts_too(self, bank: Bank) -> None:

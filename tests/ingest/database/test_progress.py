@@ -366,7 +366,7 @@ class TestMembers:
         ]:
             bank.execute(*change)
             found = pulled(bank)
-            assert (found.batch.repeats, found.counts) == (None, Counts(records_in=1, rows=1))
+            assert (found.batch.may_repeat, found.counts) == (None, Counts(records_in=1, rows=1))
         assert bank.ids() == [1, 150, 250, 350]
 
     def test_a_partition_made_while_a_transaction_is_open_brings_nothing_twice(self, bank: Bank) -> None:
@@ -378,7 +378,7 @@ class TestMembers:
             bank.execute("ALTER TABLE later ALTER note SET STORAGE plain", "VACUUM FULL later", paid(251))
             found = pulled(bank)
             assert found.counts == Counts(records_in=2, rows=1, duplicates=1)
-            assert str(found.batch.repeats).startswith("_partition_date >= ")
+            assert str(found.batch.may_repeat).startswith("_partition_date >= ")
         pull(bank)
         assert bank.ids() == [250, 251]
 

@@ -69,7 +69,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(limits, "MOST_LETTERS", KEPT)
+    monkeypatch.setattr(limits, "MAX_DEAD_LETTERS", KEPT)
     found = World(tmp_path)
     yield found
     found.con.close()
@@ -164,7 +164,7 @@ def test_a_file_that_takes_too_long_is_left_and_the_others_land(world: World) ->
 def test_damage_in_bulk_is_the_damage_line_by_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bytes, quote_at: int | None
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_LETTERS", KEPT)
+    monkeypatch.setattr(limits, "MAX_DEAD_LETTERS", KEPT)
     monkeypatch.setattr(content, "CHUNK_BYTES", 100)
     random = Random(7)
     texts = [b"1,a", b"2,b", b"3", b"4,a,b", b"5,a,", b"6,a,,,", b"", b" ", "7,é".encode(), b"8,a,b,,", b","]

@@ -12,7 +12,7 @@ import duckdb
 
 from pipeline_assets.ingest.cdc.files.plan import FileSource
 from pipeline_assets.ingest.cdc.table.change_table import UNROUTED
-from pipeline_assets.ingest.cdc.table.replay import REPLAYED_BATCH, REPLAYED_LETTERS
+from pipeline_assets.ingest.cdc.table.replay import REPLAYED_BATCH, REPLAYED_DEAD_LETTERS
 from pipeline_assets.lake import Lake, Table, days_predicate
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 from pipeline_assets.sql import quote_text
@@ -62,15 +62,15 @@ def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> F
     found = FileAccount(**{name: int(commit[name]) for name in ("records_in", "skipped", "present")})
     for name, (batch_id, days) in json.loads(commit["batches"]).items():
         bronze = Table(lake, f"bronze.{name}")
-        letters = dead_letter_table(lake, bronze.name)
+        dead_letters = dead_letter_table(lake, bronze.name)
         if name != f"{source.name}__{UNROUTED}":
             within = days_predicate("_partition_date", map(date.fromisoformat, days))
             found.rows += _sum(con, "1", f"{bronze.scan()} WHERE {within}", batch_id)
-        if letters.exists():
-            found.dead_letters += _sum(con, WEIGHT, f"{weighed(letters)} WHERE TRUE", batch_id)
+        if dead_letters.exists():
+            found.dead_letters += _sum(con, WEIGHT, f"{weighed(dead_letters)} WHERE TRUE", batch_id)
             found.replayed += sum(
-                int(commit[REPLAYED_LETTERS])
-                for commit in letters.open().history(_COMMITS_LOOKED_AT)
+                int(commit[REPLAYED_DEAD_LETTERS])
+                for commit in dead_letters.open().history(_COMMITS_LOOKED_AT)
                 if commit.get(REPLAYED_BATCH) == batch_id
             )
     return found

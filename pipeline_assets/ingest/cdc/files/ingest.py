@@ -5,7 +5,7 @@ The first table, the reference, gets its commit last, with the files and days th
 second look at the same files, and puts nothing into a table twice.
 
 Events are never taken out again: a file that is delivered again with other bytes brings more events, and silver orders
-them. Dead letters that it makes untrue go (`superseded`). Which files are read is decided in `file_plan`.
+them. Dead letters that it makes untrue go (`stale`). Which files are read is decided in `file_plan`.
 """
 
 import json
@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.files.plan import Delivery, FileSource, Plan, plan
-from pipeline_assets.ingest.cdc.files.stale import Superseded
+from pipeline_assets.ingest.cdc.files.stale import StaleDeadLetters
 from pipeline_assets.ingest.cdc.formats.json_lines import LONGEST_LINE_BYTES, lines
 from pipeline_assets.ingest.cdc.formats.parse import parse
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging, create
@@ -170,7 +170,7 @@ class _Batch:
         # Records of no table go with the reference: what it has is done.
         self._unrouted = Staging(con, lake, None, source.name, ids[self._reference], now)
         paths = [delivery.file.path for delivery in todo.read]
-        self._superseded = Superseded(con, [*self._stagings.values(), self._unrouted], paths)
+        self._stale = StaleDeadLetters(con, [*self._stagings.values(), self._unrouted], paths)
 
     def stage(self, root: Path) -> None:
         """Stages all records of the files that the plan says.
@@ -209,7 +209,7 @@ class _Batch:
         else:
             held_up.in_a_row = 0
             if _is_as_listed(root / path, delivery.file):
-                self._superseded.was_read(path)
+                self._stale.was_read(path)
             else:
                 held_up.add(path, None)
 
@@ -220,12 +220,12 @@ class _Batch:
         for number, data, is_cut in lines(root / path, delivery.content):
             if not number % _LINES_BETWEEN_LOOKS and time.monotonic() - started > self._source.max_seconds_per_file:
                 raise time_limit_error(self._source.max_seconds_per_file)
-            self._superseded.compare(path, number, data)
+            self._stale.compare(path, number, data)
             found = [_too_long(path, number, data)] if is_cut else self._parse(path, number, data)
             for item in self._new(delivery, found):
                 if isinstance(item, Reject):
                     seen += 1
-                    if seen > limits.MOST_LETTERS:
+                    if seen > limits.MAX_DEAD_LETTERS:
                         rest[item.table] += item.records
                         continue
                 yield item
@@ -257,13 +257,13 @@ class _Batch:
                 positions[owner_of(delivery.content_id)] = delivery.file.date.toordinal()
         if table.name == self._reference:
             self._unrouted.commit(expect={}, positions={}, metadata=facts)
-            self._superseded.remove(self._unrouted, facts)
+            self._stale.remove(self._unrouted, facts)
             self._report.add(self._unrouted)
             expect |= self._todo.expect
             positions |= self._todo.positions
             facts = {**facts, **self._account()}
         staging.commit(expect=expect, positions=positions, metadata=facts)
-        self._superseded.remove(staging, facts)
+        self._stale.remove(staging, facts)
         self._report.add(staging)
 
     def _account(self) -> dict[str, str]:

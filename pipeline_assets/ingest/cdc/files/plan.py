@@ -59,7 +59,7 @@ class Delivery:
     Attributes:
         file: The file as listed.
         content_id: What its bytes are.
-        content: What the pass over its bytes told, without its head.
+        content: What the pass over its bytes found, without its head.
         lacking: Names of the tables that lack its content.
     """
 

@@ -18,7 +18,7 @@ _BYTES_PER_ESCAPE = 3  # more in "\xc3" than in the byte that it stands for
 _LONGEST_CUT_CHARACTER = 3  # bytes of a character of UTF-8 that lacks at least one
 
 
-class Superseded:
+class StaleDeadLetters:
     """The dead letters of some files' earlier deliveries, in the tables that a run writes to."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, stagings: Sequence[Staging], paths: Sequence[str]) -> None:
@@ -30,22 +30,22 @@ class Superseded:
             paths: The files that it reads.
         """
         self._con = con
-        self._with_letters: set[str] = set()
+        self._with_dead_letters: set[str] = set()
         self._last_lines: dict[tuple[str, int], list[str]] = {}
         self._completed: set[tuple[str, int]] = set()
         self._read: set[str] = set()
         files = ", ".join(map(quote_text, paths))
         for staging in stagings:
-            letters = _letters(staging)
-            if not letters.exists():
+            dead_letters = _dead_letters(staging)
+            if not dead_letters.exists():
                 continue
             # A line that was cut is the last of its delivery.
             found = con.execute(
-                f"SELECT _source.file, _source.line, raw FROM {letters.scan()} WHERE _source.file IN ({files}) "
+                f"SELECT _source.file, _source.line, raw FROM {dead_letters.scan()} WHERE _source.file IN ({files}) "
                 "QUALIFY row_number() OVER (PARTITION BY _source.file, _batch_id ORDER BY _source.line DESC) = 1"
             ).fetchall()
             for file, line, raw in found:
-                self._with_letters.add(staging.name)
+                self._with_dead_letters.add(staging.name)
                 self._last_lines.setdefault((file, line), []).append(raw)
 
     def compare(self, path: str, number: int, data: bytes) -> None:
@@ -64,11 +64,11 @@ class Superseded:
             staging: The batch.
             facts: Of the run, for the commit's metadata.
         """
-        if staging.name not in self._with_letters or not self._read:
+        if staging.name not in self._with_dead_letters or not self._read:
             return
-        letters, batch = _letters(staging), quote_text(staging.batch_id)
+        dead_letters, batch = _dead_letters(staging), quote_text(staging.batch_id)
         place = "(_source.file, _source.line"
-        again = f"{place}, raw) IN (SELECT {place}, raw) FROM {letters.scan()} WHERE _batch_id = {batch})"
+        again = f"{place}, raw) IN (SELECT {place}, raw) FROM {dead_letters.scan()} WHERE _batch_id = {batch})"
         completed = " OR ".join(
             f"(_source.file = {quote_text(path)} AND _source.line = {line})" for path, line in sorted(self._completed)
         )
@@ -77,10 +77,10 @@ class Superseded:
             f"_source.file IN ({files}) AND _batch_id <> {batch} "
             f"AND (_source.line = 0 OR {again} OR ({completed or 'false'}))"
         )
-        letters.commit(self._con, [], where=where, metadata=dict(facts))
+        dead_letters.commit(self._con, [], where=where, metadata=dict(facts))
 
 
-def _letters(staging: Staging) -> Table:
+def _dead_letters(staging: Staging) -> Table:
     return dead_letter_table(staging.lake, staging.bronze.name)
 
 

@@ -27,7 +27,7 @@ class RefusedError(Exception):
     """A record is no event. The message is the reason of its dead letter.
 
     Attributes:
-        table: The source table, as far as it could be told.
+        table: The source table, as far as it is known.
     """
 
     def __init__(self, reason: str) -> None:

@@ -19,7 +19,7 @@ def lines(path: Path, content: Content) -> Iterator[tuple[int, bytes, bool]]:
 
     Args:
         path: The file.
-        content: What the pass over its bytes told.
+        content: What the pass over its bytes found.
 
     Yields:
         Number of the line, from 1; its bytes without white space around them; and whether they are only the start of a

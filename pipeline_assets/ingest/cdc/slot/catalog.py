@@ -1,6 +1,6 @@
 """What the source's catalog says of tables, types and publications. Reads only.
 
-Whether that is good enough for a stream is judged in `health`; values are read by `slot` and `snapshot`.
+Whether that is good enough for a stream is decided in `health`; values are read by `slot` and `snapshot`.
 """
 
 from collections.abc import Collection, Mapping

@@ -103,10 +103,10 @@ class Drain:
         raise why
 
     def _altered_again_and_again(self, report: Report) -> SourceDatabaseError:
-        told = "; ".join(f"{name}: {problem}" for name, problem in sorted(report.altered.items()))
+        altered = "; ".join(f"{name}: {problem}" for name, problem in sorted(report.altered.items()))
         return SourceDatabaseError(
             f"{self.source.name}: after {_ATTEMPTS} rounds the stream still tells of tables that were altered and "
-            f"altered back ({told}). Nothing is lost: whichever was not read whole since, is by the next run. Run "
+            f"altered back ({altered}). Nothing is lost: whichever was not read whole since, is by the next run. Run "
             "again when whoever alters them has ended"
         )
 
@@ -159,13 +159,13 @@ class Drain:
         tables: Sequence[ChangeTable],
         state: State,
         target: int,
-        superseded: Collection[str] = (),
+        read_whole: Collection[str] = (),
     ) -> None:
-        """Drains the slot up to `target`. Tables of `superseded` are read whole right after."""
+        """Drains the slot up to `target`. Tables of `stale` are read whole right after."""
         known = self._known(state) if tables else {}
         reached = 0
         while tables and reached < target:
-            before, reached = reached, self._batch(report, tables, state.position, target, known, superseded)
+            before, reached = reached, self._batch(report, tables, state.position, target, known, read_whole)
             report.target = reached
             if reached <= before:
                 raise SourceDatabaseError(
@@ -194,10 +194,10 @@ class Drain:
         streamed = [table for table in tables if state.positions[table.name] is not None]
         # The changes up to the snapshot come first: a table that is read again loses none of them. Most of them now,
         # because a snapshot holds locks and keeps the source from vacuuming.
-        superseded = [table.name for table in to_read]
-        self._drain(report, streamed, state, self.postgres.flush_lsn(), superseded)
+        read_whole = [table.name for table in to_read]
+        self._drain(report, streamed, state, self.postgres.flush_lsn(), read_whole)
         with self.postgres.snapshot([table.source_table for table in wanted]) as snapshot:
-            self._drain(report, streamed, state, snapshot.point, superseded)
+            self._drain(report, streamed, state, snapshot.point, read_whole)
             for table in to_read:
                 expected = snapshot.point if table in streamed else None
                 self._snapshot(report, table, snapshot, state.position, expected)
@@ -240,7 +240,7 @@ class Drain:
         position: str,
         target: int,
         known: Mapping[int, KnownTable],
-        superseded: Collection[str],
+        read_whole: Collection[str],
     ) -> int:
         """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
         before = {table.name: table.bronze(self.lake).position(position) or 0 for table in tables}
@@ -267,7 +267,7 @@ class Drain:
                 # Also without events: the slot must not stand further than any table says that it has read.
                 positions = {position: max(reached, before[staging.name])}
                 last, problem = changes.unlike.get(source_table, (-1, ""))
-                if last >= before[staging.name] and staging.name not in superseded:
+                if last >= before[staging.name] and staging.name not in read_whole:
                     report.altered[staging.name] = problem
                     positions[RESNAPSHOT] = 1  # together with the position: what was passed over does not come again
                 self._commit(report, staging, {position: before[staging.name]}, positions)

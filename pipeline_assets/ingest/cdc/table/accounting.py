@@ -44,11 +44,13 @@ def account(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Counts, list
     commits = [commit for commit in bronze.open().history(_COMMITS_LOOKED_AT) if "events_in" in commit]
     batches = {commit["batch_id"]: commit for commit in commits if commit.get("run_id") == commits[0].get("run_id")}
     rows = _count(con, bronze.scan(), batches, within=_touched(batches.values()))
-    letters_table = dead_letter_table(bronze.lake, bronze.name)
-    letters = _count(con, weighed(letters_table), batches, sum_of=WEIGHT) if letters_table.exists() else {}
+    dead_letters_table = dead_letter_table(bronze.lake, bronze.name)
+    dead_letters = (
+        _count(con, weighed(dead_letters_table), batches, sum_of=WEIGHT) if dead_letters_table.exists() else {}
+    )
     total, wrong = Counts(), []
     for batch_id, commit in batches.items():
-        found = Counts(int(commit["events_in"]), rows.get(batch_id, 0), letters.get(batch_id, 0))
+        found = Counts(int(commit["events_in"]), rows.get(batch_id, 0), dead_letters.get(batch_id, 0))
         total += found
         if found.events_in != found.rows + found.dead_letters:
             wrong.append(Misaccount(batch_id, found.events_in, found.rows, found.dead_letters))
@@ -57,11 +59,11 @@ def account(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Counts, list
 
 def dead_letters(con: duckdb.DuckDBPyConnection, bronze: Table) -> Sequence[tuple[str, int]]:
     """Counts the dead letters that wait to be replayed, by reason, the most frequent first."""
-    letters = dead_letter_table(bronze.lake, bronze.name)
-    if not letters.exists():
+    table = dead_letter_table(bronze.lake, bronze.name)
+    if not table.exists():
         return []
     return con.execute(
-        f"SELECT reason, sum({WEIGHT})::BIGINT AS n FROM {weighed(letters)} GROUP BY reason ORDER BY n DESC, reason"
+        f"SELECT reason, sum({WEIGHT})::BIGINT AS n FROM {weighed(table)} GROUP BY reason ORDER BY n DESC, reason"
     ).fetchall()
 
 
@@ -77,7 +79,7 @@ def _count(
 ) -> dict[str, int]:
     """Counts the rows of some batches.
 
-    Letters of records that are no events lie in the partition of their reading, which no bronze commit names.
+    Dead letters of records that are no events lie in the partition of their reading, which no bronze commit names.
     """
     listed = ", ".join(map(quote_text, batches))
     if not listed:

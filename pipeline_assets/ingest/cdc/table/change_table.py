@@ -15,11 +15,11 @@ import pyarrow as pa
 from pipeline_assets.contracts.base import Model, RawColumn, raw_shape
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.table import row
-from pipeline_assets.ingest.cdc.table.dead_letters import Letters
+from pipeline_assets.ingest.cdc.table.dead_letters import DeadLetters
 from pipeline_assets.ingest.conform import casts
 from pipeline_assets.ingest.conform.names import Keys
 from pipeline_assets.lake import DataFile, Lake, Table, query_schema
-from pipeline_assets.lake.dead_letters import COLUMNS as LETTER_COLUMNS
+from pipeline_assets.lake.dead_letters import COLUMNS as DEAD_LETTER_COLUMNS
 from pipeline_assets.lake.dead_letters import dead_letter_table, record
 from pipeline_assets.sql import quote_name, quote_text
 
@@ -56,11 +56,11 @@ _SHOWN_CHARACTERS = 100  # of a value, in a reason
 # the insert waits. Not the other way round: a row whose old key does not fit is not in the table, and the update may be
 # what mends it.
 _KEEP_KEY_CHANGES_WHOLE = """
-    UPDATE cdc_judged SET _reason = 'the other half of this key change does not fit: ' || other._reason
-    FROM cdc_judged AS other
-    WHERE cdc_judged.op = 'd' AND cdc_judged._reason IS NULL AND other.op = 'c' AND other._reason IS NOT NULL
-        AND other.commit_lsn = cdc_judged.commit_lsn AND other.lsn = cdc_judged.lsn
-        AND other.tx_seq = cdc_judged.tx_seq + 1"""
+    UPDATE cdc_validated SET _reason = 'the other half of this key change does not fit: ' || other._reason
+    FROM cdc_validated AS other
+    WHERE cdc_validated.op = 'd' AND cdc_validated._reason IS NULL AND other.op = 'c' AND other._reason IS NOT NULL
+        AND other.commit_lsn = cdc_validated.commit_lsn AND other.lsn = cdc_validated.lsn
+        AND other.tx_seq = cdc_validated.tx_seq + 1"""
 _INCOMING = pa.schema(
     [
         ("op", pa.string()),
@@ -153,7 +153,7 @@ class Staging:
     _lsns: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._letters = Letters(self.con)
+        self._dead_letters = DeadLetters(self.con)
 
     @property
     def name(self) -> str:
@@ -174,7 +174,7 @@ class Staging:
             return
         if self.table is None:
             reason = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
-            self._add_letters(
+            self._add_dead_letters(
                 [Reject(reason.format(e.table), envelope(e), e.origin, e.place, e.table) for e in events],
                 [e.ts_us for e in events],
             )
@@ -182,20 +182,20 @@ class Staging:
             return
         incoming = _arrow(events)
         self.con.register("cdc_incoming", incoming)
-        self.con.execute(f"CREATE OR REPLACE TEMP TABLE cdc_judged AS {judge_sql(self.table, 'cdc_incoming')}")
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE cdc_validated AS {validate_sql(self.table, 'cdc_incoming')}")
         self.con.unregister("cdc_incoming")
         self.con.execute(_KEEP_KEY_CHANGES_WHOLE)
         create(self.con, self.bronze)
         columns = _select([column.name for column in COLUMNS], self.batch_id, self.extracted_at)
-        select = f"SELECT {columns} FROM cdc_judged WHERE _reason IS NULL"
+        select = f"SELECT {columns} FROM cdc_validated WHERE _reason IS NULL"
         written = self.bronze.write(self.con, select, partition_by=["_partition_date"])
         self.files += written
         rows = sum(file.rows for file in written)
         self.counts += Counts(len(events), rows, 0)
         if rows < len(events):
-            misfits = self.con.execute("SELECT rowid, _reason FROM cdc_judged WHERE _reason IS NOT NULL").fetchall()
+            misfits = self.con.execute("SELECT rowid, _reason FROM cdc_validated WHERE _reason IS NOT NULL").fetchall()
             bad = [(events[at], reason) for at, reason in misfits]
-            self._add_letters(
+            self._add_dead_letters(
                 [Reject(reason, envelope(e), e.origin, e.place, e.table) for e, reason in bad],
                 [e.ts_us for e, _ in bad],
             )
@@ -204,7 +204,7 @@ class Staging:
     def reject(self, rejects: Sequence[Reject]) -> None:
         """Takes records that are no events."""
         now = int(self.extracted_at.timestamp() * 1_000_000)
-        self._add_letters(rejects, [now] * len(rejects))
+        self._add_dead_letters(rejects, [now] * len(rejects))
         self.counts.events_in += sum(reject.records for reject in rejects)
 
     def commit(
@@ -230,21 +230,21 @@ class Staging:
             PositionMovedError: Another run was faster; no row was committed.
         """
         facts = {**(metadata or {}), "batch_id": self.batch_id}
-        letters = self._commit_letters(expect, facts)
-        return letters if self.table is None else self._commit_rows(expect, positions, facts)
+        dead_letters = self._commit_dead_letters(expect, facts)
+        return dead_letters if self.table is None else self._commit_rows(expect, positions, facts)
 
-    def _commit_letters(self, expect: Mapping[str, int | None], facts: Mapping[str, str]) -> int:
+    def _commit_dead_letters(self, expect: Mapping[str, int | None], facts: Mapping[str, str]) -> int:
         """Replaces the dead letters of the batch; returns the version of their table, 0 if there is none."""
-        letters = dead_letter_table(self.lake, self.bronze.name)
-        if self._letters.tables or letters.exists():
+        dead_letters = dead_letter_table(self.lake, self.bronze.name)
+        if self._dead_letters.tables or dead_letters.exists():
             if expect:
-                # Not only when the rows come: who was slower must not replace the letters of who was faster.
+                # Not only when the rows come: who was slower must not replace the dead letters of who was faster.
                 create(self.con, self.bronze).commit(self.con, [], expect=expect)
-            columns = _select(LETTER_COLUMNS, self.batch_id, self.extracted_at)
-            queries = [f"SELECT {columns} FROM {table}" for table in self._letters.tables]
-            record(self.con, letters, *queries, where=self._replaced_letters(), metadata=dict(facts))
-            self._letters.drop()
-        return letters.open().version() if self.table is None and letters.exists() else 0
+            columns = _select(DEAD_LETTER_COLUMNS, self.batch_id, self.extracted_at)
+            queries = [f"SELECT {columns} FROM {table}" for table in self._dead_letters.tables]
+            record(self.con, dead_letters, *queries, where=self._replaced_dead_letters(), metadata=dict(facts))
+            self._dead_letters.drop()
+        return dead_letters.open().version() if self.table is None and dead_letters.exists() else 0
 
     def _commit_rows(
         self, expect: Mapping[str, int | None], positions: Mapping[str, int], facts: Mapping[str, str]
@@ -263,18 +263,18 @@ class Staging:
     def discard(self) -> None:
         """Deletes the files of a batch that was not committed, and what the connection keeps of it."""
         self.bronze.delete_uncommitted(self.files)
-        self._letters.drop()
+        self._dead_letters.drop()
 
-    def _replaced_letters(self) -> str:
-        """Letters of an attempt at this batch that was killed; a snapshot's batch has another name each time."""
+    def _replaced_dead_letters(self) -> str:
+        """Dead letters of an attempt at this batch that was killed; a snapshot's batch has another name each time."""
         if self.batch_id.startswith(f"{SNAPSHOT} "):
             return f"starts_with(_batch_id, '{SNAPSHOT} ')"
         return f"_batch_id = {quote_text(self.batch_id)}"
 
-    def _add_letters(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
+    def _add_dead_letters(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
         if rejects:
             self.counts.dead_letters += sum(reject.records for reject in rejects)
-            self._letters.add(rejects, ts_us)
+            self._dead_letters.add(rejects, ts_us)
 
 
 def envelope(event: ChangeEvent) -> str:
@@ -305,7 +305,7 @@ def _arrow(events: Sequence[ChangeEvent]) -> pa.Table:
     return pa.table([pa.array(values, kind.type) for values, kind in zip(columns, _INCOMING, strict=True)], _INCOMING)
 
 
-def judge_sql(table: ChangeTable, relation: str) -> str:
+def validate_sql(table: ChangeTable, relation: str) -> str:
     """Gives a query of a relation's events with `_reason`: null for one that fits, else what is wrong, by column.
 
     Args:

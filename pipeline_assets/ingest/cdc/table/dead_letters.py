@@ -23,7 +23,7 @@ _COLUMNS = pa.schema(
     ]
 )
 
-# Where a letter stands: of letters of one place, the delete of a key change comes before its insert.
+# Where a dead letter stands: of dead letters of one place, the delete of a key change comes before its insert.
 _DELETE = quote_text('"op": "d", "source": ')
 _STAND = (
     "concat_ws(' ', _source.file, lpad(CAST(_source.line AS VARCHAR), 19, '0'), "
@@ -31,8 +31,8 @@ _STAND = (
 )
 
 
-class Letters:
-    """Letters that wait in temporary tables, which DuckDB spills beyond its memory limit.
+class DeadLetters:
+    """Dead letters that wait in temporary tables, which DuckDB spills beyond its memory limit.
 
     Attributes:
         tables: The tables, of no other batch; each small enough to be written at once.
@@ -45,7 +45,7 @@ class Letters:
         self._size = 0
 
     def add(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
-        """Takes letters, of about as many bytes as a chunk, with the time of each."""
+        """Takes dead letters, of about as many bytes as a chunk, with the time of each."""
         columns = {
             "reason": [reject.reason for reject in rejects],
             "raw": [reject.raw for reject in rejects],
@@ -73,27 +73,27 @@ class Letters:
             self.tables.clear()
 
 
-def read(con: duckdb.DuckDBPyConnection, letters: str) -> Iterator[tuple[str, int | None, str, int]]:
-    """Yields file, line, raw record and weight of letters, in order; the halves of a key change one after the other.
+def read(con: duckdb.DuckDBPyConnection, dead_letters: str) -> Iterator[tuple[str, int | None, str, int]]:
+    """Yields file, line, raw record and weight of dead letters, in order; of a key change first the delete.
 
     They are sorted in parts, and read once for each: DuckDB does not spill a sort of long texts.
 
     Args:
         con: A connection that nobody else uses meanwhile.
-        letters: The relation, of `dead_letters.weighed`.
+        dead_letters: The relation, of `dead_letters.weighed`.
     """
     parts = con.execute(
         f"""SELECT min(stand), max(stand) FROM (
             SELECT stand, sum(size) OVER (ORDER BY stand) // {BYTES} AS part
-            FROM (SELECT {_STAND} AS stand, strlen(raw) AS size FROM {letters})
+            FROM (SELECT {_STAND} AS stand, strlen(raw) AS size FROM {dead_letters})
         ) GROUP BY part ORDER BY part"""
     ).fetchall()
     for part in parts:
         found = con.execute(
             f"SELECT file, line, raw, records FROM (SELECT _source.file, _source.line, raw, {WEIGHT} AS records, "
-            f"{_STAND} AS stand FROM {letters}) "
+            f"{_STAND} AS stand FROM {dead_letters}) "
             "WHERE stand BETWEEN ? AND ? ORDER BY stand",
             part,
         )
-        while letter := found.fetchone():
-            yield letter
+        while dead_letter := found.fetchone():
+            yield dead_letter

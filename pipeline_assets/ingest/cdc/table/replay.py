@@ -1,11 +1,11 @@
 """Dead letters of change tables tried again: parsed from their raw record, appended where they fit now, then removed.
 
-Any origin will do: letters of files, of Kafka, and of the reader of a slot, whose raw record is an envelope as Debezium
-writes one. A letter whose table has been declared since moves there.
+Any origin will do: dead letters of files, of Kafka, and of the reader of a slot, whose raw record is an envelope as
+Debezium writes one. A dead letter whose table has been declared since moves there.
 
-The letters of one batch are one unit. What becomes of them is named after them (`replay:<hash>`), and each table's log
-says whether it has it. So a kill at any point is mended by the next replay: tables that have the unit are passed over,
-and the letters go only when all have it.
+The dead letters of one batch are one unit. What becomes of them is named after them (`replay:<hash>`), and each table's
+log says whether it has it. So a kill at any point is mended by the next replay: tables that have the unit are passed
+over, and the dead letters go only when all have it.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
 from pipeline_assets.lake.dead_letters import dead_letter_table, weighed
 from pipeline_assets.sql import quote_text
 
-REPLAYED_BATCH, REPLAYED_LETTERS = "replayed_batch", "replayed_letters"
-"""In the metadata of the commit that removes letters: which batch they were of, and how many records they stood for."""
+REPLAYED_BATCH, REPLAYED_DEAD_LETTERS = "replayed_batch", "replayed_letters"
+"""In the metadata of the commit that removes dead letters: their batch, and how many records they stood for."""
 
-DISCARDED_LETTERS = "discarded_letters"
-"""In the metadata of the commit that gives letters up: how many."""
+DISCARDED_DEAD_LETTERS = "discarded_letters"
+"""In the metadata of the commit that gives dead letters up: how many."""
 
 
 @dataclass
@@ -37,13 +37,13 @@ class Report(Tally):
     """What a replay did.
 
     Attributes:
-        letters: Dead letters that were tried.
-        removed: Of these, the ones that were removed; what still does not fit is a new letter with today's reason.
-        skipped: Letters that carry no data of a row, as is known now.
-        records: Records that the letters stand for.
+        dead_letters: Dead letters that were tried.
+        removed: Of these, the ones that were removed; what still does not fit is a new dead letter with today's reason.
+        skipped: Dead letters that carry no data of a row, as is known now.
+        records: Records that the dead letters stand for.
     """
 
-    letters: int = 0
+    dead_letters: int = 0
     removed: int = 0
     skipped: int = 0
     records: int = 0
@@ -60,21 +60,21 @@ def replay(
 ) -> Report:
     """Tries all dead letters of a source again.
 
-    A batch of letters of which none fits now is left as it is.
+    A batch of dead letters of which none fits now is left as it is.
 
     Args:
         lake: The lake.
         con: A connection of it.
         source: Name of the source.
         tables: Its declared tables.
-        record_format: Of its records; letters of events that were parsed before are envelopes in any case.
+        record_format: Of its records; dead letters of events that were parsed before are envelopes in any case.
         run_id: Of the run, for the commits' metadata.
     """
     attempt = _Attempt(lake, con, source, tables, record_format, {"run_id": run_id} if run_id else {})
     for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
-        letters = dead_letter_table(lake, f"bronze.{name}")
-        for batch_id in _batches(con, letters):
-            attempt.unit(letters, batch_id)
+        dead_letters = dead_letter_table(lake, f"bronze.{name}")
+        for batch_id in _batches(con, dead_letters):
+            attempt.unit(dead_letters, batch_id)
     return attempt.report
 
 
@@ -90,26 +90,26 @@ def discard(
     """
     discarded = 0
     for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
-        letters = dead_letter_table(lake, f"bronze.{name}")
-        if not letters.exists():
+        dead_letters = dead_letter_table(lake, f"bronze.{name}")
+        if not dead_letters.exists():
             continue
-        (count,) = con.execute(f"SELECT count(*) FROM {letters.scan()}").fetchone() or (0,)
+        (count,) = con.execute(f"SELECT count(*) FROM {dead_letters.scan()}").fetchone() or (0,)
         if count:
-            letters.commit(con, [], where="TRUE", metadata={DISCARDED_LETTERS: str(count), "run_id": run_id})
+            dead_letters.commit(con, [], where="TRUE", metadata={DISCARDED_DEAD_LETTERS: str(count), "run_id": run_id})
         discarded += int(count)
     return discarded
 
 
-def _batches(con: duckdb.DuckDBPyConnection, letters: Table) -> list[str]:
-    """The batches that have letters now; what a replay adds meanwhile has been tried."""
-    if not letters.exists():
+def _batches(con: duckdb.DuckDBPyConnection, dead_letters: Table) -> list[str]:
+    """The batches that have dead letters now; what a replay adds meanwhile has been tried."""
+    if not dead_letters.exists():
         return []
-    found = con.execute(f"SELECT DISTINCT _batch_id FROM {letters.scan()} ORDER BY 1").fetchall()
+    found = con.execute(f"SELECT DISTINCT _batch_id FROM {dead_letters.scan()} ORDER BY 1").fetchall()
     return [batch_id for (batch_id,) in found]
 
 
 class _Attempt:
-    """One replay of a source's letters, unit by unit."""
+    """One replay of a source's dead letters, unit by unit."""
 
     def __init__(
         self,
@@ -127,10 +127,10 @@ class _Attempt:
         bronze = {table.source_table: table.bronze(lake) for table in tables}
         self._logs = {name: Positions(table.open()) for name, table in bronze.items() if table.exists()}
 
-    def unit(self, letters: Table, batch_id: str) -> None:
-        """Appends what fits of one batch's letters and removes them; leaves all as it is if nothing fits."""
+    def unit(self, dead_letters: Table, batch_id: str) -> None:
+        """Appends what fits of one batch's dead letters and removes them; leaves all as it is if nothing fits."""
         where = f"_batch_id = {quote_text(batch_id)}"
-        name = self._name(letters, where)
+        name = self._name(dead_letters, where)
         has_it = {table for table, log in self._logs.items() if log.get(name) is not None}
         now = datetime.now(UTC)
         stagings = {
@@ -141,37 +141,39 @@ class _Attempt:
         unrouted = Staging(self._con, self._lake, None, self._source, name, now)
         tried = Report()
         try:
-            for chunk in in_chunks(self._records(letters, where, tried)):
+            for chunk in in_chunks(self._records(dead_letters, where, tried)):
                 staging = unrouted if chunk.table not in self._keys else stagings.get(chunk.table)
                 if staging is not None:
                     staging.add(chunk.events)
                     staging.reject(chunk.rejects)
-            self.report.letters += tried.letters
+            self.report.dead_letters += tried.dead_letters
             if has_it or tried.skipped or any(staging.counts.rows for staging in stagings.values()):
                 self._commit([staging for staging in stagings.values() if staging.counts.events_in], unrouted)
-                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_LETTERS: str(tried.records)}
-                letters.commit(self._con, [], where=where, metadata=facts)
-                self.report.removed += tried.letters
+                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_DEAD_LETTERS: str(tried.records)}
+                dead_letters.commit(self._con, [], where=where, metadata=facts)
+                self.report.removed += tried.dead_letters
                 self.report.skipped += tried.skipped
         finally:
             for staging in (*stagings.values(), unrouted):
                 staging.discard()
 
-    def _name(self, letters: Table, where: str) -> str:
-        """Names a unit after its letters: a batch that was read again with others is another unit."""
+    def _name(self, dead_letters: Table, where: str) -> str:
+        """Names a unit after its dead letters: a batch that was read again with others is another unit."""
         record = "md5(concat_ws('|', _source.file, _source.line, reason, raw))"
         found = self._con.execute(
-            f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {letters.scan()} WHERE {where}"
+            f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {dead_letters.scan()} WHERE {where}"
         ).fetchone()
-        unit = f"{letters.name}|{where}|{found[0] if found else ''}"
+        unit = f"{dead_letters.name}|{where}|{found[0] if found else ''}"
         return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
 
-    def _records(self, letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
-        """Yields what some letters are now, and counts them; by a cursor of its own: staging uses the connection."""
-        version = letters.open().version()  # for all parts the same
-        for origin, place, raw, weight in read(self._con.cursor(), f"(FROM {weighed(letters, version)} WHERE {where})"):
+    def _records(self, dead_letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
+        """Yields what dead letters are now, and counts them; by a cursor of its own: staging uses the connection."""
+        version = dead_letters.open().version()  # for all parts the same
+        for origin, place, raw, weight in read(
+            self._con.cursor(), f"(FROM {weighed(dead_letters, version)} WHERE {where})"
+        ):
             records = self._parse(raw, origin, place or 0)
-            tried.letters += 1
+            tried.dead_letters += 1
             tried.records += weight
             tried.skipped += not records
             # What stands for several is the start of a file, and no record.

@@ -51,7 +51,7 @@ def csv_header(content: Content, delimiter: str, shape: RawShape | None = None) 
     Args:
         content: What is known of its bytes.
         delimiter: One ASCII character.
-        shape: The contract's columns, by which a stray quote or a wrong delimiter is told.
+        shape: The contract's columns, by which a stray quote or a wrong delimiter is found.
 
     Raises:
         UnreadableFile: There is no header, or it cannot name the fields.

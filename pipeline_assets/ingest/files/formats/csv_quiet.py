@@ -79,7 +79,7 @@ def _damage(
         if not block[starts[at] : ends[at]].rstrip(b"\r\n").endswith(surplus):
             is_bad[at] = True
     bad = is_bad.arg_true().cast(pl.Int64)
-    single = max(limits.MOST_LETTERS - number, 0)
+    single = max(limits.MAX_DEAD_LETTERS - number, 0)
     for at in bad.head(single):
         reason = (MISSING if fields[at] < n else TOO_MANY).format(n, fields[at])
         text = block[starts[at] : ends[at]]

@@ -59,7 +59,7 @@ def open_csv(
 
 def _has_many_lines(content: Content) -> bool:
     """Whether DuckDB is not to note what it refuses until it is known to be little: each costs it 7 us and 1 KB."""
-    return content.physical_lines > limits.MOST_LETTERS
+    return content.physical_lines > limits.MAX_DEAD_LETTERS
 
 
 def _kinds(fields: Sequence[SourceField], shape: RawShape | None) -> list[Kind]:

@@ -44,7 +44,7 @@ class Removed:
                 (self._lengths, damage.length),
             ):
                 places.append(value)
-        if len(self.kept) < limits.MOST_LETTERS and self._bytes < limits.MOST_LETTER_BYTES:
+        if len(self.kept) < limits.MAX_DEAD_LETTERS and self._bytes < limits.MAX_DEAD_LETTER_BYTES:
             self.kept.append(damage)
             self._bytes += len(damage.text)
 

@@ -116,7 +116,7 @@ def open_records(
         shape: The contract's columns, which tell a stray quote in a CSV file from a value with line ends.
 
     Raises:
-        UnreadableFile: The file can be told to be unreadable before any record is read.
+        UnreadableFile: The file is known to be unreadable before any record is read.
     """
     if content.failure is not None:
         raise UnreadableFile(content.failure)

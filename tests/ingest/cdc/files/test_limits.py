@@ -28,7 +28,7 @@ def open_folder() -> Iterator[Path]:
 def test_a_flood_of_broken_records_is_a_bounded_number_of_dead_letters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "MOST_LETTERS", 20)
+    monkeypatch.setattr(limits, "MAX_DEAD_LETTERS", 20)
     shop = Shop(tmp_path)
     shop.land("2026-01-02/a.jsonl", *["{bad"] * 150, *(product(f"P{n}", 8 * n) for n in range(1, 51)))
     shop.land("2026-01-02/b.jsonl", product("Z", 1000), "{bad")

@@ -9,7 +9,7 @@ import pytest
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.table import dead_letters as letters
 from pipeline_assets.ingest.cdc.table.change_table import envelope
-from pipeline_assets.ingest.cdc.table.dead_letters import Letters, read
+from pipeline_assets.ingest.cdc.table.dead_letters import DeadLetters, read
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def test_letters_wait_in_tables_that_can_be_written_at_once(
     con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(letters, "FILE_BYTES", 100)
-    found = Letters(con)
+    found = DeadLetters(con)
     for size in (40, 40, 40, 200, 10):
         found.add([Reject("json: no", "x" * size, "file", 1)], [0])
     tables = list(found.tables)
     assert counts(con, tables) == [2, 1, 1, 1]
-    other = Letters(con)
+    other = DeadLetters(con)
     other.add([Reject("json: no", "x", "file", 1)], [0])
     found.drop()
     found.drop()

@@ -14,7 +14,7 @@ from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.table import chunks
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
-from pipeline_assets.ingest.cdc.table.replay import DISCARDED_LETTERS, discard
+from pipeline_assets.ingest.cdc.table.replay import DISCARDED_DEAD_LETTERS, discard
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
 
@@ -55,7 +55,7 @@ def test_a_dead_letter_that_fits_now_is_appended_and_goes(shop: Shop) -> None:
     shop.ingest(run_id="r1")
     shop = mended(shop)
     report = shop.replay(run_id="r2")
-    assert (report.letters, report.removed, vars(report.counts["crm__products"])) == (
+    assert (report.dead_letters, report.removed, vars(report.counts["crm__products"])) == (
         1, 1, {"events_in": 1, "rows": 1, "dead_letters": 0},
     )  # fmt: skip
     assert shop.letters("crm__products") == []
@@ -73,7 +73,7 @@ def test_a_dead_letter_that_fits_now_is_appended_and_goes(shop: Shop) -> None:
     )
     assert (commit["commit_lsn_min"], commit["commit_lsn_max"]) == ("8", "8")
     assert (commit["batch_id"],) in shop.rows(columns="_batch_id")
-    assert shop.replay().letters == 0
+    assert shop.replay().dead_letters == 0
     assert shop.account().adds_up
 
 
@@ -84,7 +84,7 @@ def test_records_of_a_table_that_is_declared_since_move_there(shop: Shop) -> Non
     assert len(shop.letters()) == 2
     shop = mended(shop, CUSTOMERS, PRODUCTS, ORDERS)
     report = shop.replay()
-    assert (report.letters, report.removed) == (2, 2)
+    assert (report.dead_letters, report.removed) == (2, 2)
     assert shop.rows("crm__orders", "key, _source.line") == [('{"order_id":"o1"}', 2)]
     assert [reason[:5] for (reason,) in shop.letters()] == ["json:"], "what is still no event stays, as a new letter"
     assert shop.letters(columns="_source.file, _source.line, raw") == [("crm/2026-01-02/a.jsonl", 3, "{")]
@@ -98,7 +98,7 @@ def test_letters_of_which_none_fits_are_left_as_they_are(shop: Shop) -> None:
     before = [shop.letters(name, "*") for name in names]
     versions = [DeltaTable(f"{shop.lake.uri}/dead_letters/{name}").version() for name in names]
     report = shop.replay()
-    assert (report.letters, report.removed, sum(c.events_in for c in report.counts.values())) == (3, 0, 0)
+    assert (report.dead_letters, report.removed, sum(c.events_in for c in report.counts.values())) == (3, 0, 0)
     assert [shop.letters(name, "*") for name in names] == before
     assert [DeltaTable(f"{shop.lake.uri}/dead_letters/{name}").version() for name in names] == versions
 
@@ -114,10 +114,10 @@ def test_a_file_that_cannot_be_read_weighs_the_same_after_a_replay(shop: Shop) -
 
 
 def test_without_dead_letters_there_is_nothing_to_do(shop: Shop) -> None:
-    assert shop.replay().letters == 0
+    assert shop.replay().dead_letters == 0
     shop.land("2026-01-02/a.jsonl", product("A", 8), HEARTBEAT)
     shop.ingest()
-    assert shop.replay().letters == 0
+    assert shop.replay().dead_letters == 0
 
 
 def test_events_of_a_slot_that_did_not_fit_are_replayed_as_they_were(shop: Shop) -> None:
@@ -278,5 +278,5 @@ def test_dead_letters_that_nobody_needs_are_given_up_and_stay_in_older_versions(
         assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r3") == 0
     assert shop.letters("crm__products") == shop.letters("crm__unrouted") == []
     log = dead_letter_table(shop.lake, "bronze.crm__products").open()
-    assert (log.history(1)[0][DISCARDED_LETTERS], log.history(1)[0]["run_id"]) == ("1", "r2")
+    assert (log.history(1)[0][DISCARDED_DEAD_LETTERS], log.history(1)[0]["run_id"]) == ("1", "r2")
     assert shop.replay(run_id="r4").letters == 0

@@ -143,7 +143,7 @@ def test_blank_lines_and_quoted_line_ends_do_not_shift_lines(land):
 
 
 def test_a_file_of_many_lines_with_quoted_line_ends_is_scanned_once(land, monkeypatch):
-    monkeypatch.setattr(limits, "MOST_LETTERS", 10)
+    monkeypatch.setattr(limits, "MAX_DEAD_LETTERS", 10)
     read, scans = CsvRecords.read, []
     monkeypatch.setattr(CsvRecords, "read", lambda *args, **given: scans.append(1) or read(*args, **given))
     good = b"".join(b'%d,1,1,"a\nb"\n' % n for n in range(20))

@@ -14,7 +14,7 @@ from pipeline_assets.notebook.frames import scratch
 from pipeline_assets.notebook.places import table_at
 
 
-def letters_of(
+def dead_letters_of(
     con: duckdb.DuckDBPyConnection, relation: str, *, extracted_at: str, source: str, batch: str
 ) -> pa.Table:
     """The dead letters among records.
@@ -38,37 +38,37 @@ def letters_of(
     return rows.to_arrow_table()
 
 
-class LetterBox:
+class DeadLetterBox:
     """Dead letters in batches, one of each call that gave some, in order of coming; the same batch again is one."""
 
     def __init__(self) -> None:
         self._pending: dict[str, pa.Table] = {}
 
-    def add(self, letters: pa.Table) -> None:
-        """Takes in what `letters_of` gives."""
-        if letters.num_rows:
+    def add(self, dead_letters: pa.Table) -> None:
+        """Takes in what `dead_letters_of` gives."""
+        if dead_letters.num_rows:
             # A frame that was not extracted has no time of its own: the one of its validation names nothing.
-            content = repr(letters.drop_columns(["_partition_date", "_extracted_at"]).to_pylist())
-            self._pending[blake2b(content.encode(), digest_size=16).hexdigest()] = letters
+            content = repr(dead_letters.drop_columns(["_partition_date", "_extracted_at"]).to_pylist())
+            self._pending[blake2b(content.encode(), digest_size=16).hexdigest()] = dead_letters
 
     @property
     def pending(self) -> pa.Table:
         """What was not saved yet: rows of `lake.dead_letters.COLUMNS`."""
-        return pa.concat_tables(self._pending.values()) if self._pending else _no_letters()
+        return pa.concat_tables(self._pending.values()) if self._pending else _no_dead_letters()
 
     def save(self, path: str | Path) -> int:
         """Appends what is pending to the Delta table at a path, each batch once, and forgets it. Gives the rows."""
         table, written = table_at(path), 0
-        with table.lake.errors_told(), table.lake.connect() as con:
-            for name, letters in list(self._pending.items()):
-                con.register("letters", letters)
+        with table.lake.errors_explained(), table.lake.connect() as con:
+            for name, dead_letters in list(self._pending.items()):
+                con.register("letters", dead_letters)
                 if append(con, table, "SELECT * FROM letters", batch_id=f"notebook {name}") is not None:
-                    written += letters.num_rows
+                    written += dead_letters.num_rows
                 del self._pending[name]
         return written
 
 
-def _no_letters() -> pa.Table:
+def _no_dead_letters() -> pa.Table:
     with scratch() as con:
         nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items())
         return con.sql(f"SELECT {nothing} LIMIT 0").to_arrow_table()
