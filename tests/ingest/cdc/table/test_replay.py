@@ -279,4 +279,4 @@ def test_dead_letters_that_nobody_needs_are_given_up_and_stay_in_older_versions(
     assert shop.letters("crm__products") == shop.letters("crm__unrouted") == []
     log = dead_letter_table(shop.lake, "bronze.crm__products").open()
     assert (log.history(1)[0][DISCARDED_DEAD_LETTERS], log.history(1)[0]["run_id"]) == ("1", "r2")
-    assert shop.replay(run_id="r4").letters == 0
+    assert shop.replay(run_id="r4").dead_letters == 0
