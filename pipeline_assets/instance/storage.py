@@ -23,9 +23,9 @@ from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs.base import RunStorage
 from dagster._core.storage.schedules.base import ScheduleStorage
 from dagster._core.storage.sqlite import LAST_KNOWN_STAMPED_SQLITE_ALEMBIC_REVISION
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
+from pipeline_assets.instance.event_log import SqliteStorage
 from pipeline_assets.settings import SettingsError, ensure_private, load_settings
 
 
@@ -107,7 +107,7 @@ class EnvStorage(DagsterStorage[Any], ConfigurableClass):
             return _postgres_storage(inst_data, settings.dagster_postgres_url.get_secret_value())
         folder = _dagster_dir()
         with _alone_in(folder):
-            return DagsterSqliteStorage.from_local(str(folder), inst_data)
+            return SqliteStorage.from_local(str(folder), inst_data)
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
