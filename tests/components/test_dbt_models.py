@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from pipeline_assets.components.dbt_models import is_stale
 from pipeline_assets.definitions import defs
 from pipeline_assets.demo import shop
 from pipeline_assets.lake import Lake, Table
@@ -92,3 +93,34 @@ def test_a_day_that_failed_stays_out_of_silver_in_later_runs_too(location: Locat
         os.utime(path, (1.31e9, 1.31e9))
     assert location.run(bad, bad).success
     assert location.one(broken) == 1
+
+
+def test_the_dbt_project_is_parsed_again_when_a_file_came_changed_or_went(tmp_path: Path) -> None:
+    project, manifest = tmp_path / "project", tmp_path / "project" / "target" / "manifest.json"
+    model = project / "models" / "gold" / "sales.sql"
+    model.parent.mkdir(parents=True)
+    model.write_text("select 1")
+    (project / "dbt_project.yml").touch()
+
+    def becomes_stale() -> bool:
+        """Whether it is, as of the last call of this."""
+        found = is_stale(manifest, project)
+        for path in (project, *project.rglob("*")):
+            os.utime(path, (1000, 1000))
+        manifest.parent.mkdir(exist_ok=True)
+        manifest.touch()
+        os.utime(manifest, (1001, 1001))
+        return found
+
+    assert becomes_stale()
+    (project / "target" / "run_results.json").touch()
+    assert not becomes_stale()
+    model.write_text("select 2")
+    assert becomes_stale()
+    (model.parent / "orders.yml").touch()
+    assert becomes_stale()
+    model.unlink()
+    assert becomes_stale()
+    (project / "dbt_project.yml").write_text("name: other")
+    assert becomes_stale()
+    assert not becomes_stale()
