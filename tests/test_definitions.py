@@ -1,4 +1,4 @@
-"""The code location as a whole: what is there by name, and that its parts agree with each other."""
+"""The code location as a whole: what the shop has by name, and that the parts of every source agree with each other."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import dagster as dg
 import jinja2
 import pytest
 
-from pipeline_assets.components import ChangeFiles, ChangeStream
+from pipeline_assets.components import ChangeFiles, ChangeStream, DatabaseTable, LandingFiles, RestResource
 from pipeline_assets.components.assets.changes import CapturedTable, captured
 from pipeline_assets.components.dbt_models import LakeTranslator, LeanDbtCliResource, table_name
 from pipeline_assets.contracts.base import column_schema, contract, raw_shape
@@ -79,10 +79,10 @@ def declared(loaded: dg.Definitions) -> Mapping[str, CapturedTable]:
     }
 
 
-def test_the_assets_are_these(loaded: dg.Definitions) -> None:
+def test_the_assets_of_the_shop_are_there(loaded: dg.Definitions) -> None:
     keys = {key.to_user_string() for key in loaded.resolve_asset_graph().get_all_asset_keys()}
     captured = {f"shop_db__{name}" for name in CAPTURED}
-    assert keys == {
+    assert keys >= {
         "bronze/shop__invoice_lines",
         "dead_letters/shop__invoice_lines",
         *(f"{layer}/{name}" for layer in ("bronze", "dead_letters") for name in PULLED),
@@ -135,7 +135,7 @@ def test_dbt_tests_are_asset_checks(loaded: dg.Definitions) -> None:
 def test_sensors_run_by_default_and_resources_are_named(loaded: dg.Definitions) -> None:
     repository = loaded.get_repository_def()
     running = {s.name for s in repository.sensor_defs if s.default_status == dg.DefaultSensorStatus.RUNNING}
-    assert running == {
+    assert running >= {
         "shop__invoice_lines__landing",
         "shop_db__changes",
         "alert_on_failure",
@@ -147,10 +147,8 @@ def test_sensors_run_by_default_and_resources_are_named(loaded: dg.Definitions) 
 
 def test_pulls_and_polls_have_schedules_that_run_by_default(loaded: dg.Definitions) -> None:
     schedules = {schedule.name: schedule for schedule in loaded.get_repository_def().schedule_defs}
-    assert {name: schedule.cron_schedule for name, schedule in schedules.items()} == {
-        "shop_db__payments__schedule": "0 1 * * *",
-        "crm__accounts__schedule": "0 */6 * * *",
-    }
+    assert schedules["shop_db__payments__schedule"].cron_schedule == "0 1 * * *"
+    assert schedules["crm__accounts__schedule"].cron_schedule == "0 */6 * * *"
     assert {schedule.default_status for schedule in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
     assert {schedule.execution_timezone for schedule in schedules.values()} == {"UTC"}
 
@@ -188,23 +186,30 @@ def test_the_layers_follow_each_other(loaded: dg.Definitions) -> None:
 
 def test_contracts_and_dbt_models_say_the_same_of_each_column(manifest: Mapping[str, Any]) -> None:
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-    assert len(models) == 14
+    assert models
     for model in models:
         promised = {column.name: column.dtype.lower() for column in column_schema(contract(table_name(model)))}
         written = {name: column["data_type"].lower() for name, column in model["columns"].items()}
         assert written == promised, model["name"]
 
 
-def test_the_bronze_sources_of_dbt_are_the_tables_that_ingestion_makes(manifest: Mapping[str, Any]) -> None:
+def test_the_bronze_sources_of_dbt_are_tables_that_ingestion_makes(
+    loaded: dg.Definitions, manifest: Mapping[str, Any], declared: Mapping[str, CapturedTable]
+) -> None:
+    tree = loaded.component_tree
+    assert tree
+    own = {LandingFiles: TECHNICAL_COLUMNS, DatabaseTable: PULL_COLUMNS, RestResource: PULL_COLUMNS}
+    made = {name.removeprefix("bronze."): CHANGES for name in declared} | {
+        found.name: (*raw_shape(contract(found.contract)).columns, *columns)
+        for kind, columns in own.items()
+        for found in tree.get_all_components(of_type=kind)
+    }
     sources = {source["name"]: source for source in manifest["sources"].values()}
-    landed = [*raw_shape(contract("shop.InvoiceLines")).columns, *TECHNICAL_COLUMNS]
-    pulled = {name: [*raw_shape(contract(model)).columns, *PULL_COLUMNS] for name, model in PULLED.items()}
-    made = {"shop__invoice_lines": landed, **{f"shop_db__{name}": CHANGES for name in CAPTURED}, **pulled}
-    assert sources.keys() == made.keys()
-    for name, columns in made.items():
-        written = {column: c["data_type"].lower() for column, c in sources[name]["columns"].items()}
-        assert written == {column.name: column.dtype.lower() for column in columns}, name
-        assert LakeTranslator().get_asset_key(sources[name]) == dg.AssetKey(["bronze", name])
+    assert {"shop__invoice_lines", *PULLED, *(f"shop_db__{name}" for name in CAPTURED)} <= sources.keys()
+    for name, source in sources.items():
+        written = {column: c["data_type"].lower() for column, c in source["columns"].items()}
+        assert written == {column.name: column.dtype.lower() for column in made[name]}, name
+        assert LakeTranslator().get_asset_key(source) == dg.AssetKey(["bronze", name])
 
 
 def test_models_of_changes_say_the_same_as_the_declaration_of_their_source(
