@@ -40,7 +40,7 @@ class Changes:
         every: Relation of all events.
         late_until: Events up to this commit_lsn may be late: older than what is applied. None if none is.
         truncated: Whether a truncation is among the events to fold.
-        moved: Whether an insert among them lacks a column: the other half of an update of the key.
+        has_key_changes: Whether an insert among them lacks a column: it is the second half of an update of the key.
         unavailable: Columns that some of them lack.
         added: Columns of theirs that the contract does not have.
     """
@@ -49,7 +49,7 @@ class Changes:
     every: str
     late_until: int | None = None
     truncated: bool = True
-    moved: bool = True
+    has_key_changes: bool = True
     unavailable: frozenset[str] = frozenset()
     added: tuple[str, ...] = field(default=())
 
@@ -130,7 +130,7 @@ class ChangeReader:
     def _look_at(self, changes: Changes, shape: Sequence[RawColumn]) -> None:
         """Notes what the events to fold have: truncations, columns left out, columns unknown to the contract."""
         cursor = self._views.cursor()
-        changes.truncated, changes.moved, left_out = cursor.execute(
+        changes.truncated, changes.has_key_changes, left_out = cursor.execute(
             "SELECT coalesce(bool_or(op = 't'), false), coalesce(bool_or(op = 'c' AND len(unavailable) > 0), false), "
             f"flatten(list(DISTINCT unavailable)) FROM {changes.folded}"
         ).fetchone() or (False, False, [])
@@ -193,7 +193,8 @@ def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) 
     Returns:
         `keys` and `columns` (all but the keys) are dicts of `name` (quoted), `type` and `value`: SQL over `__key`,
         which `key_texts` gives, and `__row`, which `row_texts` gives. A column that some events lack has also
-        `source_name`, `told`, a name for the last document that told the column, and `told_value`: its value in there.
+        `source_name`, `backfill` (a name for the latest document of the row that holds the column) and
+        `backfilled_value` (the column's value in that document).
     """
     kinds = {column.name: column.dtype for column in shape} | dict.fromkeys(changes.added, "VARCHAR")
     names = [name for name in kinds if name not in keys]
@@ -201,10 +202,10 @@ def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) 
     for at, name in enumerate(names, 1):
         column = {"name": quote_name(name), "type": kinds[name], "value": row.typed(f"__row[{at}]", kinds[name])}
         if name in changes.unavailable:
-            column |= {"source_name": name, "told": f"__told_{at}"}
-            column["told_value"] = row.typed(f"{row.texts([name], f'__told_{at}')}[1]", kinds[name])
+            column |= {"source_name": name, "backfill": f"__backfill_{at}"}
+            column["backfilled_value"] = row.typed(f"{row.texts([name], f'__backfill_{at}')}[1]", kinds[name])
         columns.append(column)
-    facts = ("new", "every", "late_until", "truncated", "moved")
+    facts = ("new", "every", "late_until", "truncated", "has_key_changes")
     return {
         **{name: getattr(changes, name) for name in facts},
         "stored": None,
