@@ -5,7 +5,7 @@
     {{- custom_schema_name or target.schema -}}
 {%- endmacro %}
 
-{#- Narrows a data test with `where: "__partition__"` to the days that it has to look at. -#}
+{#- Narrow a data test with `where: "__partition__"` to the days that it has to check. -#}
 {% macro get_where_subquery(relation) -%}
     {%- set where = config.get('where', '') | replace('__partition__', '(' ~ test_days(relation) ~ ')') -%}
     {%- do return('(select * from ' ~ relation ~ ' where ' ~ where ~ ') dbt_subquery' if where else relation) -%}

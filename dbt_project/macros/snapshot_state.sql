@@ -1,16 +1,17 @@
-{#- Current state out of full snapshots: one row per key that ever was in one.
+{#- Current state made from full snapshots: one row per key that a snapshot ever held.
 
-    A model is a call of snapshot_state() and nothing else, for a `LandingFiles` source of `delivery: snapshot`:
+    A model only calls snapshot_state(), for a `LandingFiles` source with `delivery: snapshot`:
 
         {{ snapshot_state(source('bronze', 'shop__stores'), contract='shop.Stores', keys=['store_id']) }}
 
-    The newest published day is the state. A key that is missing from it is a tombstone: `_deleted`, all null but the key.
-    A withheld day is no state; a late or corrected older day changes no row. Of a key that a snapshot has twice, the row
-    that stands last counts. What equals the stored row is not written again, so that `_changed_date` (the snapshot that
-    made the row what it is; made anew, the newest one) tells downstream what changed.
+    The newest published day is the state. A key that is missing from it becomes a tombstone: `_deleted`, all columns
+    but the key null. A withheld day is not used; a late or corrected older day changes no row. If a snapshot holds a
+    key twice, the last row of the file counts. A row that equals the stored one is not written again, so
+    `_changed_date` (the day of the snapshot that last changed the row; after a rebuild, of the newest snapshot) tells
+    downstream models what changed.
 
-    Cost follows the snapshot: bronze is read for the newest day and the days that came, the stored state once.
-    pipeline_assets/dbt_plugin/snapshots.py tells which rows these are.
+    Cost follows the snapshot: a run reads the newest day and the new days of bronze, and the stored state once.
+    pipeline_assets/dbt_plugin/snapshots.py selects these rows.
 -#}
 {% macro snapshot_state(source, contract, keys) -%}
 {{- config(
@@ -73,7 +74,7 @@ changed as (
 
 ),
 
-gone as (
+vanished as (
 
     select *
     from stored
@@ -106,7 +107,7 @@ final as (
         {%- endfor %}
         true as _deleted,
         (select day from newest) as _changed_date,
-    from gone
+    from vanished
 
     {%- endif %}
 

@@ -1,6 +1,6 @@
 {{ config(meta={'dagster': {'ref': {'name': 'daily_sales'}}}) }}
 
--- Days on which the sum of daily_sales is not the sum of silver's sale lines: revenue lost or counted twice.
+-- Days on which the sum of daily_sales differs from the sum of silver's sale lines: revenue was lost or counted twice.
 with days as (
 
     select

@@ -17,10 +17,10 @@ from pipeline_assets.contracts.base import Model
 Instant = Annotated[pl.Datetime, "us", "UTC"]
 Names = Annotated[pl.List, pl.String]
 
-_UNAVAILABLE = "Columns whose value no change has told yet, and which are null for that reason; normally none."
+_UNAVAILABLE = "Columns that are null because no change has held their value yet; normally empty."
 _BUCKET = "Partition: a function of the key."
-_COMMIT_LSN = "Position of the commit that made the row what it is."
-_TX_SEQ = "Place within that transaction."
+_COMMIT_LSN = "Log position of the commit that last changed the row."
+_TX_SEQ = "Place of the change within that transaction."
 
 
 class _State(pa.DataFrameModel):
@@ -32,7 +32,7 @@ class _State(pa.DataFrameModel):
     own_unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
     own_commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
     own_tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
-    own_changed_at: Instant = pa.Field(alias="_changed_at", description="When that was committed.")
+    own_changed_at: Instant = pa.Field(alias="_changed_at", description="When that transaction was committed.")
     own_changed_date: pl.Date = pa.Field(alias="_changed_date", description="UTC date of `_changed_at`.")
     own_bucket: pl.Int64 = pa.Field(alias="_bucket", description=_BUCKET)
 
@@ -44,27 +44,27 @@ class _SnapshotState(pa.DataFrameModel):
         alias="_deleted", description="The key is missing from the newest snapshot; all columns but the key are null."
     )
     own_changed_date: pl.Date = pa.Field(
-        alias="_changed_date", description="Day of the snapshot that made the row what it is."
+        alias="_changed_date", description="Day of the snapshot that last changed the row."
     )
 
 
 class _History(pa.DataFrameModel):
     """What a history has beside the source's columns."""
 
-    valid_from: Instant = pa.Field(description="Since when the row was like this.")
-    valid_to: Instant = pa.Field(nullable=True, description="Until when, exclusive; null for the last version.")
+    valid_from: Instant = pa.Field(description="Start of the version, included.")
+    valid_to: Instant = pa.Field(nullable=True, description="End of the version, excluded; null for the last version.")
     is_current: pl.Boolean = pa.Field(description="The last version of a row that is not deleted.")
     is_deleted: pl.Boolean = pa.Field(
-        description="The row was deleted at the source for this time; all columns but the key are null."
+        description="The row was deleted at the source during this time; all columns but the key are null."
     )
     own_unavailable: Names = pa.Field(alias="_unavailable", description=_UNAVAILABLE)
     own_commit_lsn: pl.Int64 = pa.Field(alias="_commit_lsn", description=_COMMIT_LSN)
     own_tx_seq: pl.Int64 = pa.Field(alias="_tx_seq", description=_TX_SEQ)
-    own_committed_at: Instant = pa.Field(alias="_committed_at", description="When that was committed.")
+    own_committed_at: Instant = pa.Field(alias="_committed_at", description="When that transaction was committed.")
     own_as_of: Instant = pa.Field(
         alias="_as_of",
         nullable=True,
-        description="Of the last version: up to when changes are in it. A later change begins no earlier.",
+        description="Of the last version: time up to which it holds changes. The next one does not begin earlier.",
     )
     own_changed_date: pl.Date = pa.Field(
         alias="_changed_date", description="UTC date of the commit that opened, confirmed or closed the version."

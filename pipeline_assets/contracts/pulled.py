@@ -13,10 +13,10 @@ class LastRead(pa.DataFrameModel):
     """To be inherited ahead of the source's columns, which come first then."""
 
     deleted: pl.Boolean = pa.Field(
-        alias="_deleted", description="The key was found gone from the source; the rest is its last row."
+        alias="_deleted", description="The key is gone from the source; the other columns hold its last row."
     )
     extracted_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
-        alias="_extracted_at", description="When the row was read; a later reading replaces it."
+        alias="_extracted_at", description="When the row was read; a row that was read later replaces it."
     )
     changed_date: pl.Date = pa.Field(alias="_changed_date", description="Partition of bronze that the row came from.")
     bucket: pl.Int64 = pa.Field(alias="_bucket", description="Partition: a function of the key.")

@@ -47,7 +47,7 @@ customers as (
 
     union all
 
-    -- The others as they are stored: their orders have not changed, so silver is not read for them.
+    -- All other customers as they are stored: their orders have not changed, so silver is not read for them.
     select
         customer_id,
         total_orders,
@@ -67,7 +67,7 @@ customers as (
 
 ),
 
--- No max() over (): with little or no input that crashes DuckDB 1.5.5 now and then (duckdb/duckdb#25713).
+-- A subquery, not max() over (), which sometimes crashes DuckDB 1.5.5 on little or no input (duckdb/duckdb#25713).
 dated as (
 
     select
@@ -77,7 +77,7 @@ dated as (
 
 ),
 
--- The shop's database may know the customer, or have forgotten them: then only their sales are known.
+-- The shop's database may lack the customer or have deleted them: then only their sales are known.
 contacts as (
 
     select
@@ -105,7 +105,7 @@ payments as (
 
 ),
 
--- A customer may have several accounts; the one that somebody worked on last tells.
+-- A customer may have several accounts; the one that was updated last counts.
 accounts as (
 
     select
@@ -141,8 +141,8 @@ final as (
     left join contacts on dated.customer_id = contacts.customer_id
     left join payments on dated.customer_id = payments.customer_id
     left join accounts on dated.customer_id = accounts.customer_id
-    -- A day with sales beyond the last one moves as_of_date, and with it every customer's days_since_last_order. So the
-    -- stored customers are written again with the new date when it moved, and left alone when it did not.
+    -- A sale on a later day than any before moves as_of_date, and with it every customer's days_since_last_order. So
+    -- the stored customers are written again when the date moved, and left alone when it did not.
     where dated.is_changed or dated.stored_as_of_date is distinct from dated.as_of_date
 
 )

@@ -1,6 +1,6 @@
 {{ config(meta={'strategy': 'replace', 'date_column': 'sale_date'}) }}
 
--- Days of the past change when a customer moves to another segment: all days on which that customer bought.
+-- When a customer moves to another segment, all days on which that customer bought are recomputed.
 {%- set days_of_moved_customers %}
 select distinct invoice_lines.invoice_date
 from {{ ref('invoice_lines') }} as invoice_lines
@@ -49,7 +49,7 @@ customers as (
 
 ),
 
--- A left join: revenue of a customer without metrics shows as a null segment, which a test reports. It is never lost.
+-- A left join, so that no revenue is lost: a customer without metrics gets a null segment, which a test reports.
 sales as (
 
     select

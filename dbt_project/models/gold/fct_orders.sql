@@ -35,9 +35,10 @@ orders as (
         true as is_changed,
         status,
         line_count,
-        -- Null rather than a wrong number when lines are not known, or a quantity is no whole one.
+        -- Null instead of a wrong number when the lines are unknown or a quantity is not a whole number.
         case
-            when len(list_filter(quantities, lambda quantity: regexp_full_match(quantity, '-?[0-9]{1,18}'))) = len(quantities)
+            when len(list_filter(quantities, lambda quantity: regexp_full_match(quantity, '-?[0-9]{1,18}'))) =
+            len(quantities)
                 then cast(coalesce(list_sum(try_cast(quantities as bigint[])), 0) as bigint)
         end as units,
         total_gbp,
@@ -49,7 +50,7 @@ orders as (
 
     union all
 
-    -- Orders as they are stored, of customers whose history changed: another version may be the one of their time.
+    -- Stored orders of customers whose history changed: another version may now be valid at the time of the order.
     select
         order_id,
         customer_id,
@@ -69,8 +70,8 @@ orders as (
 
 ),
 
--- Who ordered before their first version, or between two (deleted, and there again), has the one before that: the first
--- begins with time itself.
+-- An order between two versions (the customer was deleted in between) gets the earlier one. An order before the first
+-- version gets the first, which therefore begins at -infinity.
 versions as (
 
     select

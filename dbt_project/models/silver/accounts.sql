@@ -11,7 +11,7 @@
     )
 }}
 
--- Each row as it was last read, as in payments. Keys that are texts are spread over partitions by their hash.
+-- Each row as it was last read, as in payments. Text keys are spread over partitions by their hash.
 with source as (
 
     select

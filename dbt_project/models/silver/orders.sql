@@ -1,4 +1,4 @@
--- Orders change while they are young, and their numbers grow: ten thousand neighbours share a partition.
+-- Orders change while they are young, and their numbers grow: so ten thousand neighbours share a partition.
 {{ change_state(
     source('bronze', 'shop_db__orders'),
     contract='shop_db.Orders',

@@ -11,8 +11,9 @@
     )
 }}
 
--- Each row as it was last read. Days of bronze that were touched are read again whole; of what is stored, only what was
--- read later than before is replaced. Payments change while they are young: their neighbours share a partition.
+-- Each row as it was last read. The touched days of bronze are read again as a whole; a stored row is replaced only by
+-- one that was read later. Payments change while they are young, so payments with neighbouring numbers share a
+-- partition.
 with source as (
 
     select

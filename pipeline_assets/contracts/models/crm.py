@@ -15,8 +15,8 @@ class Accounts(pa.DataFrameModel):
 
     account_id: pl.String = pa.Field(str_length={"min_value": 1}, description="The CRM's number of the account.")
     customer_id: pl.Int64 = pa.Field(nullable=True, description="The shop's number of the customer, once known.")
-    segment: pl.String = pa.Field(nullable=True, description="What the sales team takes the customer for.")
-    account_owner: pl.String = pa.Field(nullable=True, description="Who of the sales team looks after the account.")
+    segment: pl.String = pa.Field(nullable=True, description="Segment that the sales team gives the customer.")
+    account_owner: pl.String = pa.Field(nullable=True, description="Sales person who looks after the account.")
     updated_at: Instant = pa.Field(description="When the account was last changed, by the CRM's clock.")
 
     class Config:
@@ -30,10 +30,10 @@ class SilverAccounts(LastRead, Accounts):
     """One row per account, as it was last polled."""
 
     segment: pl.String = pa.Field(
-        nullable=True, str_length={"min_value": 1}, description="What the sales team takes the customer for."
+        nullable=True, str_length={"min_value": 1}, description="Segment that the sales team gives the customer."
     )
     account_owner: pl.String = pa.Field(
-        nullable=True, str_length={"min_value": 1}, description="Who of the sales team looks after the account."
+        nullable=True, str_length={"min_value": 1}, description="Sales person who looks after the account."
     )
 
     class Config:

@@ -186,7 +186,7 @@ class CustomerMetrics(pa.DataFrameModel):
         nullable=True, str_matches=PHONE, description="Telephone number; null when none is known."
     )
     paid_gbp: Amount = pa.Field(
-        nullable=True, description="Sum of the customer's payments that were not refunded, GBP; null without any."
+        nullable=True, description="Sum of the customer's payments that were not refunded, GBP; null without payments."
     )
     last_paid_at: Annotated[pl.Datetime, "us", "UTC"] = pa.Field(
         nullable=True, description="When the last of these payments was captured."

@@ -27,7 +27,7 @@ class Customers(pa.DataFrameModel):
 
     customer_id: pl.Int64 = pa.Field(description="Number of the customer; the key.")
     name: pl.String = pa.Field(description="Name as entered.")
-    email: pl.String = pa.Field(nullable=True, description="E-mail address as entered; not always one.")
+    email: pl.String = pa.Field(nullable=True, description="E-mail address as entered; not always a valid one.")
     phone: pl.String = pa.Field(nullable=True, description="Telephone number as entered.")
     country: pl.String = pa.Field(description="Country of the customer.")
     created_at: Instant = pa.Field(description="When the customer was first seen, by the shop's clock.")
@@ -64,7 +64,7 @@ class Orders(pa.DataFrameModel):
     ordered_at: Instant = pa.Field(description="When the order was placed, by the shop's clock.")
     lines: pl.String = pa.Field(description="JSON array of stock_code, quantity and unit_price.")
     line_count: pl.Int32 = pa.Field(description="Number of lines.")
-    total: Amount = pa.Field(description="Sum of quantity by unit price, GBP.")
+    total: Amount = pa.Field(description="Sum of quantity times unit price, GBP.")
     updated_at: Instant = pa.Field(description="When the row was last changed, by the shop's clock.")
 
     class Config:

@@ -49,7 +49,7 @@ class DimCustomers(pa.DataFrameModel):
     created_at: Instant = pa.Field(description="When the customer was first seen.")
     valid_from: Instant = pa.Field(description="Start of the version, included.")
     valid_to: Instant = pa.Field(nullable=True, description="End of the version, excluded; null for the current one.")
-    is_current: pl.Boolean = pa.Field(description="Whether the version is today's; a deleted customer has none.")
+    is_current: pl.Boolean = pa.Field(description="The current version; a deleted customer has no such version.")
 
     @pa.dataframe_check(error="valid_from < valid_to, and only the current version has no end")
     @classmethod
@@ -83,7 +83,7 @@ class DimProducts(pa.DataFrameModel):
     is_product: pl.Boolean = pa.Field(description="False for postage, fees, vouchers and manual bookings.")
     valid_from: Instant = pa.Field(description="Start of the version, included.")
     valid_to: Instant = pa.Field(nullable=True, description="End of the version, excluded; null for the current one.")
-    is_current: pl.Boolean = pa.Field(description="Whether the version is today's; a delisted product has none.")
+    is_current: pl.Boolean = pa.Field(description="The current version; a delisted product has no such version.")
 
     @pa.dataframe_check(error="is_product follows stock_code")
     @classmethod
@@ -119,13 +119,13 @@ class FctOrders(pa.DataFrameModel):
     customer_key: pl.String = pa.Field(
         nullable=True, str_matches=VERSION_KEY, description="Version of the customer at ordered_at, else the nearest."
     )
-    status: pl.String = pa.Field(isin=ORDER_STATUSES, description="Where the order stands.")
+    status: pl.String = pa.Field(isin=ORDER_STATUSES, description="Status of the order.")
     is_cancelled: pl.Boolean = pa.Field(description="Whether the status is cancelled.")
     line_count: pl.Int32 = pa.Field(ge=0, description="Number of lines.")
     units: pl.Int64 = pa.Field(
         nullable=True, description="Sum of the lines' quantities, negative on returns; null when not known."
     )
-    total_gbp: Amount = pa.Field(description="Sum of quantity by unit price, GBP; negative on returns.")
+    total_gbp: Amount = pa.Field(description="Sum of quantity times unit price, GBP; negative on returns.")
     ordered_at: Instant = pa.Field(description="When the order was placed.")
     order_date: pl.Date = pa.Field(description="Day of `ordered_at` (UTC).")
     order_month: pl.Date = pa.Field(description="First day of the month of `ordered_at` (UTC); the partition.")
