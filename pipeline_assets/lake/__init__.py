@@ -1,4 +1,4 @@
-"""The lake: Delta tables and the only code that writes them. Knows neither dagster nor dbt, nor any source."""
+"""The lake: Delta tables, and the only code that writes them. It knows no source, and neither Dagster nor dbt."""
 
 from pipeline_assets.lake.changes import (
     Batch,

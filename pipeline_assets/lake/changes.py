@@ -1,7 +1,7 @@
-"""What changed in a table since a version, read from its log. The base of "recompute only what was touched".
+"""What changed in a table since a version, read from its log. "Recompute only what was touched" builds on this.
 
-Each downstream table keeps, in its own log, the upstream version that it reflects; the difference to the newest
-upstream version is what it still owes, whatever run was killed or asked for which range.
+Each downstream table keeps in its own log the upstream version that it reflects. The difference to the newest upstream
+version is what it still has to apply, whichever run was killed and whichever range was asked for.
 """
 
 import json
@@ -17,7 +17,7 @@ from pipeline_assets.lake.pruning import neighbours
 from pipeline_assets.lake.table import Table
 from pipeline_assets.sql import quote_text
 
-# Commits of these kinds change no row. ADD COLUMN changes the schema; the rows that fill it come in a WRITE.
+# Commits of these kinds change no row. ADD COLUMN changes the schema; the rows that fill the column come in a WRITE.
 _NO_ROWS = {
     "CREATE TABLE",
     "ADD COLUMN",
@@ -35,11 +35,11 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Changes:
-    """What happened to a table between a known version and the newest.
+    """What happened to a table between a known version and the newest one.
 
     Attributes:
         version: The newest version, to be stored as the new position.
-        dates: Dates whose rows were added or removed; None when only "anything may have changed" can be said.
+        dates: Dates whose rows were added or removed; None if anything may have changed.
         added: Dates whose rows were added; None also when all rows were replaced.
     """
 
@@ -54,7 +54,7 @@ class Batch:
 
     Attributes:
         batch_id: Its name; each of its rows carries it.
-        dates: The partitions it went to.
+        dates: The partitions that hold its rows.
         first_lsn: Least commit_lsn in it.
         last_lsn: Greatest commit_lsn in it.
     """
@@ -66,20 +66,20 @@ class Batch:
 
 
 def position_name(table: Table, opened: DeltaTable | None = None) -> str:
-    """Names the position that a downstream table keeps of this one; a table made anew has another name."""
+    """Name the position that a downstream table keeps of this one; a table that is created anew gets another name."""
     return f"{table.name}@{(opened or table.open()).metadata().id}"
 
 
 def changes_since(table: Table, version: int | None) -> Changes:
-    """Reads the touched dates of all commits after a version.
+    """Read the touched dates of all commits after a version.
 
     Args:
         table: The upstream table.
-        version: The version that is already applied; None for none.
+        version: The version that is already applied; None if nothing was applied yet.
 
     Returns:
-        The changes. `dates` is None when nothing was applied before, the log no longer reaches back that far, or a
-        writer that does not list its dates (another engine) changed rows.
+        The changes. `dates` is None when nothing was applied before, when the log no longer reaches back that far, or
+        when a writer that does not list its dates (another engine) changed rows.
     """
     newest, commits = _commits(table, version)
     if commits is None:
@@ -97,16 +97,16 @@ def changes_since(table: Table, version: int | None) -> Changes:
 
 
 def batches_since(table: Table, version: int | None, until: int) -> list[Batch] | None:
-    """Reads which batches a change table gained after a version, up to another.
+    """Read which batches a change table gained after one version and up to another.
 
     Args:
-        table: A table whose batches say their `commit_lsn_min` and `commit_lsn_max`.
-        version: The version that is already applied; None for none.
+        table: A table whose batches record their `commit_lsn_min` and `commit_lsn_max`.
+        version: The version that is already applied; None if nothing was applied yet.
         until: The version that is read.
 
     Returns:
-        The batches; None when nothing was applied before, the log no longer reaches back that far, or a commit did
-        anything but append a batch: then only "anything may have changed" can be said.
+        The batches. None if anything may have changed: nothing was applied before, the log no longer reaches back that
+        far, or a commit did something other than append a batch.
     """
     if version is None or version > until:
         return None
@@ -132,14 +132,17 @@ def batches_since(table: Table, version: int | None, until: int) -> list[Batch] 
 
 
 def select_batches(table: Table, version: int, batches: Sequence[Batch]) -> str:
-    """Gives a query: the rows of some batches, from files that partitions and statistics cannot rule out."""
+    """Build a query for the rows of some batches.
+
+    It reads only files that partitions and statistics cannot rule out.
+    """
     scan = table.scan(version)
     predicates = list(_predicates(batches)) or ["false"]
     return " UNION ALL ".join(f"SELECT * FROM {scan} WHERE {predicate}" for predicate in predicates)
 
 
 def _predicates(batches: Sequence[Batch]) -> Iterator[str]:
-    """One predicate for each run of neighbouring days, so that a batch of old days has not all since read."""
+    """Yield one predicate for each run of neighbouring days; one for all would read the days in between, too."""
     for days in neighbours(sorted(frozenset[date]().union(*(batch.dates for batch in batches)))):
         here = [batch for batch in batches if batch.dates & set(days)]
         yield (
@@ -151,7 +154,7 @@ def _predicates(batches: Sequence[Batch]) -> Iterator[str]:
 
 
 def _commits(table: Table, version: int | None) -> tuple[int, Sequence[Mapping[str, Any]] | None]:
-    """The newest version and the commits after another, newest first; None if they cannot be told."""
+    """Return the newest version and the commits after `version`, newest first; None if the log cannot list them."""
     for _ in range(_ATTEMPTS):
         opened = table.open()
         newest = opened.version()
@@ -160,7 +163,7 @@ def _commits(table: Table, version: int | None) -> tuple[int, Sequence[Mapping[s
         if version == newest:
             return newest, []
         commits = opened.history(newest - version)
-        # delta-rs 1.6 lists commits from the newest there is, but numbers them from the version opened.
+        # delta-rs 1.6 lists the commits from the newest one on, but numbers them from the version that was opened.
         table.refresh(opened)
         if opened.version() == newest:
             known = [commit for commit in commits if commit["version"] > version]

@@ -1,6 +1,6 @@
-"""What a commit says beside its files: positions, rows added and removed, and the dates of both.
+"""The facts that a commit records beside its files: positions, rows added and removed, and the dates of both.
 
-Downstream recomputes by these dates (`changes`).
+`changes` reads these dates, and downstream tables recompute by them.
 """
 
 import json
@@ -15,30 +15,31 @@ from pipeline_assets.lake.removal import Removal
 from pipeline_assets.sql import quote_name, quote_text
 
 DATE_COLUMN = "pipeline_assets.date_column"
-"""Table property: the column whose dates commits list."""
+"""Table property: the column whose dates the table's commits list."""
 
 TOUCHED_DATES = "touched_dates"
-"""Commit metadata: dates of the rows that came and of those that went, as a JSON list; absent if one has no date."""
+"""Commit metadata: dates of the added and of the removed rows, as a JSON list; absent if one of the rows has no date.
+"""
 
 ADDED_DATES = "added_dates"
-"""Commit metadata: dates of the rows that came, as a JSON list; absent when they are the touched dates."""
+"""Commit metadata: dates of the added rows, as a JSON list; absent when they equal the touched dates."""
 
 UNDATED = "undated"
-"""Commit metadata: "true" when a row is concerned that has no date, so that anything may have changed."""
+"""Commit metadata: "true" when an added or removed row has no date, so that anything may have changed."""
 
 REPLACED_ALL = "replaced_all"
-"""Commit metadata: "true" when other rows stood in the table before, and none of them was kept for sure."""
+"""Commit metadata: "true" when the commit replaced all rows of a table that was not empty, and may have kept no row."""
 
 
 def date_column(table: DeltaTable) -> str | None:
-    """Names the column whose dates the table's commits list; None if it has none."""
+    """Return the column whose dates the table's commits list; None if the table has no such column."""
     return table.metadata().configuration.get(DATE_COLUMN)
 
 
 def added_dates(commit: Mapping[str, str]) -> frozenset[date] | None:
-    """Reads the dates of the rows that a commit brought; None if that says nothing of what changed.
+    """Read the dates of the rows that a commit added; None if these dates do not tell all that changed.
 
-    A commit that replaces all rows may lose a key: the rows that came do not tell that.
+    A commit that replaces all rows may lose a key, which the dates of the added rows do not show.
     """
     listed = commit.get(ADDED_DATES, commit.get(TOUCHED_DATES))
     if listed is None or REPLACED_ALL in commit:
@@ -47,7 +48,7 @@ def added_dates(commit: Mapping[str, str]) -> frozenset[date] | None:
 
 
 def properties(positions: Mapping[str, int] | None, metadata: Mapping[str, str] | None) -> CommitProperties:
-    """Puts positions and facts in the form that a commit takes. It becomes the next version, or none."""
+    """Pack positions and facts into the form that a commit takes. It becomes the next version or fails: no retries."""
     return CommitProperties(
         custom_metadata=dict(metadata or {}),
         max_commit_retries=0,
@@ -64,15 +65,15 @@ def describe(
     *,
     replaces_all: bool,
 ) -> dict[str, str]:
-    """Gives the facts of a commit that is about to be made.
+    """Collect the facts of a commit that is about to be made.
 
     Args:
         con: A connection of the lake.
         table: The version that it changes.
         uri: The table's root.
         files: The new rows.
-        removal: The rows that go.
-        replaces_all: Whether all rows go.
+        removal: The rows that are removed.
+        replaces_all: Whether all rows are removed.
     """
     facts = {"rows_added": str(sum(file.rows for file in files)), "rows_removed": str(removal.rows)}
     if replaces_all and removal.rows:
@@ -87,22 +88,26 @@ def describe(
 
 
 def touched_dates(dates: Collection[date | None]) -> dict[str, str]:
-    """Gives the fact of which dates' rows are concerned: who follows by days would never see a row that has none."""
+    """Build the fact that lists the touched dates.
+
+    A row without a date touches anything: readers by day never see it.
+    """
     return {UNDATED: "true"} if None in dates else {TOUCHED_DATES: _listed(dates)}
 
 
 def of_new_shape(files: Sequence[DataFile]) -> dict[str, str]:
-    """Gives the facts of a commit that replaces columns and rows: no dates, so that anything may have changed."""
+    """Build the facts of a commit that replaces columns and rows: without dates, because anything may have changed."""
     return {"rows_added": str(sum(file.rows for file in files)), REPLACED_ALL: "true"}
 
 
 def _dates(con: duckdb.DuckDBPyConnection, uri: str, files: Sequence[DataFile], column: str) -> frozenset[date | None]:
-    """The distinct dates in files just written: from partition values, else by reading that one column."""
+    """Return the distinct dates in new files: from partition values if possible, else by reading that one column."""
     if all(column in file.partition_values for file in files):
         values = (file.partition_values[column] for file in files)
         return frozenset(None if value is None else date.fromisoformat(value) for value in values)
     names = ", ".join(quote_text(f"{uri}/{file.path}") for file in files)
-    rows = f"read_parquet([{names}], hive_partitioning = false)"  # else a folder day=... above the lake is the column
+    # With hive partitioning, a folder day=... above the lake would become a column.
+    rows = f"read_parquet([{names}], hive_partitioning = false)"
     found = con.execute(f"SELECT DISTINCT CAST({quote_name(column)} AS DATE) FROM {rows}")
     return frozenset(row[0] for row in found.fetchall())
 

@@ -1,7 +1,8 @@
-"""Committing against other writers: plan on the newest version, commit the next one, and if it is taken plan anew.
+"""Committing beside other writers: plan on the newest version, commit the next one, and plan anew if it is taken.
 
-Storage grants a version to one writer only. A writer that lost re-reads and decides anew; it never re-sends blindly,
-because delta-rs accepts a repeated application transaction. What a plan holds is `table`'s to say.
+Storage grants a version to one writer only. A writer that lost the race reads the table again and plans again. It never
+sends the same commit blindly, because delta-rs accepts a repeated application transaction. What a plan holds is decided
+in `table`.
 """
 
 import logging
@@ -30,26 +31,27 @@ from pipeline_assets.lake.sending import send
 
 _LOG = logging.getLogger(__name__)
 
-# 8 writers on one table met at most 23 conflicts in a row (facts-services.md); 100 is out of reach for honest work.
+# 8 writers on one table met at most 23 conflicts in a row (facts-services.md); honest work does not reach 100.
 ATTEMPTS = 100
 
 _LARGE = 1_000
-"""Positions and files of a commit from which on a checkpoint follows it.
+"""A commit with at least this many positions and files is followed by a checkpoint.
 
-delta-rs makes one after a hundred commits. Till then each opening parses the commits: one that names 20,000 landed
-files has 5.7 MB and takes 60 ms of CPU, its checkpoint 10 ms."""
+delta-rs makes a checkpoint after a hundred commits. Until then, each opening parses the commits: a commit that names
+20,000 landed files has 5.7 MB and takes 60 ms of CPU, its checkpoint takes 10 ms.
+"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One attempt's commit against one version.
+    """What one attempt commits on top of one version.
 
     Attributes:
         files: The new rows.
-        removal: The rows that go.
-        replaces_all: Whether all rows go.
-        own_files: Whether the files are of this attempt only, and of no use to the next.
-        schema: The columns from now on, if they are others; then all rows go, and `removal` is not asked.
+        removal: The rows that are removed.
+        replaces_all: Whether all rows are removed.
+        own_files: Whether the files belong to this attempt only and are useless to the next one.
+        schema: The columns from now on, if they change; then all rows are removed and `removal` is ignored.
     """
 
     files: Sequence[DataFile]
@@ -74,7 +76,7 @@ def commit(
     metadata: Mapping[str, str] | None,
     types: Mapping[str, str] | None = None,
 ) -> int:
-    """Plans and commits until a version is won.
+    """Plan and commit until a version is won.
 
     Args:
         con: A connection of the lake.
@@ -83,7 +85,7 @@ def commit(
         expect: Positions that the log must hold.
         positions: Positions to set in the same commit.
         metadata: Further facts, kept in the commit.
-        types: Delta types that the table's columns had when files were written before this.
+        types: Delta types of the table's columns when the files were written.
 
     Returns:
         The version committed; the newest one when there was nothing to do.
@@ -125,7 +127,7 @@ def commit(
 
 
 def _checkpoint(table: TableReader, opened: DeltaTable) -> None:
-    """Makes a checkpoint of the newest version. The write is done: it is no failure if there is none."""
+    """Make a checkpoint of the newest version. The commit is done, so a failure here is only logged."""
     try:
         table.refresh(opened)
         opened.create_checkpoint()
@@ -141,11 +143,11 @@ def _send(
     positions: Mapping[str, int],
     metadata: Mapping[str, str],
 ) -> int | None:
-    """Commits a plan on the version that it was made for; None if another writer has the next one."""
+    """Commit a plan on the version that it was made for; return None if another writer has taken the next version."""
     files, removal, schema = [*plan.files, *plan.removal.survivors], plan.removal, plan.schema or opened.schema()
     if plan.schema is None:
         facts = commit_facts.describe(con, opened, table.uri, plan.files, removal, replaces_all=plan.replaces_all)
-    else:  # of which no dates are known: columns are others, so that anything may be
+    else:  # no dates are listed: the columns change, so anything may have changed
         facts = commit_facts.of_new_shape(plan.files)
 
     def write(properties: CommitProperties) -> None:

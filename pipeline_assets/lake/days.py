@@ -1,7 +1,7 @@
-"""SQL over the rows of chosen days, in the forms whose files `delta_scan` can rule out (see `pruning`).
+"""SQL over the rows of chosen days, in forms that let `delta_scan` rule files out (see `pruning`).
 
-Chosen days become one branch of a UNION ALL for each run of neighbouring days; days of a timestamp, whose statistics
-rule nothing out, are first looked up in the log.
+Chosen days become one branch of a UNION ALL for each run of neighbouring days. The statistics of a timestamp column
+rule no file out, so its days are first looked up in the log.
 """
 
 from collections.abc import Collection, Iterable
@@ -20,7 +20,7 @@ _REACH_DAYS = 32
 
 
 def days_predicate(column: str, days: Iterable[date]) -> str:
-    """Gives a predicate: the column's date is one of the days. Works for DATE, TIMESTAMP and TIMESTAMPTZ (UTC)."""
+    """Build a predicate: the column's date is one of the days. Works for DATE, TIMESTAMP and TIMESTAMPTZ (UTC)."""
     ordered = sorted(set(days))
     if not ordered:
         return "false"
@@ -33,7 +33,7 @@ def days_predicate(column: str, days: Iterable[date]) -> str:
 
 
 def select_days(table: Table, version: int, column: str, days: Iterable[date]) -> str:
-    """Gives a query: the published rows of one version of a table whose column's date is one of the days."""
+    """Build a query for the published rows of a version whose date in a column is one of the days."""
     scan, wanted = table.scan(version), frozenset(days)
     if not wanted:
         return f"SELECT * FROM {scan} WHERE false"
@@ -48,7 +48,7 @@ def select_days(table: Table, version: int, column: str, days: Iterable[date]) -
 
 
 def _by_partition(opened: DeltaTable, column: str, days: frozenset[date]) -> list[str]:
-    """Predicates for a column that files cannot be ruled out by: ranges of the date partitions that hold the days."""
+    """Build predicates for a column that cannot rule files out: ranges of the date partitions that hold the days."""
     plain = days_predicate(column, days)
     partitions = opened.metadata().partition_columns
     listing = pa.table(opened.get_add_actions(flatten=True))
@@ -73,13 +73,13 @@ def _by_partition(opened: DeltaTable, column: str, days: frozenset[date]) -> lis
 
 
 def newest_day(opened: DeltaTable, *, before: date | None = None, without: Collection[date] = ()) -> date | None:
-    """Gives the newest landing day that has rows.
+    """Find the newest landing day that has rows.
 
-    It is looked for backwards, in stretches that grow, so that the partitions of years before are not listed.
+    The search goes backwards in growing stretches, so that it does not list the partitions of earlier years.
 
     Args:
         opened: A version of a table partitioned by `_partition_date`.
-        before: Only days before this one; all if not given, those to come included.
+        before: Only days before this one; without it all days, those in the future included.
         without: Days that do not count.
     """
     end, reach = before, _REACH_DAYS

@@ -1,6 +1,6 @@
-"""The dead letter table beside each bronze table: what did not fit, where it came from and why. By file, or appended.
+"""The dead letter table beside each bronze table: records that did not fit, where they came from and why.
 
-Splitting a batch into rows and dead letters is `ingest`'s work.
+Dead letters replace those of an earlier reading, or are appended. `ingest` splits a batch into rows and dead letters.
 """
 
 from collections.abc import Mapping
@@ -20,21 +20,24 @@ COLUMNS = {
     "raw": "VARCHAR",
     "records": "BIGINT",
 }
-"""`records`: how many records of the source a dead letter stands for; of a file that cannot be read all of them."""
+"""`records` is the number of source records that a dead letter stands for.
+
+The one dead letter of a file that cannot be read stands for all its records.
+"""
 
 WEIGHT = "coalesce(records, 1)"
-"""SQL of how many records a dead letter of `weighed` stands for."""
+"""SQL for the number of records that a dead letter of `weighed` stands for."""
 
 _SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
 
 
 def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
-    """Gives the dead letter table of a bronze table: `bronze.x` -> `dead_letters.x`."""
+    """Return the dead letter table of a bronze table: `bronze.x` -> `dead_letters.x`."""
     return Table(lake, bronze_name.replace("bronze.", "dead_letters.", 1))
 
 
 def weighed(dead_letters: Table, version: int | None = None) -> str:
-    """Gives the relation of a table's dead letters with their `records`, which tables of older releases do not have."""
+    """Build a relation of a table's dead letters with their `records`, a column that tables of older releases lack."""
     return f"(FROM {dead_letters.scan(version)} UNION ALL BY NAME SELECT NULL::BIGINT AS records WHERE false)"
 
 
@@ -47,22 +50,22 @@ def record(
     expect: Mapping[str, int | None] | None = None,
     positions: Mapping[str, int] | None = None,
 ) -> None:
-    """Replaces the dead letters of what is being (re-)read by those of this reading.
+    """Replace the dead letters of what is being read (again) by those of this reading.
 
-    None of either, and no position, is no commit.
+    Makes no commit if there are no old or new dead letters and no position to set.
 
     Args:
         con: Connection that the query's tables live in.
         table: A table of `dead_letter_table`.
-        dead_letters: Queries that give `COLUMNS`. What one gives is written at once: 60,000 of 30 kB are too many for a
-            memory limit of 1 GB, because DuckDB collects 122,880 rows before it writes.
+        dead_letters: Queries that give `COLUMNS`. The result of each is written at once: 60,000 dead letters of 30 kB
+            are too many for a memory limit of 1 GB, because DuckDB collects 122,880 rows before it writes.
         where: Predicate on the dead letters that the reading makes obsolete.
         metadata: Kept in the commit.
         expect: Positions in the log of the dead letters as they were when the reading began.
         positions: Positions to set there.
 
     Raises:
-        PositionMovedError: Somebody else has replaced dead letters meanwhile; nothing was committed.
+        PositionMovedError: Another run has replaced dead letters meanwhile; nothing was committed.
     """
     _create(con, table)
     files: list[DataFile] = []
@@ -76,11 +79,11 @@ def record(
 
 
 def append(con: duckdb.DuckDBPyConnection, table: Table, dead_letters: str, *, batch_id: str) -> int | None:
-    """Appends dead letters once: the same `batch_id` again changes nothing.
+    """Append dead letters once: the same `batch_id` again changes nothing.
 
     Args:
         con: Connection that the query's tables live in.
-        table: Any table; it is created if it is not there.
+        table: Any table; it is created if it does not exist.
         dead_letters: Query that gives `COLUMNS`.
         batch_id: Deterministic name of the dead letters, kept in the log.
 
@@ -88,7 +91,7 @@ def append(con: duckdb.DuckDBPyConnection, table: Table, dead_letters: str, *, b
         The version committed, or None when they were there already.
 
     Raises:
-        SchemaMismatchError: It is a table of something else.
+        SchemaMismatchError: The table does not hold dead letters.
     """
     if not table.exists() or _is_of_older_release(table):
         _create(con, table)

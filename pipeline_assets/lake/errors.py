@@ -1,9 +1,9 @@
-"""Errors of the lake. Each says which table, what happened and what to do; nothing else lives here."""
+"""Errors of the lake. Each says which table, what happened and what to do; this module holds nothing else."""
 
 import re
 from collections.abc import Mapping
 
-# delta-rs paints its chains of causes: a line each, behind an arrow in red.
+# delta-rs prints a chain of causes: one line each, behind a red arrow.
 _ARROWS = re.compile(r"\s*(\x1b\[\d+m)?↳(\x1b\[0m)?\s*")
 
 
@@ -12,14 +12,14 @@ class LakeError(Exception):
 
 
 class TableNotFoundError(LakeError):
-    """The table has no log yet. Only raised when storage answered that there is none."""
+    """The table has no log yet. Raised only when storage answered that there is no log."""
 
     def __init__(self, name: str, uri: str) -> None:
         super().__init__(f"table {name} does not exist at {uri}: materialize the asset that writes it first")
 
 
 class TableUnreadableError(LakeError):
-    """The table could not be opened. Never taken for "there is no table": that would overwrite it."""
+    """The table could not be opened. It is never treated as a missing table, because that would overwrite it."""
 
     def __init__(self, name: str, uri: str, cause: BaseException) -> None:
         super().__init__(
@@ -29,7 +29,10 @@ class TableUnreadableError(LakeError):
 
 
 class StorageError(LakeError):
-    """The storage of the lake failed a write: full, read-only, not allowed, or away. Nothing of it is in the table."""
+    """The storage of the lake failed a write: full, read-only, not allowed, or unreachable.
+
+    The table holds no part of it.
+    """
 
     def __init__(self, uri: str, cause: BaseException, name: str = "", *, tried: str = "written") -> None:
         super().__init__(
@@ -40,7 +43,7 @@ class StorageError(LakeError):
 
 
 class LakeUnreadableError(LakeError):
-    """The storage of the lake failed a query or a look at a table's log."""
+    """The storage of the lake failed a query or a read of a table's log."""
 
     def __init__(self, uri: str, cause: BaseException) -> None:
         super().__init__(
@@ -60,7 +63,7 @@ class WriteRefusedError(LakeError):
 
 
 class CommitUnknownError(LakeError):
-    """Storage failed during a commit, and could not be asked whether it holds the commit. Nothing was deleted."""
+    """Storage failed during a commit and could not say whether it holds the commit. Nothing was deleted."""
 
     def __init__(self, name: str, version: int, cause: BaseException) -> None:
         super().__init__(
@@ -83,7 +86,7 @@ class SchemaMismatchError(LakeError):
 
 
 class TypesMovedError(LakeError):
-    """A column has another type than the one that files were written for: the table was retyped meanwhile."""
+    """A column has another type than the one that the files were written for: the table was retyped meanwhile."""
 
     def __init__(self, name: str, problems: list[str]) -> None:
         super().__init__(
@@ -100,10 +103,10 @@ class CommitConflictError(LakeError):
 
 
 class PositionMovedError(LakeError):
-    """A position in the log is not the one this write was planned on: another run was faster.
+    """A position in the log is not the one that this write was planned on: another run was faster.
 
     Attributes:
-        found: Position name to the value that the log holds now (None = not there).
+        found: Position name to the value that the log holds now (None: not there).
     """
 
     def __init__(self, name: str, found: Mapping[str, int | None]) -> None:
@@ -113,5 +116,5 @@ class PositionMovedError(LakeError):
 
 
 def reason(cause: BaseException) -> str:
-    """Gives what an error of delta-rs, DuckDB or the system says, in one line."""
+    """Return the message of an error of delta-rs, DuckDB or the system, in one line."""
     return _ARROWS.sub(": ", str(cause).strip()).split("\n")[0].strip() or type(cause).__name__

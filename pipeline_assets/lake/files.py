@@ -1,8 +1,8 @@
-"""Data files of a Delta table: DuckDB writes them, this module turns what DuckDB reports into Delta's add actions.
+"""Data files of a Delta table: DuckDB writes them, and this module turns what DuckDB reports into Delta's add actions.
 
-No commit happens here: a file that no commit names is invisible, and is deleted by who wrote it
-(`delete_uncommitted`). DuckDB's own COPY is used because it streams, uses all cores and takes 0.6 times the CPU of an
-Arrow stream into delta-rs (benchmarks/).
+No commit happens here. A file that no commit names is invisible, and its writer deletes it (`delete_uncommitted`).
+DuckDB's own COPY is used because it streams, uses all cores and takes 0.6 times the CPU of an Arrow stream into
+delta-rs (benchmarks/).
 """
 
 import json
@@ -24,7 +24,7 @@ from pipeline_assets.lake.wide_files import copy_by_batches
 from pipeline_assets.sql import quote_names, quote_text
 
 _FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, RETURN_STATS"
-# One row in 100,000 needs a longer prefix to differ; long texts would only bloat the log.
+# One row in 100,000 would need a longer prefix to be told apart; longer texts would only bloat the log.
 _LONGEST_TEXT_IN_STATS = 64
 _NUMBERS = {"byte", "short", "integer", "long"}
 
@@ -39,8 +39,8 @@ class DataFile:
         rows: Number of rows.
         partition_values: Partition column to value as Delta writes it; None is SQL null.
         columns: Column name to DuckDB's statistics of it (`min`, `max`, `null_count`, as text).
-        may_be_named: Whether a version of the table names the file, or may do so: it was sent with a commit, and
-            nothing proves that this commit is not there. Such a file is never deleted.
+        may_be_named: Whether a version of the table names the file, or may name it: the file was sent with a commit,
+            and nothing proves that this commit is not in the log. Such a file is never deleted.
     """
 
     path: str
@@ -51,11 +51,11 @@ class DataFile:
     may_be_named: bool = field(default=False, compare=False)
 
     def null_count(self, column: str) -> int:
-        """Number of nulls in a top-level column."""
+        """Return the number of nulls in a top-level column."""
         return int(self.columns[column]["null_count"])
 
     def add_action(self, schema: Schema) -> AddAction:
-        """Describes the file for the log, with the statistics that readers skip files by."""
+        """Describe the file for the log, with the statistics by which readers skip files."""
         return AddAction(
             path=self.path,
             size=self.size_bytes,
@@ -90,7 +90,7 @@ def write_parquet(
     storage_options: Mapping[str, str] | None = None,
     is_wide: bool = False,
 ) -> list[DataFile]:
-    """Streams a query into new Parquet files below a table's root. What fails leaves none behind.
+    """Stream a query into new Parquet files below a table's root. A failed write leaves no file behind.
 
     Args:
         con: Connection that the query's tables live in.
@@ -98,14 +98,14 @@ def write_parquet(
         table_uri: Root of the table.
         partition_by: Columns whose values decide the folder; they are not stored in the files.
         partition_values: The one partition that all rows belong to, instead of `partition_by`.
-        storage_options: How an object store is reached, to delete what a failure left there.
-        is_wide: Of many columns or long rows, see `wide_files`; not with `partition_by`.
+        storage_options: How an object store is reached, to delete the files of a failed write.
+        is_wide: The rows have many columns or are long, see `wide_files`; not allowed with `partition_by`.
 
     Returns:
-        The files that hold rows; none for an empty result.
+        The files that hold rows; an empty list for an empty result.
 
     Raises:
-        StorageError: The lake cannot be written, or the table not be read. What lands is not to blame.
+        StorageError: The lake cannot be written, or the table cannot be read. The landing files are not the cause.
     """
     folder, name = table_uri, f"part-{uuid.uuid4()}"
     if partition_values is not None:
@@ -123,7 +123,8 @@ def write_parquet(
     except BaseException as error:
         leftovers.sweep(con, select, table_uri, f"{folder}/{name}", partition_by, storage_options)
         if faults.is_of_table(error, table_uri):
-            # A query can read the table that it writes: a merge, other types. DuckDB names the file that it means.
+            # A query can read the table that it writes (a merge, a change of types). DuckDB's message names the failing
+            # file.
             tried = "written" if isinstance(error, OSError) or name in str(error) else "read or written"
             raise StorageError(table_uri, error, tried=tried) from error
         raise
@@ -147,7 +148,7 @@ def _write_by_batches(
 
 
 def _described(row: Sequence[Any], table_uri: str, partition_values: Mapping[str, str | None]) -> DataFile:
-    """Gives the file that a row of COPY's answer is about."""
+    """Turn a row of COPY's answer into the file that it describes."""
     path, rows, size_bytes, _footer, columns, keys = row
     stats = {key[1:-1].replace('""', '"'): value for key, value in columns.items() if '"."' not in key}
     return DataFile(path.removeprefix(table_uri).lstrip("/"), size_bytes, rows, keys or partition_values, stats)
@@ -156,7 +157,7 @@ def _described(row: Sequence[Any], table_uri: str, partition_values: Mapping[str
 def delete_uncommitted(
     table_uri: str, files: Iterable[DataFile], storage_options: Mapping[str, str] | None = None
 ) -> None:
-    """Deletes files that were written, less those that a version may name. Whoever fails calls this with all it wrote.
+    """Delete written files, except those that a version may name. A writer that fails calls this with all its files.
 
     Args:
         table_uri: Root of the table.
@@ -167,7 +168,7 @@ def delete_uncommitted(
 
 
 def query_schema(con: duckdb.DuckDBPyConnection, select: str) -> Schema:
-    """Gives the Delta schema of a query's result; all columns nullable.
+    """Return the Delta schema of a query's result; all columns are nullable.
 
     Raises:
         LakeError: A column has a type that Delta does not know.
@@ -185,13 +186,13 @@ def query_schema(con: duckdb.DuckDBPyConnection, select: str) -> Schema:
 
 
 def _bounds(kind: str, low: str | None, high: str | None) -> tuple[Any, Any] | None:
-    """Turns DuckDB's textual bounds into Delta's; None where they could mislead a reader."""
+    """Turn DuckDB's textual bounds into Delta's; return None where they could mislead a reader."""
     if low is None or high is None:
         return None
     if kind in _NUMBERS:
         return int(low), int(high)
     if kind.startswith("decimal"):
-        # JSON numbers are doubles to most readers: 15 digits survive, more could round past a value.
+        # Most readers take JSON numbers as doubles: 15 digits survive, more could be rounded past a value.
         exact = all(len(text.lstrip("-").replace(".", "")) <= 15 for text in (low, high))
         return (float(low), float(high)) if exact else None
     if kind == "date":
@@ -205,5 +206,5 @@ def _bounds(kind: str, low: str | None, high: str | None) -> tuple[Any, Any] | N
 
 
 def _is_year_of_four(*texts: str) -> bool:
-    """Whether dates are plain ISO: "infinity" and years BC or beyond 9999 are not Delta's."""
+    """Tell whether dates are plain ISO: Delta knows no "infinity", no years BC and no years beyond 9999."""
     return all(len(text) >= 10 and text[4] == "-" and text[:4].isdigit() and "BC" not in text for text in texts)

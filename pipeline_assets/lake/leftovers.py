@@ -1,6 +1,6 @@
-"""Deletes data files that no version names: what a failed write left, and what a failed commit does not want.
+"""Deletes data files that no version names: files of a failed write, and files of a failed commit.
 
-Which files these are is known to who wrote them. What nobody knows of any more is found by vacuum.
+The writer knows which files these are. Files that no process knows any more are found by vacuum.
 """
 
 import logging
@@ -16,7 +16,7 @@ from pipeline_assets.sql import quote_name, quote_text
 
 _LOG = logging.getLogger(__name__)
 
-# A listing of the whole table gives 1,000 files a request; a write of so many partitions has changed much of it.
+# Listing the whole table gives 1,000 files per request; a write to so many partitions has changed much of it anyway.
 _MOST_FOLDERS = 100
 
 
@@ -28,7 +28,7 @@ def sweep(
     partition_by: Sequence[str],
     storage_options: Mapping[str, str] | None,
 ) -> None:
-    """Deletes what a failed COPY left.
+    """Delete the files that a failed COPY left.
 
     Args:
         con: The connection of the COPY.
@@ -59,7 +59,7 @@ def sweep(
 
 
 def _folders(con: duckdb.DuckDBPyConnection, select: str, partition_by: Sequence[str]) -> list[str]:
-    """Gives the folders of the partitions that a query has rows of, as DuckDB calls them."""
+    """Return the folders of the partitions that a query has rows of, as DuckDB names them."""
     parts = (
         f"{quote_text(f'{name}=')} || coalesce(url_encode({quote_name(name)}::VARCHAR), '__HIVE_DEFAULT_PARTITION__')"
         for name in partition_by
@@ -75,11 +75,11 @@ def _selectors(folders: Sequence[str]) -> list[FileSelector]:
 
 
 def delete(table_uri: str, paths: Sequence[str], storage_options: Mapping[str, str] | None) -> None:
-    """Deletes files, trying twice. One that stays is no reason to fail: nobody sees it.
+    """Delete files, trying twice. A file that stays is no reason to fail: no reader sees it.
 
     Args:
         table_uri: Root of the table.
-        paths: Below it.
+        paths: Paths of the files below it.
         storage_options: How an object store is reached.
     """
     is_local = "://" not in table_uri

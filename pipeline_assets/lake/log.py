@@ -1,4 +1,4 @@
-"""Reading the files of a table's log as they are, from disk or an object store; nothing is interpreted here."""
+"""Reads the files of a table's log as they are, from disk or an object store; interprets nothing."""
 
 from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
@@ -8,12 +8,12 @@ FOLDER = "_delta_log"
 
 
 def store_of(table: DeltaTable) -> FileSystemHandler:
-    """Gives the store that a table was opened from."""
+    """Return the store that a table was opened from."""
     return DeltaStorageHandler.from_table(table._table)
 
 
 def read(store: FileSystemHandler, name: str) -> bytes:
-    """Reads a file of the log.
+    """Read a file of the log.
 
     Raises:
         FileNotFoundError: It is not there.
@@ -22,5 +22,5 @@ def read(store: FileSystemHandler, name: str) -> bytes:
 
 
 def commit_file(version: int) -> str:
-    """Names the file of a commit."""
+    """Name the file of a commit."""
     return f"{version:020d}.json"

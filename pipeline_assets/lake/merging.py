@@ -1,6 +1,6 @@
-"""What a merge brings into one version of a table: the incoming rows that win over the stored row of their key.
+"""Selects what a merge writes into one version of a table: incoming rows that win over the stored row of their key.
 
-Nothing is committed here; `table` does that, together with what `removal` takes out.
+Nothing is committed here; `table` does that, together with the removal that `removal` plans.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ _STORED, _TIES = "merge_stored", "merge_ties"
 
 
 def take_in(con: duckdb.DuckDBPyConnection, name: str, rows: str, keys: Sequence[str], sequence: Sequence[str]) -> None:
-    """Makes `INCOMING`: the rows to merge, the last version of each key.
+    """Make `INCOMING`: the rows to merge, the last version of each key.
 
     Args:
         con: Connection that the query's tables live in.
-        name: The table's, for errors.
+        name: Name of the table, for errors.
         rows: The query.
         keys: Columns that name a row.
         sequence: Columns that order the versions of a row.
@@ -33,7 +33,7 @@ def take_in(con: duckdb.DuckDBPyConnection, name: str, rows: str, keys: Sequence
         f"QUALIFY row_number() OVER (PARTITION BY {quote_names(keys)} ORDER BY {order}) = 1"
     )
     for columns, why in (
-        (keys, "a row of no key would stand once more after each run"),
+        (keys, "each run would add a row without a key once more"),
         (sequence, "their order is unknown"),
     ):
         lacking = " OR ".join(f"{quote_name(column)} IS NULL" for column in columns)
@@ -44,10 +44,10 @@ def take_in(con: duckdb.DuckDBPyConnection, name: str, rows: str, keys: Sequence
 def find_winners(
     con: duckdb.DuckDBPyConnection, stored: str, columns: Sequence[str], keys: Sequence[str], sequence: Sequence[str]
 ) -> None:
-    """Makes `WINNERS`: the incoming rows that are new, newer than the stored row, or as new and not the same.
+    """Make `WINNERS`: incoming rows that are new, newer than the stored row, or equally new with another content.
 
-    A row as new as the stored one is the same event seen again. Its content differs only when it was not all known at
-    first. So keys and sequences are compared for all rows, content for such ties only.
+    A row with the sequence of the stored one is the same event seen again. Its content differs only when the first
+    sight of it was incomplete. So keys and sequences are compared for all rows, contents only for such ties.
 
     Args:
         con: The connection that holds `INCOMING`.

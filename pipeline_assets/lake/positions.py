@@ -1,7 +1,8 @@
 """The positions (application transactions) in a table's log, all read at once.
 
-delta-rs finds one position in one pass over the log (3 to 10 ms in a log of 20,000 positions), and one pass more for
-the next: plans that ask for some thousands took minutes. Here one pass finds all, for the price of two or three.
+delta-rs finds one position in one pass over the log (3 to 10 ms in a log of 20,000 positions) and makes another pass
+for the next one: plans that ask for some thousands took minutes. One pass here finds all positions, at the cost of two
+or three passes of delta-rs.
 """
 
 import json
@@ -15,13 +16,13 @@ from pyarrow.fs import FileSelector, FileSystemHandler, PyFileSystem
 from pipeline_assets.lake import log
 from pipeline_assets.lake.errors import TableUnreadableError
 
-# A request to an object store takes 5 to 10 ms of waiting; a log has up to 100 commits since its last checkpoint.
+# A request to an object store waits 5 to 10 ms; a log has up to 100 commits since its last checkpoint.
 _REQUESTS_AT_ONCE = 16
 _ONE_BY_ONE = 4
 
 
 def positions_of(table: DeltaTable, names: Collection[str]) -> dict[str, int | None]:
-    """Gives some positions of the version that is opened, the cheaper way: a few one by one, many in one pass."""
+    """Return some positions of the opened version in the cheaper way: a few one by one, many in one pass."""
     if len(names) <= _ONE_BY_ONE:
         return {name: table.transaction_version(name) for name in names}
     known = Positions(table)
@@ -29,13 +30,16 @@ def positions_of(table: DeltaTable, names: Collection[str]) -> dict[str, int | N
 
 
 class Positions:
-    """The positions of the version of a table that is opened: read when the first is asked for, and only then."""
+    """The positions of the opened version of a table.
+
+    The log is read when the first position is asked for, not before.
+    """
 
     def __init__(self, table: DeltaTable) -> None:
         self._table = table
 
     def get(self, name: str) -> int | None:
-        """Gives a position; None when the log has none of this name."""
+        """Return a position; None when the log has no position of this name."""
         return self._table.transaction_version(name) if self._known is None else self._known.get(name)
 
     @cached_property
@@ -44,7 +48,7 @@ class Positions:
 
 
 def _read(table: DeltaTable) -> dict[str, int] | None:
-    """Gives all positions; None for a log that is not written as plain checkpoints and commits, or no longer whole."""
+    """Read all positions; None if the log is not made of plain checkpoints and commits, or is no longer complete."""
     store = log.store_of(table)
     try:
         start = _checkpoint(store, table.version())
@@ -61,10 +65,10 @@ def _read(table: DeltaTable) -> dict[str, int] | None:
 
 
 def _checkpoint(store: FileSystemHandler, version: int) -> int | None:
-    """Gives the version of a checkpoint to start from: the last one, or for an older version the last one before."""
+    """Find the version of a checkpoint to start from: the last one, or for an older version the last one before it."""
     try:
         last = int(json.loads(log.read(store, "_last_checkpoint"))["version"])
-    except (FileNotFoundError, KeyError, TypeError, ValueError):  # it is a hint, and every reader does without
+    except (FileNotFoundError, KeyError, TypeError, ValueError):  # the file is only a hint
         last = -1
     if 0 <= last <= version:
         return last
@@ -74,7 +78,7 @@ def _checkpoint(store: FileSystemHandler, version: int) -> int | None:
 
 
 def _of_checkpoint(store: FileSystemHandler, version: int) -> Iterator[tuple[str, int]]:
-    from pyarrow import parquet  # 0.1 s, which a process that reads no position need not pay
+    from pyarrow import parquet  # importing takes 0.1 s, which a process that reads no position does not pay
 
     path = f"{log.FOLDER}/{version:020d}.checkpoint.parquet"
     actions = parquet.read_table(path, columns=["txn"], filesystem=PyFileSystem(store))
@@ -86,5 +90,5 @@ def _of_checkpoint(store: FileSystemHandler, version: int) -> Iterator[tuple[str
 def _of_commit(text: bytes) -> Iterator[tuple[str, int]]:
     lines = [line for line in text.split(b"\n") if b'"txn"' in line]
     for action in json.loads(b"[" + b",".join(lines) + b"]"):
-        if "txn" in action:  # else these are the letters of some name or value
+        if "txn" in action:  # otherwise "txn" is part of some name or value
             yield action["txn"]["appId"], int(action["txn"]["version"])

@@ -1,8 +1,8 @@
-"""Which part of a table a query has to read, in forms whose files `delta_scan` can rule out.
+"""Selects the part of a table that a query has to read, in forms that let `delta_scan` rule files out.
 
-Measured with the delta extension of DuckDB 1.5.5: files are ruled out by comparisons with AND on DATE and number
-columns (partition values or statistics). Not by OR, not by IN lists, not by joins, not on timestamps. So chosen values
-become one branch of a UNION ALL for each run of neighbours.
+Measured with the delta extension of DuckDB 1.5.5: comparisons joined by AND on DATE and number columns (partition
+values or statistics) rule files out. OR, IN lists, joins and timestamps do not. So chosen values become one branch of a
+UNION ALL for each run of neighbours.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,17 +18,17 @@ from pipeline_assets.sql import quote_name
 
 Value = TypeVar("Value", int, date)
 
-# Each branch reads the table's log once more (5-20 ms): beyond this many it costs more than the files it spares.
+# Each branch reads the table's log once more (5-20 ms): more branches than this cost more than the files they save.
 _MOST_BRANCHES = 8
 _INTEGERS = {"byte", "short", "integer", "long"}
 
 
 def neighbours(values: Sequence[Value], known: Iterable[Value] | None = None) -> list[list[Value]]:
-    """Cuts sorted values into few groups of neighbours.
+    """Cut sorted values into a few groups of neighbours.
 
     Args:
         values: The values.
-        known: The only values there are; others make no gap.
+        known: The only values that exist; a value that does not exist makes no gap.
     """
     if not values:
         return []
@@ -42,10 +42,10 @@ def neighbours(values: Sequence[Value], known: Iterable[Value] | None = None) ->
 def rows_near_keys(
     con: duckdb.DuckDBPyConnection, table: DeltaTable, scan: str, keys: Sequence[str], wanted: str
 ) -> str:
-    """Gives a relation with all rows of some keys, and as few others as partitions can rule out.
+    """Build a relation with all rows of some keys, and as few other rows as partitions can rule out.
 
-    A table whose partition column is one of the keys (a function of the others, say) is read in the partitions of the
-    wanted keys only; any other is read whole.
+    If the partition column is one of the keys (for example a function of the others), only the partitions of the wanted
+    keys are read. Any other table is read whole.
 
     Args:
         con: A connection of the lake.

@@ -1,10 +1,11 @@
-"""What of a bronze table downstream may read: write, audit, publish.
+"""Which rows of a bronze table downstream may read: write, audit, publish.
 
 Rows are written, then audited by checks, then published; a day that fails is withheld. Two facts in the table's log
-say so, each changed by a commit: the version up to which all rows were audited (a position), and the list of withheld
-days (a table property). Rows that nobody audited, because a run was killed before its checks, are not published either.
+record this, each changed by a commit: the version up to which all rows were audited (a position), and the list of
+withheld days (a table property). Rows without an audit, because a run was killed before its checks, are not published
+either.
 
-Which days are bad is decided by checks; nothing of that lives here.
+Checks decide which days are bad; they do not live here.
 """
 
 import json
@@ -27,27 +28,27 @@ _ATTEMPTS = 10
 
 
 def held_days(table: Table, version: int | None = None) -> frozenset[date]:
-    """Reads which landing days are withheld."""
+    """Read which landing days are withheld."""
     return held_in(table.open(version))
 
 
 def held_in(opened: DeltaTable) -> frozenset[date]:
-    """Gives the landing days that are withheld in the version that is opened."""
+    """Return the landing days that are withheld in the opened version."""
     listed = opened.metadata().configuration.get(_HELD_DAYS)
     return frozenset(map(date.fromisoformat, json.loads(listed))) if listed else frozenset()
 
 
 def audited_in(opened: DeltaTable) -> int | None:
-    """Gives the version up to which all rows were audited, as the version that is opened says; None: not audited."""
+    """Return the version up to which all rows were audited, according to the opened version; None: not audited."""
     return opened.transaction_version(_AUDITED)
 
 
 def publish_or_withhold(
     con: duckdb.DuckDBPyConnection, table: Table, *, version: int, good: Collection[date], bad: Collection[date]
 ) -> frozenset[date]:
-    """Withholds bad days, releases good ones, and publishes all rows up to a version.
+    """Withhold bad days, release good ones, and publish all rows up to a version.
 
-    The commit that moves a day lists the dates in its rows, so that downstream recomputes them.
+    The commit that withholds or releases a day lists the dates in its rows, so that downstream recomputes them.
 
     Args:
         con: A connection of the lake.
@@ -71,7 +72,7 @@ def publish_or_withhold(
                 time.sleep(0.05 * attempt)
                 continue
             if newest != version:
-                break  # the property lies behind rows that were not audited: publish nothing, audit again
+                break  # the property follows rows that were not audited: publish nothing, audit again
             version = committed
         if (audited_in(opened) or -1) < version:
             table.commit(con, [], positions={_AUDITED: version})
@@ -80,7 +81,7 @@ def publish_or_withhold(
 
 
 def published(opened: DeltaTable) -> str:
-    """Gives the predicate on the rows that downstream may read of the version that is opened."""
+    """Build the predicate on the rows of the opened version that downstream may read."""
     listed = ", ".join(f"DATE '{day}'" for day in sorted(held_in(opened)))
     return f"{PARTITION} NOT IN ({listed})" if listed else "TRUE"
 
@@ -96,6 +97,6 @@ def _hold(
     ).fetchall()
     return table.set_properties(
         {_HELD_DAYS: json.dumps(sorted(day.isoformat() for day in held))},
-        version=opened.version(),  # what the days were reckoned from
+        version=opened.version(),  # the version from which the days were computed
         metadata=touched_dates([row[0] for row in rows]),
     )

@@ -1,4 +1,4 @@
-"""`TableReader`: where a table of the lake is, and what is read of it. How it is written is in `table`."""
+"""`TableReader`: where a table of the lake is, and how it is read. How it is written is in `table`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class TableReader:
     """A Delta table of a lake, by name. Holds no state: each call opens the newest version.
 
     Attributes:
-        lake: How it is reached.
-        name: `<layer>.<snake_case>`, or what errors call a table that lies elsewhere.
-        root: Where it lies, if not where the lake has a table of its name: a path or URI as `Lake.uri`.
+        lake: The lake that holds it.
+        name: `<layer>.<snake_case>`, or the name that errors use for a table that lies elsewhere.
+        root: Its place, if it is not where the lake keeps a table of its name: a path or URI as `Lake.uri`.
     """
 
     lake: Lake
@@ -33,14 +33,14 @@ class TableReader:
         return self.root or self.lake.table_uri(self.name)
 
     def exists(self) -> bool:
-        """Whether the table has a log. Storage that cannot be asked is an error, not a "no"."""
+        """Tell whether the table has a log. Storage that gives no answer is an error, not a "no"."""
         try:
             return DeltaTable.is_deltatable(self.uri, storage_options=dict(self.lake.storage_options))
         except Exception as error:
             raise TableUnreadableError(self.name, self.uri, error) from error
 
     def open(self, version: int | None = None) -> DeltaTable:
-        """Opens the newest or a given version.
+        """Open the newest or a given version.
 
         Raises:
             TableNotFoundError: There is no table.
@@ -56,10 +56,12 @@ class TableReader:
             raise TableUnreadableError(self.name, self.uri, error) from error
 
     def refresh(self, opened: DeltaTable) -> None:
-        """Brings an opened table to the newest version, by what came since: opening reads the whole log again.
+        """Bring an opened table to the newest version by reading the new commits only.
+
+        Opening it again would read the whole log.
 
         Raises:
-            TableUnreadableError: That cannot be read.
+            TableUnreadableError: The new commits cannot be read.
         """
         try:
             opened.update_incremental()
@@ -67,17 +69,20 @@ class TableReader:
             raise TableUnreadableError(self.name, self.uri, error) from error
 
     def scan(self, version: int | None = None) -> str:
-        """Gives the SQL table function that reads the table in a connection prepared by the lake."""
+        """Return the SQL table function that reads the table in a connection prepared by the lake."""
         at = "" if version is None else f", version => {version}"
         return f"delta_scan({quote_text(self.uri)}{at})"
 
     def position(self, name: str) -> int | None:
-        """Reads a position (an application transaction) from the log; None when it, or the table, is not there."""
+        """Read a position (an application transaction) from the log.
+
+        Return None when the position or the table does not exist.
+        """
         try:
             return self.open().transaction_version(name)
         except TableNotFoundError:
             return None
 
     def delete_uncommitted(self, files: Iterable[DataFile]) -> None:
-        """Deletes files that were written for the table, less those that a version may name."""
+        """Delete files that were written for the table, except those that a version may name."""
         data_files.delete_uncommitted(self.uri, files, self.lake.storage_options)

@@ -1,4 +1,4 @@
-"""What a replace takes out of one version of a table: whole files, and rewritten survivors of files hit in part.
+"""Plans what a replace removes from one version of a table: whole files, and rows of files that are rewritten.
 
 Nothing is committed here; `table` does that, together with the new rows.
 """
@@ -21,13 +21,13 @@ from pipeline_assets.sql import quote_name, quote_text
 
 @dataclass(frozen=True)
 class Removal:
-    """Rows to take out.
+    """Rows to remove.
 
     Attributes:
         actions: Files that leave the table.
-        survivors: New files with the rows of those that stay.
-        rows: Number of rows taken out.
-        dates: Their dates in the table's date column; None for a row that has none.
+        survivors: New files with the rows of those files that stay.
+        rows: Number of rows removed.
+        dates: Their dates in the table's date column; None for a row without a date.
     """
 
     actions: Sequence[RemoveAction] = ()
@@ -45,9 +45,9 @@ def plan_removal(
     date_column: str | None,
     storage_options: Mapping[str, str],
 ) -> Removal:
-    """Finds the files that hold selected rows, and rewrites what stays of those hit in part.
+    """Find the files that hold the selected rows, and rewrite the remaining rows of files that are hit in part.
 
-    Files that partitions or statistics rule out are not opened; files whose rows all go are not read.
+    Files that partitions or statistics rule out are not opened; files that lose all rows are not read.
 
     Args:
         con: A connection of the lake.
@@ -83,9 +83,9 @@ def plan_removal(
 
 
 def _actions(table: DeltaTable, paths: Collection[str]) -> tuple[list[RemoveAction], dict[str, int | None]]:
-    """Gives the actions that remove some files, and each file's number of rows if the log knows it."""
+    """Return the actions that remove some files, and the number of rows of each file if the log knows it."""
     listing = pa.table(table.get_add_actions(flatten=True))
-    # The listing gives paths as the log encodes them; an action wants them as they are on disk.
+    # The listing gives paths as the log encodes them; an action needs them as they are on disk.
     on_disk = [unquote(path) for path in listing["path"].to_pylist()]
     rows = listing.take([at for at, path in enumerate(on_disk) if path in paths]).to_pylist()
     partitions, now = table.metadata().partition_columns, int(time.time() * 1000)

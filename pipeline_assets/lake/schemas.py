@@ -1,4 +1,4 @@
-"""Comparing schemas: what a table has and what rows bring. Nothing is read or written here."""
+"""Compares the schema of a table with that of rows. Nothing is read or written here."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _IN_DUCKDB = {
     "timestamp": "TIMESTAMPTZ",
     "timestamp_ntz": "TIMESTAMP",
 }
-# Whole numbers up to 2^24 are floats, up to 2^53 doubles.
+# A float holds all whole numbers up to 2^24, a double those up to 2^53.
 _WIDER = {
     "byte": {"float", "double"},
     "short": {"float", "double"},
@@ -27,12 +27,12 @@ _WIDER = {
 
 @dataclass(frozen=True)
 class Widening:
-    """A column whose type becomes wider; types as DuckDB calls them.
+    """A column whose type becomes wider; types are DuckDB's names.
 
     Attributes:
         column: Its name.
         stored: The type that the table has.
-        wanted: The wider one.
+        wanted: The wider type.
     """
 
     column: str
@@ -44,12 +44,12 @@ class Widening:
 
 
 def types(schema: Schema) -> dict[str, str]:
-    """Column name to Delta type, as text, in order."""
+    """Return each column's Delta type as text, in the schema's order."""
     return {column.name: str(getattr(column.type, "type", column.type)) for column in schema.fields}
 
 
 def misfits(wanted: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
-    """Says what keeps rows out of a table.
+    """List why rows do not fit a table.
 
     Args:
         wanted: `types` of the table.
@@ -66,7 +66,7 @@ def misfits(wanted: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
 
 
 def moved(written: Mapping[str, str], stored: Mapping[str, str]) -> list[str]:
-    """Says which columns of a table have other types than those that rows were written with."""
+    """List the columns whose type in the table differs from the type that rows were written with."""
     return [
         f"column {name} was {kind}, the table has {stored[name]}"
         for name, kind in written.items()
@@ -75,7 +75,7 @@ def moved(written: Mapping[str, str], stored: Mapping[str, str]) -> list[str]:
 
 
 def is_widening(stored: str, wanted: str) -> bool:
-    """Tell whether each value of a Delta type is the same value in another one."""
+    """Tell whether each value of one Delta type is the same value in another one."""
     if wanted in _WIDER.get(stored, ()):
         return True
     if stored in _DIGITS and wanted in _DIGITS:
@@ -86,12 +86,12 @@ def is_widening(stored: str, wanted: str) -> bool:
 
 
 def in_duckdb(kind: str) -> str:
-    """Gives a Delta type as DuckDB calls it."""
+    """Return DuckDB's name of a Delta type."""
     return _IN_DUCKDB.get(kind, kind).upper()
 
 
 def widenings(stored: Mapping[str, str], wanted: Mapping[str, str]) -> list[Widening]:
-    """Gives the columns whose type becomes wider."""
+    """List the columns whose type becomes wider."""
     return [
         Widening(name, in_duckdb(stored[name]), in_duckdb(kind))
         for name, kind in wanted.items()
@@ -100,7 +100,7 @@ def widenings(stored: Mapping[str, str], wanted: Mapping[str, str]) -> list[Wide
 
 
 def _digits(kind: str) -> tuple[int, int] | None:
-    """Digits before and behind the point."""
+    """Return the digits before and after the decimal point; None for a type that is not an exact number."""
     if found := re.fullmatch(r"decimal\((\d+), ?(\d+)\)", kind):
         return int(found[1]) - int(found[2]), int(found[2])
     return (_DIGITS[kind], 0) if kind in _DIGITS else None

@@ -1,10 +1,10 @@
 """Sends one commit, and finds out what became of it if storage does not say.
 
-An answer can be lost: the commit is in the log, and the writer is told that it failed (a reply that a proxy drops, a
-link that NFS transmits twice, a checkpoint that fails after the commit). Who then deletes the files of the "failed"
-commit makes the table unreadable. So each commit carries an id, and after any error the log is asked who has the
-version: a commit of one's own is a success, another writer's is a lost race, and only files of a commit that can
-never come are deleted.
+An answer can be lost: the commit is in the log, but the writer is told that it failed (a proxy drops the reply, NFS
+transmits a link twice, a checkpoint fails after the commit). A writer that then deletes the files of the "failed"
+commit makes the table unreadable. So each commit carries an id, and after any error the writer asks the log who
+committed the version. Its own commit is a success, another writer's a lost race. Files are deleted only if their commit
+can no longer arrive.
 """
 
 import logging
@@ -24,17 +24,17 @@ from pipeline_assets.lake.files import DataFile
 _LOG = logging.getLogger(__name__)
 
 COMMIT_ID = "commit_id"
-"""Commit metadata: by this a writer knows a commit for its own."""
+"""Commit metadata: by this id a writer recognises its own commit."""
 
 _SENDS = 3
 _READS = 3
-# One request, and its answer. After retries, or of 5xx, nobody knows what became of a request before.
+# The answer to a single request. After retries, or an answer 5xx, the fate of the earlier requests is unknown.
 _DENIED = re.compile(r"Error performing PUT \S+ in \S+ - Server returned non-2xx status code: 40[0-7]")
 _REFUSALS = re.compile(r"append-only|Unsupported .*features|Table features must be specified")
 
 
 class _Holder(Enum):
-    """Who has a version."""
+    """Who committed a version."""
 
     US = 1
     ANOTHER = 2
@@ -50,22 +50,22 @@ def send(
     metadata: Mapping[str, str] | None = None,
     files: Sequence[DataFile] = (),
 ) -> int | None:
-    """Commits the version after the one that is opened.
+    """Commit the version after the opened one.
 
     Args:
         name: The table's name, for errors.
-        table: The version that the commit follows from.
-        write: Sends it with the given properties.
+        table: The version that the commit follows.
+        write: Sends the commit with the given properties.
         positions: Positions to set in it.
         metadata: Facts to keep in it.
-        files: Files that it names. They count as named from now on, unless it is certain that they are not.
+        files: Files that it names. From now on they count as named, unless it is certain that they are not.
 
     Returns:
-        Its version; None if another writer has that version, and nothing of this is in the table.
+        Its version; None if another writer has that version, and the table holds no part of this commit.
 
     Raises:
-        StorageError: Storage refused; nothing of this is in the table.
-        WriteRefusedError: Delta does not allow it; nothing of this is in the table.
+        StorageError: Storage refused; the table holds no part of the commit.
+        WriteRefusedError: Delta does not allow it; the table holds no part of the commit.
         CommitUnknownError: Storage failed, and does not say whether the commit is in the table.
     """
     version, commit_id = table.version() + 1, uuid.uuid4().hex
@@ -77,14 +77,14 @@ def send(
         try:
             write(properties)
             return version
-        except BaseException as error:  # noqa: BLE001 - an interruption, too, must find out
+        except BaseException as error:  # noqa: BLE001 - an interrupted writer, too, must find out
             failure = error
             holder = _holder(name, table, version, commit_id, error)
         is_local = table.table_uri.startswith("file:")
         can_come = holder is _Holder.NOBODY and not is_local and not _is_refused(failure)
         if holder is not _Holder.US and not can_come:
             _mark(files, False)
-        if not isinstance(failure, Exception):  # interrupted
+        if not isinstance(failure, Exception):  # the writer was interrupted
             raise failure
         if holder is _Holder.ANOTHER:
             return None
@@ -101,7 +101,7 @@ def send(
             raise failure
         if not can_come:
             raise failed(name, table.table_uri, failure) from failure
-        # What was sent may still arrive. It is sent again as it is: whichever comes first, it is ours.
+        # The first request may still arrive. The same commit is sent again: whichever arrives first, it is our own.
         may_arrive |= _DENIED.search(reason(failure)) is None
     if may_arrive:
         raise CommitUnknownError(name, version, failure) from failure
@@ -110,19 +110,22 @@ def send(
 
 
 def failed(name: str, uri: str, error: BaseException) -> LakeError:
-    """Gives the error that says whether Delta refused a write or storage did, after which nothing of it is there."""
+    """Return the error of a failed write: Delta refused it, or storage did.
+
+    Either way the table holds no part of it.
+    """
     return WriteRefusedError(name, error) if _is_refused(error) else StorageError(uri, error, name)
 
 
 def _is_refused(error: BaseException) -> bool:
-    """Whether delta-rs did not even send a commit, as the table or the protocol does not allow it."""
+    """Tell whether delta-rs did not even send a commit, because the table or the protocol does not allow it."""
     if isinstance(error, DeltaProtocolError | SchemaMismatchError):
         return True
     return isinstance(error, DeltaError) and _REFUSALS.search(str(error)) is not None
 
 
 def _wait(attempt: int) -> None:
-    """Waits before another attempt, and not after the last."""
+    """Wait before every attempt but the first."""
     if attempt:
         time.sleep(0.05 * 4**attempt)
 
@@ -137,7 +140,7 @@ def _is_of_storage(error: BaseException) -> bool:
 
 
 def _holder(name: str, table: DeltaTable, version: int, commit_id: str, failure: BaseException) -> _Holder:
-    """Asks the log who has a version."""
+    """Ask the log who committed a version."""
     for attempt in range(_READS):
         _wait(attempt)
         try:

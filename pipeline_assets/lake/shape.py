@@ -1,4 +1,4 @@
-"""Making tables, and changing what they are beside their rows: columns and properties. Rows are `table`'s."""
+"""Creates tables and changes their columns and properties. Rows are changed in `table`."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,7 +22,7 @@ def create(
     date_column: str | None,
     description: str | None,
 ) -> None:
-    """Creates a table unless it is there; adds columns that it lacks. See `Table.create`."""
+    """Create a table unless it exists; add columns that it lacks. See `Table.create`."""
     if not table.exists():
         configuration: dict[str, str | None] = {commit_facts.DATE_COLUMN: date_column} if date_column else {}
         try:
@@ -37,7 +37,7 @@ def create(
                 raise_if_key_not_exists=False,
             )
         except (DeltaError, OSError) as error:
-            if not table.exists():  # else it appeared between question and answer, or the answer was lost
+            if not table.exists():  # otherwise another writer created it meanwhile, or the answer was lost
                 raise failed(table.name, table.uri, error) from error
     known = {column.name for column in table.open().schema().fields}
     if new := [column for column in schema.fields if column.name not in known]:
@@ -50,7 +50,7 @@ def create(
 
 
 def allow(table: TableReader, schema: Schema) -> None:
-    """Lets a table have the types of a schema: times without a zone need a feature of Delta that old tables lack.
+    """Let a table have the types of a schema: times without a zone need a Delta feature that old tables lack.
 
     A commit that brings such a column without the feature makes the table unreadable.
     """
@@ -70,7 +70,7 @@ def _has_times_without_zone(opened: DeltaTable) -> bool:
 def set_properties(
     table: TableReader, properties: Mapping[str, str], *, version: int | None, metadata: Mapping[str, str] | None
 ) -> int:
-    """Sets table properties in a commit of its own. See `Table.set_properties`."""
+    """Set table properties in a separate commit. See `Table.set_properties`."""
 
     def write(opened: DeltaTable) -> Callable[[CommitProperties], object]:
         return lambda facts: opened.alter.set_table_properties(

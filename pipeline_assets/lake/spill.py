@@ -1,7 +1,8 @@
-"""Where this process puts what does not fit in memory: a private folder, swept by the next process if it is killed.
+"""The private folder where this process spills what does not fit in memory.
 
-Holds copies of what the pipeline reads, in clear text: nobody else may read it, foresee its name, or keep it after a
-kill. A process holds the lock of its folder for as long as it lives; who can take the lock may delete the folder.
+The files hold what the pipeline reads, in clear text. So no other user may read them or foresee their names, and they
+must not outlive the process. A process holds the lock of its folder for as long as it lives. The next process takes the
+lock of a folder that a killed process left, and deletes it.
 """
 
 import atexit
@@ -19,17 +20,17 @@ from uuid import uuid4
 _LOG = logging.getLogger(__name__)
 _PREFIX = "pipeline_assets-"
 _LOCK = "owner.lock"
-# A folder without a lock is one that is being made, or of a version that knew no lock.
+# A folder without a lock is just being made, or comes from a version that had no locks.
 _UNLOCKED_FOR_SECONDS = 86_400
 
 
 def spill_folder() -> Path:
-    """Gives the folder of this process, mode 0700; a fork has one of its own, and so has another user."""
+    """Return the folder of this process, mode 0700. A fork gets its own folder, and so does another user."""
     return _folder_of(os.getpid(), os.geteuid())
 
 
 def spill_path() -> str:
-    """Gives a place of its own for one DuckDB, which makes and deletes it: two in one folder share names of files."""
+    """Return a path for one DuckDB, which creates and deletes it. Two in one folder would use the same file names."""
     return str(spill_folder() / uuid4().hex)
 
 
@@ -37,8 +38,8 @@ def spill_path() -> str:
 def _folder_of(pid: int, user: int) -> Path:
     sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    made = folder / "new.lock"  # under its own name a sweep could take it first, and delete the folder
-    lock = os.open(made, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # open until the process ends
+    made = folder / "new.lock"  # under its final name a sweep could lock it first and delete the folder
+    lock = os.open(made, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)  # stays open until the process ends
     fcntl.flock(lock, fcntl.LOCK_EX)
     made.rename(folder / _LOCK)
     atexit.register(_remove, folder, pid)
@@ -51,7 +52,7 @@ def _remove(folder: Path, pid: int) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Deletes the folders that killed processes of this user left behind."""
+    """Delete the folders that killed processes of this user left behind."""
     try:
         found = [entry for entry in os.scandir(parent) if entry.name.startswith(_PREFIX)]
     except OSError as error:

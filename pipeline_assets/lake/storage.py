@@ -1,6 +1,6 @@
-"""Where the lake is: table names to places, storage options, DuckDB connections that can read and write there.
+"""Where the lake is: the place of each table, storage options, and DuckDB connections that can read and write there.
 
-What a table does lives in `table`; how its files are written in `files`.
+What a table can do is in `table`; how its files are written in `files`.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from pipeline_assets.sql import quote_text
 LAYERS = ("bronze", "dead_letters", "silver", "gold")
 _DUCKDB_SHARE = 0.85
 _NAME = re.compile(r"(bronze|dead_letters|silver|gold)\.[a-z][a-z0-9_]*")
-# DuckDB's names of the S3 settings, by the names that object stores' clients (and dagster_deltalake's S3Config) use.
+# DuckDB's names of the S3 settings, by the names that clients of object stores (and dagster_deltalake's S3Config) use.
 _S3_SECRET_FIELDS = {
     "access_key_id": "KEY_ID",
     "secret_access_key": "SECRET",
@@ -37,7 +37,8 @@ class Lake:
 
     Attributes:
         uri: Absolute local path or `s3://bucket/prefix`.
-        storage_options: As delta-rs takes them; `dagster_deltalake`'s `LocalConfig`/`S3Config(...).str_dict()` fits.
+        storage_options: In the form that delta-rs takes; `dagster_deltalake`'s `LocalConfig`/`S3Config(...).str_dict()`
+            fits.
     """
 
     uri: str
@@ -53,28 +54,28 @@ class Lake:
         return "://" not in self.uri
 
     def table_uri(self, name: str) -> str:
-        """Gives the place of a table, e.g. `bronze.shop__invoice_lines` -> `<uri>/bronze/shop__invoice_lines`.
+        """Return the place of a table, e.g. `bronze.shop__invoice_lines` -> `<uri>/bronze/shop__invoice_lines`.
 
         Raises:
             LakeError: The name is not `<layer>.<snake_case>`.
         """
         if not _NAME.fullmatch(name):
             raise LakeError(
-                f"{name!r} is no table name: use <layer>.<snake_case> with layer one of {', '.join(LAYERS)}"
+                f"{name!r} is not a table name: use <layer>.<snake_case> with one of the layers {', '.join(LAYERS)}"
             )
         return f"{self.uri.rstrip('/')}/{name.replace('.', '/')}"
 
     def connect(self, *, memory_limit: str = "1GB", threads: int | None = None) -> duckdb.DuckDBPyConnection:
-        """Opens an in-memory DuckDB that reads Delta tables of this lake; state never lives in it.
+        """Open an in-memory DuckDB that reads Delta tables of this lake; it never holds state.
 
         Args:
-            memory_limit: Of the process, e.g. "1GB". DuckDB takes 0.85 of it, and spills what exceeds that to a
+            memory_limit: Limit of the process, e.g. "1GB". DuckDB takes 0.85 of it and spills what exceeds that to a
                 temporary folder: Python and its libraries take 220 MB, buffers that DuckDB does not count 130 MB.
             threads: Worker threads; all cores when None.
         """
         con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "true"})
         con.execute("SET memory_limit = ?", [_share_of(memory_limit)])
-        # The default is .tmp in the working directory, which may be read-only or a checkout.
+        # The default is .tmp in the working directory, which may be read-only or a git checkout.
         con.execute("SET temp_directory = ?", [spill_path()])
         if threads:
             con.execute("SET threads = ?", [threads])
@@ -82,13 +83,13 @@ class Lake:
         return con
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Gives a DuckDB connection (dbt's, say) what it needs to read and write this lake.
+        """Prepare a DuckDB connection (dbt's, say) to read and write this lake.
 
-        Of one that was opened with `allow_unsigned_extensions`, DuckDB does not verify the signature of the 83 MB of
-        `delta`, which takes 0.4 CPU s each time. The file lies in a wheel beside Python that runs unverified, too.
-        Afterwards nothing unsigned can be loaded any more.
+        If the connection was opened with `allow_unsigned_extensions`, DuckDB does not verify the signature of the 83 MB
+        of `delta`, which would take 0.4 s of CPU each time. The file lies in a wheel beside Python code that runs
+        unverified, too. Afterwards the connection loads no unsigned extension any more.
         """
-        # GLOBAL: cursors of the connection inherit it. Else TIMESTAMPTZ takes the host's zone and is no Delta type.
+        # GLOBAL, because cursors inherit it. Otherwise TIMESTAMPTZ takes the host's zone, which is no Delta type.
         con.execute("SET GLOBAL TimeZone = 'UTC'")
         load_extension(con, "delta")
         if not self.is_local:
@@ -98,10 +99,10 @@ class Lake:
 
     @contextmanager
     def errors_explained(self) -> Iterator[None]:
-        """Gives errors of the lake's storage that leave a block as `explain` does.
+        """Turn errors of the lake's storage that leave the block into the lake's own, as `explain` does.
 
         Raises:
-            LakeUnreadableError: The storage failed a query, or a look at a log.
+            LakeUnreadableError: The storage failed a query or a read of a log.
         """
         try:
             yield
@@ -111,11 +112,14 @@ class Lake:
             raise
 
     def explain(self, error: Exception) -> Exception:
-        """Gives the lake's own error for one of its storage from DuckDB or delta-rs; any other error as it is."""
+        """Turn an error of DuckDB or delta-rs into the lake's own if it comes from the lake's storage.
+
+        Any other error is returned as it is.
+        """
         return LakeUnreadableError(self.uri, error) if faults.is_of_lake(error, self.uri) else error
 
     def table_names(self) -> list[str]:
-        """Lists the lake's tables, by layer. Local lakes only; an object store needs a catalog for this.
+        """List the lake's tables, by layer. Local lakes only; an object store needs a catalog for this.
 
         Raises:
             LakeError: The lake is not local.
@@ -130,13 +134,13 @@ class Lake:
 
 
 def _share_of(memory_limit: str) -> str:
-    """DuckDB's share of a process's memory limit."""
+    """Return DuckDB's share of a process's memory limit."""
     number = re.match(r"[\d.]+", memory_limit)
     return memory_limit if number is None else f"{float(number[0]) * _DUCKDB_SHARE:.6g}{memory_limit[number.end() :]}"
 
 
 def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Loads a DuckDB extension from its wheel: `INSTALL` would download it at run time."""
+    """Load a DuckDB extension from its wheel, because `INSTALL` would download it at run time."""
     package = importlib.import_module(f"duckdb_extension_{name}")
     path = Path(str(package.__path__[0])) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
     if not path.exists():

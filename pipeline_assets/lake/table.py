@@ -1,10 +1,10 @@
-"""`Table`: the one place that commits to Delta tables. Append, replace, merge; each one commit, each idempotent.
+"""`Table`: the only place that commits to Delta tables. Append, replace, merge: each is one commit, each is idempotent.
 
-How a write is made safe: the rows are first written as Parquet files that nobody sees (`files`). Then, until a version
-is won from other writers (`commit_loop`): open the newest version, compare the positions in its log with those the
-write expects, find the rows to replace, and commit the next version.
+How a write is made safe: the rows are first written as Parquet files that no reader sees (`files`). Then the writer
+repeats these steps until it wins a version from other writers (`commit_loop`): open the newest version, compare the
+positions in its log with those that the write expects, find the rows to replace, and commit the next version.
 
-Reading tables is DuckDB's `delta_scan`; what changed since a version is in `changes`.
+Tables are read by DuckDB's `delta_scan`; what changed since a version is in `changes`.
 """
 
 import logging
@@ -36,9 +36,9 @@ class Table(TableReader):
     without knowing whether it is in the table (`CommitUnknownError`) leaves them.
 
     Attributes:
-        lake: How it is reached.
-        name: `<layer>.<snake_case>`, or what errors call a table that lies elsewhere.
-        root: Where it lies, if not where the lake has a table of its name: a path or URI as `Lake.uri`.
+        lake: The lake that holds it.
+        name: `<layer>.<snake_case>`, or the name that errors use for a table that lies elsewhere.
+        root: Its place, if it is not where the lake keeps a table of its name: a path or URI as `Lake.uri`.
     """
 
     def create(
@@ -49,12 +49,12 @@ class Table(TableReader):
         date_column: str | None = None,
         description: str | None = None,
     ) -> None:
-        """Creates the table unless it is there; adds columns that it lacks.
+        """Create the table unless it exists; add columns that it lacks.
 
         Args:
             schema: The columns. Types of columns that exist are not changed.
             partition_by: Delta partition columns.
-            date_column: The column whose dates each commit lists as touched, for what lies downstream.
+            date_column: The column whose dates each commit lists as touched, for tables downstream.
             description: Shown by catalogs.
         """
         shape.create(self, schema, partition_by=partition_by, date_column=date_column, description=description)
@@ -62,18 +62,18 @@ class Table(TableReader):
     def set_properties(
         self, properties: Mapping[str, str], *, version: int | None = None, metadata: Mapping[str, str] | None = None
     ) -> int:
-        """Sets table properties, in a commit of its own.
+        """Set table properties in a separate commit.
 
         Args:
-            properties: Name to value; others stay as they are.
-            version: The version that they follow from, and that the commit comes next to; any if not given.
+            properties: Name to value; other properties stay as they are.
+            version: The version that the commit must directly follow; any version if not given.
             metadata: Further facts, kept in the commit.
 
         Returns:
             The version committed.
 
         Raises:
-            CommitConflictError: Another writer came next; nothing was set.
+            CommitConflictError: Another writer committed first; nothing was set.
         """
         return shape.set_properties(self, properties, version=version, metadata=metadata)
 
@@ -86,7 +86,7 @@ class Table(TableReader):
         partition_values: Mapping[str, str | None] | None = None,
         is_wide: bool = False,
     ) -> list[DataFile]:
-        """Writes files for a later `commit` (or `delete_uncommitted`); see `files.write_parquet`."""
+        """Write files for a later `commit` (or `delete_uncommitted`); see `files.write_parquet`."""
         return data_files.write_parquet(
             con,
             select,
@@ -107,7 +107,7 @@ class Table(TableReader):
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int | None:
-        """Appends a batch once: the same `batch_id` again changes nothing.
+        """Append a batch once: the same `batch_id` again changes nothing.
 
         Args:
             con: Connection that the query's tables live in.
@@ -146,9 +146,10 @@ class Table(TableReader):
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Replaces the rows that a predicate selects by the rows of a query, in one commit.
+        """Replace the rows that a predicate selects by the rows of a query, in one commit.
 
-        Files without a selected row are neither read nor rewritten; files selected whole are dropped unread.
+        Files without a selected row are neither read nor rewritten; files whose rows are all selected are dropped
+        unread.
 
         Args:
             con: Connection that the query's tables live in.
@@ -176,7 +177,7 @@ class Table(TableReader):
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Replaces all rows, and the schema if the query's differs. One commit; history stays readable."""
+        """Replace all rows, and the schema if the query's differs. One commit; the history stays readable."""
         table = self.open()
         schema = data_files.query_schema(con, rows)
         if schemas.types(schema) == schemas.types(table.schema()):
@@ -188,9 +189,9 @@ class Table(TableReader):
         )
 
     def retype(self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str]) -> int:
-        """Gives columns other types: rewrites all rows in one commit. History and positions stay.
+        """Return columns other types: rewrite all rows in one commit. History and positions stay.
 
-        What lies downstream is not told which dates changed, so that it is made anew, with the new types.
+        The commit does not list which dates changed, so tables downstream are rebuilt with the new types.
 
         Args:
             con: A connection of the lake.
@@ -204,16 +205,16 @@ class Table(TableReader):
 
         def plan(table: DeltaTable) -> Plan:
             rows = f"SELECT * REPLACE ({listed}) FROM {self.scan(table.version())}"
-            schema = data_files.query_schema(con, rows)  # first: who fails after writing leaves files
+            schema = data_files.query_schema(con, rows)  # first, because a failure after writing would leave files
             files = self.write(con, rows, partition_by=table.metadata().partition_columns)
             return Plan(files, own_files=True, schema=schema)
 
         return self._commit(con, plan, (), expect=None, positions=None, metadata=None)
 
     def widen(self, con: duckdb.DuckDBPyConnection, schema: Schema) -> list[Widening]:
-        """Gives columns the types of a schema, where each value that there can be stays what it is.
+        """Return columns the types of a schema, where every possible value stays what it is.
 
-        All rows are rewritten, in whichever run comes first: the log says so before.
+        The first run that needs it rewrites all rows; a log message says so beforehand.
 
         Returns:
             What was widened.
@@ -237,15 +238,15 @@ class Table(TableReader):
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Replaces the rows of some keys by the rows of a query, in one commit.
+        """Replace the rows of some keys by the rows of a query, in one commit.
 
-        Partitions that cannot hold a key are not read, if the partition column is one of `keys` (`rows_near_keys`).
+        If the partition column is one of `keys`, partitions that cannot hold a key are not read (`rows_near_keys`).
 
         Args:
             con: Connection that the query's tables live in.
             rows: A relation; its columns and types are the table's. Stored rows of its keys are replaced.
             keys: Columns that name the rows to replace.
-            also: Relation of further keys, whose stored rows go.
+            also: Relation of further keys whose stored rows are removed.
             expect: Positions as they were when the rows were planned.
             positions: Application transactions to set.
             metadata: Further facts, kept in the commit.
@@ -279,14 +280,15 @@ class Table(TableReader):
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Upserts by key; a row whose sequence is less than the stored one's never wins.
+        """Upsert by key; a row whose sequence is less than the stored one's never wins.
 
-        Of equal sequences the stored row stays, unless the content differs. Partitions that cannot hold a key are not
-        read, if the partition column is one of `keys` (`rows_near_keys`).
+        If the sequences are equal, the stored row stays unless the content differs. If the partition column is one of
+        `keys`, partitions that cannot hold a key are not read (`rows_near_keys`).
 
         Args:
             con: Connection that the query's tables live in.
-            rows: A query; its columns and types are the table's. Several rows of a key: the greatest sequence counts.
+            rows: A query; its columns and types are the table's. Of several rows of a key, the greatest sequence
+                counts.
             keys: Columns that name a row; not null.
             sequence: Columns that order the versions of a row, most significant first; not null.
             expect: Positions as they were when the rows were planned.
@@ -294,7 +296,7 @@ class Table(TableReader):
             metadata: Further facts, kept in the commit.
 
         Returns:
-            The table's version afterwards; unchanged when every row was old news and no position moved.
+            The table's version afterwards; unchanged when no row won and no position moved.
 
         Raises:
             PositionMovedError: Another run moved a position meanwhile; nothing was committed.
@@ -329,13 +331,13 @@ class Table(TableReader):
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Commits files that are already written, optionally in place of the rows that `where` selects.
+        """Commit files that are already written, optionally in place of the rows that `where` selects.
 
         Args:
             con: A connection of the lake.
-            files: What `files.write_parquet` gave.
-            types: Column name to Delta type as the files have them. Another run may have given the table other types
-                since they were planned, and then nobody could read it with them.
+            files: What `files.write_parquet` returned.
+            types: Column name to Delta type as the files have them. If another run has given the table other types
+                meanwhile, the table would become unreadable with these files.
             where: SQL predicate on the rows to remove.
             expect: Positions as they were when the files were planned.
             positions: Positions to set in the same commit.
@@ -384,7 +386,10 @@ class Table(TableReader):
     def _write(
         self, con: duckdb.DuckDBPyConnection, rows: str, opened: DeltaTable | None = None
     ) -> tuple[list[DataFile], dict[str, str]]:
-        """Writes a query's rows as files of this table, refusing what does not fit its schema; gives its types, too."""
+        """Write a query's rows as files of this table and return the files and the table's types.
+
+        Refuse rows that do not fit.
+        """
         table = opened or self.open()
         wanted, given = schemas.types(table.schema()), schemas.types(data_files.query_schema(con, rows))
         self._refuse_misfit(wanted, given)

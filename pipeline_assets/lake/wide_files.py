@@ -1,7 +1,7 @@
-"""Data files of many columns or long rows: written batch by batch, in the memory of one batch.
+"""Data files with many columns or long rows: written batch by batch, in the memory of one batch.
 
-DuckDB's own COPY collects 122,880 rows before it writes, and of each column at least a block of 256 KiB: 1,500 columns
-of 300 rows do not fit in 1 GB. Arrow's writer takes twice the CPU, so it is asked for such files only.
+DuckDB's own COPY collects 122,880 rows before it writes, and at least one block of 256 KiB for each column: 1,500
+columns of 300 rows do not fit in 1 GB. Arrow's writer takes twice the CPU, so only such files use it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ from pyarrow.fs import FileSystem, LocalFileSystem, PyFileSystem
 from pipeline_assets.lake import faults
 
 MANY_COLUMNS = 400
-"""From here on a COPY is not even tried."""
+"""From this number of columns on, COPY is not even tried."""
 
 _BATCH_ROWS = 1_024
 _ROW_GROUP_BYTES = 32 * 1024 * 1024
-# The number of threads is set for all cursors of a database, and a pull writes with several at once.
+# The number of threads is set for all cursors of a database, and a pull writes with several cursors at once.
 _alone = Lock()
 
 
@@ -32,7 +32,7 @@ def copy_by_batches(
     path: str,
     storage_options: Mapping[str, str] | None,
 ) -> tuple[int, int, dict[str, dict[str, str]]]:
-    """Writes a query into one Parquet file.
+    """Write a query into one Parquet file.
 
     Args:
         con: Connection that the query's tables live in.
@@ -42,9 +42,9 @@ def copy_by_batches(
         storage_options: How an object store is reached.
 
     Returns:
-        Rows and bytes written, and the statistics of each column as `files.DataFile` has them: how many nulls.
+        Rows and bytes written, and for each column the statistics that `files.DataFile` takes: the number of nulls.
     """
-    from pyarrow import parquet  # 0.1 s, which only a wide file is worth
+    from pyarrow import parquet  # importing takes 0.1 s, which only a wide file is worth
 
     store, target = _place(table_uri, path, storage_options)
     rows = size = 0
@@ -56,7 +56,7 @@ def copy_by_batches(
             target, batches.schema, filesystem=store, compression="zstd", compression_level=1
         ) as writer,
     ):
-        # Of a struct Delta wants the nulls of each of its fields: rather none.
+        # Delta wants the nulls of each field of a struct: rather give no statistics.
         nulls = {column.name: 0 for column in batches.schema if not pa.types.is_nested(column.type)}
         for batch in _read(batches):
             rows += batch.num_rows
@@ -73,7 +73,7 @@ def copy_by_batches(
 
 
 def _read(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """Yields the batches of a query, with DuckDB's own error where it fails behind the first rows."""
+    """Yield the batches of a query; raise DuckDB's own error if the query fails after the first rows."""
     try:
         yield from batches
     except OSError as error:
@@ -82,7 +82,7 @@ def _read(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 
 @contextmanager
 def _one_thread(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Has one thread read, which needs the memory of one."""
+    """Read with one thread, which needs the memory of one."""
     with _alone:
         (threads,) = con.execute("SELECT current_setting('threads')").fetchone() or (1,)
         con.execute("SET threads = 1")

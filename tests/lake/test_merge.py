@@ -84,7 +84,7 @@ def test_a_row_of_unknown_order_is_refused(con: duckdb.DuckDBPyConnection, table
 
 def test_a_row_without_a_key_is_refused(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     rows = f"SELECT * REPLACE (NULL::BIGINT AS id) FROM ({ROWS.format(seq=2, first=3, last=6)})"
-    with pytest.raises(LakeError, match="a null in _bucket, id; a row of no key would stand once more after each run"):
+    with pytest.raises(LakeError, match="a null in _bucket, id; each run would add a row without a key once more"):
         table.merge(con, rows, **BY_KEY)
 
 
