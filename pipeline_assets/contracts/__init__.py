@@ -1,5 +1,6 @@
-"""Contracts: what each table promises, as one Pandera model per table, and what is derived from it.
+"""Contracts: what each table promises, as one Pandera model per table, and what is derived from the models.
 
-Holds the models (one module per source) and `base`, which derives raw shapes, column schemas and checks. Does not hold
-SQL, and imports neither Dagster nor dbt.
+`models` holds the models, one module per source. `base` derives raw shapes, column schemas and checks from a model;
+`validation` checks the rows of a query; `changes` and `pulled` build the contracts of silver from those of a source's
+rows. The package holds no models' SQL, and imports neither Dagster nor dbt.
 """

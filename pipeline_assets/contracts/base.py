@@ -1,7 +1,7 @@
 """What is derived from a contract: raw shape, column schema, validation in bounded memory, and a registry.
 
-Holds everything that works for any Pandera model of this package. Does not hold the models themselves (`shop`) and
-nothing of Dagster: the component turns `column_schema` and `Violations` into its own metadata.
+This module works with any Pandera model of `contracts.models`, which holds the models themselves. It knows nothing of
+Dagster: `components.assets.contract_checks` turns `column_schema` and `Violations` into Dagster's metadata.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from pipeline_assets.contracts import models
 Model = type[pa.DataFrameModel]
 
 MAX_CASES = 20
-"""Failing cells kept as examples; all failures are counted."""
+"""At most this many failing cells are kept as examples; all failures are counted."""
 
 _NEAR_NAMES = 5
 _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
@@ -40,15 +40,15 @@ _DUCKDB_TYPES: Mapping[type[pl.DataType], str] = {
 
 
 class ContractError(ValueError):
-    """A contract that cannot be found or used; the message says what to write instead."""
+    """A contract cannot be found or used; the message says what to write instead."""
 
 
 @dataclass(frozen=True)
 class RawColumn:
     """A column as ingestion casts to it: DuckDB type, and whether a record without a value is a dead letter.
 
-    `evolved` columns are none of the contract: schema evolution added them. A value that does not fit one is no reason
-    to keep the record out.
+    `evolved` columns are not in the contract: schema evolution added them. A value that does not fit such a column does
+    not make its record a dead letter.
     """
 
     name: str
@@ -65,7 +65,7 @@ class RawShape:
     columns: tuple[RawColumn, ...]
 
     def extended(self, columns: Iterable[RawColumn]) -> "RawShape":
-        """This shape plus columns that it lacks: those which schema evolution has added to the table."""
+        """Return this shape plus the columns that it lacks: those that schema evolution has added to the table."""
         known = {column.name for column in self.columns}
         added = (replace(column, evolved=True) for column in columns if column.name not in known)
         return RawShape((*self.columns, *added))
@@ -87,9 +87,9 @@ class Case:
 
     Attributes:
         column: The column, or None for a check of the whole row or table.
-        check: What failed, as in `greater_than(0)`.
+        check: The check that failed, e.g. `greater_than(0)`.
         value: The failing value as text.
-        row: 0-based row over all chunks, None for a failure that is not of one row.
+        row: 0-based row over all chunks, None for a failure that does not belong to one row.
     """
 
     column: str | None
@@ -103,7 +103,7 @@ class Violations:
     """The outcome of validating a table's rows against its contract.
 
     Attributes:
-        rows: Rows that were looked at.
+        rows: Number of rows that were validated.
         failures: Number of failures: failing cells, plus failures of the whole table such as a missing column.
         failing_rows: Number of rows with at least one failure.
         cases: The first failures, at most `MAX_CASES`.
@@ -118,12 +118,12 @@ class Violations:
 
     @property
     def passed(self) -> bool:
-        """True if nothing failed."""
+        """Whether no check failed."""
         return self.failures == 0
 
 
 def raw_shape(model: Model) -> RawShape:
-    """The shape that ingestion casts a source's records to: a column that is not nullable is required."""
+    """Return the shape that ingestion casts a source's records to: a column that is not nullable is required."""
     return RawShape(
         tuple(
             RawColumn(c.name, c.dtype, required=not c.nullable, description=c.description) for c in column_schema(model)
@@ -132,7 +132,7 @@ def raw_shape(model: Model) -> RawShape:
 
 
 def column_schema(model: Model) -> list[Column]:
-    """Name, DuckDB type, description and nullability of each column, in order.
+    """Return name, DuckDB type, description and nullability of each column, in order.
 
     Raises:
         ContractError: A column's type has no DuckDB type here.
@@ -147,10 +147,10 @@ def column_schema(model: Model) -> list[Column]:
 
 
 def duckdb_type(dtype: pl.DataType | type[pl.DataType], where: str = "column") -> str:
-    """The DuckDB type of a polars type.
+    """Return the DuckDB type of a polars type.
 
     Raises:
-        ContractError: There is none: structs and times are not part of any contract yet.
+        ContractError: The type has no DuckDB type here: no contract uses structs or times yet.
     """
     if isinstance(dtype, pl.List):
         return f"{duckdb_type(cast(pl.DataType, dtype.inner), where)}[]"
@@ -171,7 +171,10 @@ def duckdb_type(dtype: pl.DataType | type[pl.DataType], where: str = "column") -
 
 
 def event_time(model: Model) -> str | None:
-    """The column that says when the thing happened, for freshness; None if the model's metadata names none."""
+    """Return the column with the time of the event, for freshness.
+
+    Return None if the model's metadata names no such column.
+    """
     # Not `get_metadata()`, which fails for a model whose `Config` has none (pandera 0.35).
     metadata = getattr(getattr(model, "Config", None), "metadata", None) or {}
     return str(metadata["event_time"]) if metadata.get("event_time") else None
@@ -180,15 +183,15 @@ def event_time(model: Model) -> str | None:
 def validate(model: Model, frames: Iterable[pl.DataFrame]) -> Violations:
     """Validate a table chunk by chunk; memory is bounded by the largest chunk.
 
-    What fails is counted, never raised: a wrong type, a missing column and a check that crashes are violations too.
-    Uniqueness (`Config.unique`) holds within a chunk only; give such tables as one frame.
+    Failures are counted, never raised: a wrong type, a missing column and a check that crashes are violations too.
+    Uniqueness (`Config.unique`) is checked within a chunk only; give such tables as one frame.
 
     Args:
         model: The contract.
-        frames: Chunks of the table. Collected frames: on a LazyFrame pandera looks at the schema alone.
+        frames: Chunks of the table. They must be collected frames: of a LazyFrame, pandera checks the schema alone.
 
     Returns:
-        The violations of all chunks together; without any chunk, of nothing.
+        The violations of all chunks together; without any chunk, a result of zero rows.
     """
     schema = model.to_schema()
     rows = failing_rows = 0
@@ -196,7 +199,7 @@ def validate(model: Model, frames: Iterable[pl.DataFrame]) -> Violations:
     by_check: Counter[str] = Counter()
     for frame in frames:
         found = list(_failures(schema, frame, rows))
-        # a wrong type or a missing column is one failure of the table, not one of each chunk
+        # a wrong type or a missing column is one failure of the table, not one failure per chunk
         found = [case for case in found if case.row is not None or f"{case.column}: {case.check}" not in by_check]
         by_check.update(f"{case.column}: {case.check}" if case.column else case.check for case in found)
         failing_rows += len({case.row for case in found if case.row is not None})
@@ -226,13 +229,13 @@ def _failures(schema: pa.DataFrameSchema, frame: pl.DataFrame, first_row: int) -
 def _column_of(row: Mapping[str, object]) -> str | None:
     if row["schema_context"] == "Column":
         return str(row["column"])
-    # of the whole table: the failing "value" of these two is the column's name
+    # for the whole table: the failing "value" of these two checks is the column's name
     return str(row["failure_case"]) if row["check"] in ("column_in_dataframe", "column_in_schema") else None
 
 
 @cache
 def _registry() -> dict[str, Model]:
-    """Every name that a contract answers to; a table's name is its model's `Config.name`."""
+    """Return all contracts by every name that they have; the name of a table is its model's `Config.name`."""
     found: dict[str, Model] = {}
     for module in (found.name for found in iter_modules(models.__path__)):
         for value in vars(import_module(f"{models.__name__}.{module}")).values():
@@ -243,10 +246,10 @@ def _registry() -> dict[str, Model]:
 
 
 def contract(name: str) -> Model:
-    """The model of a table (`silver.invoice_lines`) or of a name such as `shop.InvoiceLines`.
+    """Return the contract of a table (`silver.invoice_lines`) or of a name such as `shop.InvoiceLines`.
 
     Raises:
-        ContractError: There is none of this name; the message has the nearest ones.
+        ContractError: There is no contract of this name; the message lists the nearest names.
     """
     try:
         return _registry()[name]

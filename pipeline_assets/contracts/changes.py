@@ -1,8 +1,8 @@
 """Contracts of silver tables made of changes or of full snapshots, derived from the contract of the source's row.
 
-`state` is one row per key, `history` one row per version of a key; dbt_project/macros/changes/ makes both.
-`snapshot_state` is one row per key that ever was in a snapshot, of the macro of that name. The rows themselves are
-described where the source is (`shop_db`).
+`state` has one row per key, `history` one row per version of a key; the macros in dbt_project/macros/changes/ make
+both. `snapshot_state` has one row per key that a snapshot ever held; the macro of that name makes it. The rows
+themselves are described in the model of the source (`models.shop_db`).
 """
 
 import copy
@@ -24,7 +24,7 @@ _TX_SEQ = "Place of the change within that transaction."
 
 
 class _State(pa.DataFrameModel):
-    """What a state has beside the source's columns."""
+    """Columns that a state has beside the source's."""
 
     own_deleted: pl.Boolean = pa.Field(
         alias="_deleted", description="The row is deleted at the source; all columns but the key are null."
@@ -38,7 +38,7 @@ class _State(pa.DataFrameModel):
 
 
 class _SnapshotState(pa.DataFrameModel):
-    """What a state made of snapshots has beside the source's columns."""
+    """Columns that a state made of snapshots has beside the source's."""
 
     own_deleted: pl.Boolean = pa.Field(
         alias="_deleted", description="The key is missing from the newest snapshot; all columns but the key are null."
@@ -49,7 +49,7 @@ class _SnapshotState(pa.DataFrameModel):
 
 
 class _History(pa.DataFrameModel):
-    """What a history has beside the source's columns."""
+    """Columns that a history has beside the source's."""
 
     valid_from: Instant = pa.Field(description="Start of the version, included.")
     valid_to: Instant = pa.Field(nullable=True, description="End of the version, excluded; null for the last version.")
@@ -74,19 +74,19 @@ class _History(pa.DataFrameModel):
     @pa.dataframe_check(error="valid_from < valid_to")
     @classmethod
     def lasts(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Versions that lasted no time are left out."""
+        """Check that each version lasts some time."""
         return data.lazyframe.select((pl.col("valid_from") < pl.col("valid_to")).fill_null(value=True))
 
     @pa.dataframe_check(error="is_current follows valid_to and is_deleted")
     @classmethod
     def current_is_last(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """A deleted row has no current version."""
+        """Check that a deleted row has no current version."""
         last_and_alive = pl.col("valid_to").is_null() & ~pl.col("is_deleted")
         return data.lazyframe.select(last_and_alive == pl.col("is_current"))
 
 
 def state(model: Model, table: str, keys: Sequence[str]) -> Model:
-    """Gives the contract of the current state of a source's table.
+    """Derive the contract of the current state of a source's table.
 
     Args:
         model: Contract of the source's row.
@@ -97,38 +97,39 @@ def state(model: Model, table: str, keys: Sequence[str]) -> Model:
 
 
 def history(model: Model, table: str, keys: Sequence[str]) -> Model:
-    """Gives the contract of the history of a source's table; arguments as of `state`."""
+    """Derive the contract of the history of a source's table; arguments as for `state`."""
     return _derived(model, table, keys, _History, gone="is_deleted", doc="Versions of rows, without overlap or gap.")
 
 
 def snapshot_state(model: Model, table: str, keys: Sequence[str]) -> Model:
-    """Gives the contract of the state that full snapshots add up to; arguments as of `state`."""
+    """Derive the contract of the state that full snapshots add up to; arguments as for `state`."""
     return _derived(
         model, table, keys, _SnapshotState, gone="_deleted", doc="Rows of the newest snapshot, and tombstones."
     )
 
 
 def _derived(model: Model, table: str, keys: Sequence[str], own: Model, *, gone: str, doc: str) -> Model:
-    """The source's columns, null where the row is gone, and those that the silver table adds."""
+    """Join the source's columns, null where the row is deleted, with the columns that the silver table adds."""
     required: list[str] = []
     columns: dict[str, Any] = {"__annotations__": {}}
     for at, (name, (annotation, declared)) in enumerate(model.__fields__.items()):
         column = copy.copy(declared)
-        column.alias = name  # of any letters, and none that the class needs for itself
+        column.alias = name  # the source's own name; the class attribute needs one that cannot clash
         if name not in keys:
             required += [] if column.nullable else [name]
-            column.nullable = column.nullable_explicit = True  # both: the second says that the first was meant
+            # Both, because pandera heeds the first only if the second is set.
+            column.nullable = column.nullable_explicit = True
         columns["__annotations__"][f"source_{at}"] = annotation.raw_annotation
         columns[f"source_{at}"] = column
 
-    def was_told(name: str) -> pl.Expr:
-        """Whether a source told the value: a change may leave a long one out, a snapshot has all."""
-        told_in_part = "_unavailable" in own.__fields__
-        return ~pl.col("_unavailable").list.contains(name) if told_in_part else pl.lit(value=True)
+    def was_sent(name: str) -> pl.Expr:
+        """Return whether the source sent the value: a change may leave out a long value, a snapshot holds all."""
+        may_be_unavailable = "_unavailable" in own.__fields__
+        return ~pl.col("_unavailable").list.contains(name) if may_be_unavailable else pl.lit(value=True)
 
     def live_rows_are_whole(cls: type, data: pa.PolarsData) -> pl.LazyFrame:
-        """What the source requires is there, but of rows that are gone or whose value was not told yet."""
-        missing = (pl.col(name).is_null() & was_told(name) for name in required)
+        """Check that live rows hold what the source requires, except values that no change has held yet."""
+        missing = (pl.col(name).is_null() & was_sent(name) for name in required)
         return data.lazyframe.select(pl.col(gone) | ~pl.any_horizontal(pl.lit(value=False), *missing))
 
     class Config:
@@ -140,5 +141,5 @@ def _derived(model: Model, table: str, keys: Sequence[str], own: Model, *, gone:
     check = pa.dataframe_check(error=f"{', '.join(required)}: not null of a live row")
     of_both = {"Config": Config, "live_rows_are_whole": check(classmethod(live_rows_are_whole)), "__doc__": doc}
     class_name = table.replace(".", "_").title().replace("_", "")
-    # The bases' columns come in reverse order: the source's first.
+    # The columns of base classes come in reverse order, and the source's shall come first.
     return type(class_name, (own, type("Source", (pa.DataFrameModel,), columns)), of_both)

@@ -1,6 +1,6 @@
-"""What silver tables made of pulls have beside the source's columns: one row per key, as it was last read.
+"""Columns that silver tables made of pulls have beside the source's: one row per key, as it was last read.
 
-The rows themselves are described where the source is (`shop_db`, `crm`).
+The rows themselves are described in the models of the sources (`models.shop_db`, `models.crm`).
 """
 
 from typing import Annotated
@@ -10,7 +10,7 @@ import polars as pl
 
 
 class LastRead(pa.DataFrameModel):
-    """To be inherited ahead of the source's columns, which come first then."""
+    """Base class to inherit before the source's columns, so that these come first."""
 
     deleted: pl.Boolean = pa.Field(
         alias="_deleted", description="The key is gone from the source; the other columns hold its last row."

@@ -1,4 +1,4 @@
-"""Validates the rows of a query against a contract, in bounded memory. The models are elsewhere in this package."""
+"""Validates the rows of a query against a contract, in bounded memory. The models are in `contracts.models`."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ _ROWS_PER_CHUNK = 250_000
 
 
 def validate_rows(con: duckdb.DuckDBPyConnection, select: str, model: Model) -> Violations:
-    """Streams a query's rows through a contract.
+    """Stream a query's rows through a contract.
 
     Args:
         con: A connection of the lake.

@@ -1,4 +1,4 @@
 """The contracts of the tables: one module per source, one Pandera model per table.
 
-What is derived from a model is in `pipeline_assets.contracts`.
+`pipeline_assets.contracts.base` holds what is derived from a model.
 """

@@ -1,4 +1,4 @@
-"""Contracts of the CRM: its accounts as polled, and each as it was last read."""
+"""Contracts of the CRM: its accounts as polled, and each account as it was last read."""
 
 from typing import Annotated, ClassVar
 

@@ -1,9 +1,9 @@
 """Contracts of the shop: invoice lines from bronze to gold.
 
-Holds one model per table. The dbt model of the same table must produce these columns with these types; a test
-compares the two. Money is GBP with three decimals, as in the source. Times are the shop's own clock (UK), without zone.
+Holds one model per table. The dbt model of the same table must produce these columns with these types; a test compares
+the two. Money is GBP with three decimals, as in the source. Times are the shop's own clock (UK), without zone.
 
-A *sale* is a line with a customer that is no cancellation and has a price above zero: the rule for all revenue.
+A *sale* is a line that has a customer, is not cancelled and has a price above zero: the rule for all revenue.
 """
 
 from typing import Annotated, ClassVar
@@ -21,7 +21,7 @@ INVOICE_NO = r"^[AC]?\d{6}$"
 PRODUCT_CODE = r"^([0-9]{5}[A-Za-z]{0,2}|DCGS[0-9A-Z]+)$"
 """Codes of goods: five digits and up to two letters of a variant, or the gift range DCGS.
 
-Anything else (POST, DOT, M, BANK CHARGES, gift_0001_20 ...) books postage, fees, vouchers or corrections.
+Any other code (POST, DOT, M, BANK CHARGES, gift_0001_20 ...) books postage, fees, vouchers or corrections.
 """
 
 SEGMENTS = ("VIP", "Gold", "Silver", "Bronze")
@@ -29,18 +29,18 @@ SEGMENTS = ("VIP", "Gold", "Silver", "Bronze")
 
 _ADDRESS_PART = r'[^\sA-Z@<>(),;"'
 EMAIL = rf"^{_ADDRESS_PART}]+@{_ADDRESS_PART}.]+(\.{_ADDRESS_PART}.]+)+$"
-"""A cleaned e-mail address: lower case, no blanks, nothing that stands between addresses, a domain with a dot in it."""
+"""A cleaned e-mail address: lower case, no blanks, no character that separates addresses, a domain with a dot."""
 
 PHONE = r"^\+?[0-9]{7,15}$"
-"""A cleaned telephone number: digits only, a + in front of an international one; E.164 allows fifteen."""
+"""A cleaned telephone number: digits only, with a + in front of an international one; E.164 allows fifteen digits."""
 
 _FIRST_CUSTOMER, _LAST_CUSTOMER = 10_000, 99_999
 
 
 def _price_follows(revenue: str, orders: str, average: str) -> pl.Expr:
-    """The average is the revenue by the orders, rounded to the third decimal."""
+    """Compare the average with the revenue divided by the orders, rounded to the third decimal."""
     exact = pl.col(revenue).cast(pl.Float64) / pl.col(orders)
-    return (pl.col(average).cast(pl.Float64) - exact).abs() <= 0.00051  # half of the last decimal, and float noise
+    return (pl.col(average).cast(pl.Float64) - exact).abs() <= 0.00051  # half of the last decimal, plus float noise
 
 
 class InvoiceLines(pa.DataFrameModel):
@@ -87,7 +87,7 @@ class SilverInvoiceLines(pa.DataFrameModel):
     is_sale: pl.Boolean = pa.Field(
         description="Counts as revenue: has a customer, is not cancelled and has a price above zero."
     )
-    line_amount_gbp: Amount = pa.Field(description="Quantity by unit price, GBP.")
+    line_amount_gbp: Amount = pa.Field(description="Quantity times unit price, GBP.")
     partition_date: pl.Date = pa.Field(
         alias="_partition_date", description="Earliest landing date on which this line arrived."
     )
@@ -95,26 +95,26 @@ class SilverInvoiceLines(pa.DataFrameModel):
     @pa.dataframe_check(error="invoice_date is the day of invoiced_at")
     @classmethod
     def date_is_of_time(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """The partition agrees with the time."""
+        """Check that the partition agrees with the time."""
         return data.lazyframe.select(pl.col("invoiced_at").dt.date() == pl.col("invoice_date"))
 
     @pa.dataframe_check(error="is_cancelled follows invoice_no")
     @classmethod
     def cancelled_follows_number(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Cancellations are told by their number."""
+        """Check that the number of the invoice marks cancellations."""
         return data.lazyframe.select(pl.col("invoice_no").str.starts_with("C") == pl.col("is_cancelled"))
 
     @pa.dataframe_check(error="is_sale follows its rule")
     @classmethod
     def sale_follows_rule(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """The rule for revenue."""
+        """Check the rule for revenue."""
         rule = pl.col("customer_id").is_not_null() & ~pl.col("is_cancelled") & (pl.col("unit_price_gbp") > 0)
         return data.lazyframe.select(rule == pl.col("is_sale"))
 
     @pa.dataframe_check(error="line_amount_gbp = quantity * unit_price_gbp")
     @classmethod
     def amount_follows(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Exact: in thousandths both sides are whole numbers."""
+        """Check the amount exactly: in thousandths both sides are whole numbers."""
         price = (pl.col("unit_price_gbp") * 1000).cast(pl.Int64)
         amount = (pl.col("line_amount_gbp") * 1000).cast(pl.Int64)
         return data.lazyframe.select(price * pl.col("quantity") == amount)
@@ -135,19 +135,19 @@ class DailySales(pa.DataFrameModel):
     customer_segment: pl.String = pa.Field(isin=SEGMENTS, description="Segment of the customers by lifetime value.")
     total_orders: pl.Int64 = pa.Field(ge=1, description="Number of invoices.")
     total_revenue: Amount = pa.Field(gt=0, description="Revenue, GBP.")
-    avg_order_value: Amount = pa.Field(gt=0, description="Revenue by number of invoices, GBP.")
+    avg_order_value: Amount = pa.Field(gt=0, description="Revenue divided by number of invoices, GBP.")
     unique_customers: pl.Int64 = pa.Field(ge=1, description="Number of customers who bought.")
 
     @pa.dataframe_check(error="avg_order_value = total_revenue / total_orders")
     @classmethod
     def average_follows(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """The average agrees with its parts."""
+        """Check that the average agrees with its parts."""
         return data.lazyframe.select(_price_follows("total_revenue", "total_orders", "avg_order_value"))
 
     @pa.dataframe_check(error="unique_customers <= total_orders")
     @classmethod
     def customers_ordered(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Each customer has at least one order."""
+        """Check that each customer has at least one order."""
         return data.lazyframe.select(pl.col("unique_customers") <= pl.col("total_orders"))
 
     class Config:
@@ -167,7 +167,7 @@ class CustomerMetrics(pa.DataFrameModel):
     )
     total_orders: pl.Int64 = pa.Field(ge=1, description="Number of invoices with sales.")
     lifetime_value_gbp: Amount = pa.Field(gt=0, description="Revenue of all sales, GBP.")
-    avg_order_value_gbp: Amount = pa.Field(gt=0, description="Lifetime value by number of invoices, GBP.")
+    avg_order_value_gbp: Amount = pa.Field(gt=0, description="Lifetime value divided by number of invoices, GBP.")
     first_order_date: pl.Date = pa.Field(description="Day of the first sale.")
     last_order_date: pl.Date = pa.Field(description="Day of the last sale.")
     days_since_last_order: pl.Int64 = pa.Field(ge=0, description="Days from the last sale to `as_of_date`.")
@@ -195,25 +195,25 @@ class CustomerMetrics(pa.DataFrameModel):
         nullable=True, str_length={"min_value": 1}, description="Segment in the CRM; null when it has none."
     )
     account_owner: pl.String = pa.Field(
-        nullable=True, str_length={"min_value": 1}, description="Who looks after the customer; null when nobody does."
+        nullable=True, str_length={"min_value": 1}, description="Person who looks after the customer; null if unknown."
     )
 
     @pa.dataframe_check(error="paid_gbp and last_paid_at go together")
     @classmethod
     def payments_are_whole(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """A sum of payments has a last one."""
+        """Check that a sum of payments comes with the time of the last one."""
         return data.lazyframe.select(pl.col("paid_gbp").is_null() == pl.col("last_paid_at").is_null())
 
     @pa.dataframe_check(error="avg_order_value_gbp = lifetime_value_gbp / total_orders")
     @classmethod
     def average_follows(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """The average agrees with its parts."""
+        """Check that the average agrees with its parts."""
         return data.lazyframe.select(_price_follows("lifetime_value_gbp", "total_orders", "avg_order_value_gbp"))
 
     @pa.dataframe_check(error="first_order_date <= last_order_date <= as_of_date")
     @classmethod
     def dates_in_order(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Dates come in order, and the days between them agree."""
+        """Check that the dates come in order and that the days between them agree."""
         first, last, as_of = pl.col("first_order_date"), pl.col("last_order_date"), pl.col("as_of_date")
         days = (as_of - last).dt.total_days() == pl.col("days_since_last_order")
         return data.lazyframe.select((first <= last) & (last <= as_of) & days)
@@ -221,7 +221,7 @@ class CustomerMetrics(pa.DataFrameModel):
     @pa.dataframe_check(error="customer_segment follows lifetime_value_gbp")
     @classmethod
     def segment_follows(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """The thresholds of `SEGMENTS`."""
+        """Check the thresholds of `SEGMENTS`."""
         value = pl.col("lifetime_value_gbp")
         segment = pl.when(value > 10_000).then(pl.lit("VIP")).when(value > 1_000).then(pl.lit("Gold"))
         expected = segment.when(value > 100).then(pl.lit("Silver")).otherwise(pl.lit("Bronze"))
@@ -236,7 +236,7 @@ class CustomerMetrics(pa.DataFrameModel):
 
 
 class ProductSales(pa.DataFrameModel):
-    """What was sold of one stock code; every code of an invoice line has a row, charges included."""
+    """Sales of one stock code; every code of an invoice line has a row, charges included."""
 
     stock_code: pl.String = pa.Field(
         unique=True, str_length={"min_value": 1}, description="Code of the product or of the charge."
@@ -249,7 +249,7 @@ class ProductSales(pa.DataFrameModel):
     @pa.dataframe_check(error="first_sold_date <= last_sold_date, both exist if units were sold")
     @classmethod
     def dates_in_order(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Dates come in order, and exist exactly where something was sold."""
+        """Check that the dates come in order, and exist exactly where units were sold."""
         first, last, sold = pl.col("first_sold_date"), pl.col("last_sold_date"), pl.col("units_sold") > 0
         in_order = pl.when(sold).then(first <= last).otherwise(first.is_null() & last.is_null())
         return data.lazyframe.select(in_order.fill_null(value=False))
@@ -257,7 +257,7 @@ class ProductSales(pa.DataFrameModel):
     @pa.dataframe_check(error="is_product follows stock_code")
     @classmethod
     def product_follows_code(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Products are told by `PRODUCT_CODE`."""
+        """Check that `PRODUCT_CODE` tells products from charges."""
         return data.lazyframe.select(pl.col("stock_code").str.contains(PRODUCT_CODE) == pl.col("is_product"))
 
     class Config:

@@ -1,8 +1,8 @@
 """Contracts of the shop's database: rows as captured or pulled, their current state and history in silver.
 
-Holds the row of each captured table; the contracts of silver are derived from it (`changes`). Columns that the source
-adds later are allowed beside the contract's, as text, until they are named here. Payments are not captured, but pulled.
-Gold's contracts of dimensions and facts are in `shop_gold`.
+Holds the row of each captured table; the contracts of silver are derived from it (`contracts.changes`). Columns that
+the source adds later are allowed beside the contract's, as text, until they are named here. Payments are pulled, not
+captured. The contracts of gold's dimensions and facts are in `shop_gold`.
 """
 
 from typing import Annotated, ClassVar

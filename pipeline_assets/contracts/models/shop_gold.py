@@ -1,4 +1,4 @@
-"""Contracts of dimensions and facts, which come from the shop's database: versions of customers and products, orders.
+"""Contracts of dimensions and facts made from the shop's database: versions of customers and products, orders.
 
 Metrics made of invoice lines are in `shop`. Money is GBP, times are the shop's clock.
 """
@@ -16,23 +16,23 @@ Price = Annotated[pl.Decimal, 12, 3]
 Amount = Annotated[pl.Decimal, 18, 3]
 
 VERSION_KEY = r"^[0-9a-f]{32}$"
-"""Hash of the key and of when the version begins: the same in every rebuild."""
+"""Hash of the key and the start of the version: the same in every rebuild."""
 
 
 def _lasts() -> pl.Expr:
-    """A version lasts, and exactly the current one has no end."""
+    """Check that a version lasts some time, and that exactly the current version has no end."""
     end = pl.col("valid_to")
     return (pl.col("valid_from") < end).fill_null(value=True) & (end.is_null() == pl.col("is_current"))
 
 
 def _do_not_overlap(key: str) -> pl.Expr:
-    """A version ends no later than the next one begins; only the last has no end."""
+    """Check that a version ends no later than the next one begins; only the last version has no end."""
     following = pl.col("valid_from").shift(-1).over(key, order_by="valid_from")
     return (pl.col("valid_to") <= following).fill_null(following.is_null())
 
 
 class DimCustomers(pa.DataFrameModel):
-    """A version of a customer, as `silver.customers_history` tells it. Times after a delete have no row."""
+    """A version of a customer from `silver.customers_history`. The time after a delete has no row."""
 
     customer_key: pl.String = pa.Field(
         unique=True, str_matches=VERSION_KEY, description="Key of the version, of customer_id and valid_from."
@@ -40,10 +40,10 @@ class DimCustomers(pa.DataFrameModel):
     customer_id: pl.Int64 = pa.Field(gt=0, description="Number of the customer.")
     name: pl.String = pa.Field(nullable=True, str_length={"min_value": 1}, description="Name; null when blank.")
     email: pl.String = pa.Field(
-        nullable=True, str_matches=EMAIL, description="E-mail address; null when what was entered is none."
+        nullable=True, str_matches=EMAIL, description="E-mail address; null when the entry is not an address."
     )
     phone: pl.String = pa.Field(
-        nullable=True, str_matches=PHONE, description="Telephone number; null when what was entered is none."
+        nullable=True, str_matches=PHONE, description="Telephone number; null when the entry is not a number."
     )
     country: pl.String = pa.Field(str_length={"min_value": 1}, description="Country of the customer.")
     created_at: Instant = pa.Field(description="When the customer was first seen.")
@@ -54,13 +54,13 @@ class DimCustomers(pa.DataFrameModel):
     @pa.dataframe_check(error="valid_from < valid_to, and only the current version has no end")
     @classmethod
     def versions_last(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Each version by itself."""
+        """Check each version by itself."""
         return data.lazyframe.select(_lasts())
 
     @pa.dataframe_check(error="versions of a customer do not overlap")
     @classmethod
     def versions_do_not_overlap(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Each version beside the one before it."""
+        """Check each version beside the next one."""
         return data.lazyframe.select(_do_not_overlap("customer_id"))
 
     class Config:
@@ -72,7 +72,7 @@ class DimCustomers(pa.DataFrameModel):
 
 
 class DimProducts(pa.DataFrameModel):
-    """A version of a product, as `silver.products_history` tells it. Times after a delete have no row."""
+    """A version of a product from `silver.products_history`. The time after a delete has no row."""
 
     product_key: pl.String = pa.Field(
         unique=True, str_matches=VERSION_KEY, description="Key of the version, of stock_code and valid_from."
@@ -88,19 +88,19 @@ class DimProducts(pa.DataFrameModel):
     @pa.dataframe_check(error="is_product follows stock_code")
     @classmethod
     def product_follows_code(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Products are told by `PRODUCT_CODE`."""
+        """Check that `PRODUCT_CODE` tells products from charges."""
         return data.lazyframe.select(pl.col("stock_code").str.contains(PRODUCT_CODE) == pl.col("is_product"))
 
     @pa.dataframe_check(error="valid_from < valid_to, and only the current version has no end")
     @classmethod
     def versions_last(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Each version by itself."""
+        """Check each version by itself."""
         return data.lazyframe.select(_lasts())
 
     @pa.dataframe_check(error="versions of a product do not overlap")
     @classmethod
     def versions_do_not_overlap(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Each version beside the one before it."""
+        """Check each version beside the next one."""
         return data.lazyframe.select(_do_not_overlap("stock_code"))
 
     class Config:
@@ -112,7 +112,7 @@ class DimProducts(pa.DataFrameModel):
 
 
 class FctOrders(pa.DataFrameModel):
-    """An order as it stands. Deleted orders are not in it."""
+    """An order as it stands now. Deleted orders are left out."""
 
     order_id: pl.String = pa.Field(unique=True, str_length={"min_value": 1}, description="Number of the order.")
     customer_id: pl.Int64 = pa.Field(nullable=True, description="Number of the customer; null when unknown.")
@@ -133,20 +133,20 @@ class FctOrders(pa.DataFrameModel):
     @pa.dataframe_check(error="is_cancelled follows status")
     @classmethod
     def cancelled_follows_status(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """A cancelled order says so twice."""
+        """Check that status and flag of a cancelled order agree."""
         return data.lazyframe.select((pl.col("status") == "cancelled") == pl.col("is_cancelled"))
 
     @pa.dataframe_check(error="order_date and order_month follow ordered_at")
     @classmethod
     def dates_follow_time(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Day and month are of the time."""
+        """Check that day and month belong to the time."""
         day = pl.col("ordered_at").dt.date()
         return data.lazyframe.select((day == pl.col("order_date")) & (day.dt.month_start() == pl.col("order_month")))
 
     @pa.dataframe_check(error="customer_key needs a customer_id")
     @classmethod
     def key_needs_customer(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        """Nobody has no version."""
+        """Check that an order without a customer has no version of one."""
         return data.lazyframe.select(pl.col("customer_id").is_not_null() | pl.col("customer_key").is_null())
 
     class Config:

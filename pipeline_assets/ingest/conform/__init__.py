@@ -1,4 +1,7 @@
-"""Records to rows that fit a contract, or to dead letters with a reason: SQL expressions, nothing is read or written.
+"""Turns records into rows that fit a contract, or into dead letters with a reason.
 
-`conform` puts a record's SQL together; `names` matches fields with columns, `casts` converts values exactly.
+Only SQL: nothing is read or written.
+
+`conform` builds the SQL of a record; `names` matches fields with columns, `casts` converts values exactly. `retype` is
+the exception: it rewrites a table with other types.
 """

@@ -1,6 +1,6 @@
 """Faithful casts as SQL expressions: null where the value does not fit its type exactly.
 
-Holds expressions by source type and target type. Does not hold which field goes where, or reasons (`conform`).
+Holds expressions by source type and target type. Which field feeds which column, and reasons, are in `conform`.
 """
 
 import re
@@ -28,7 +28,7 @@ _WITH_EXPONENT = r"[+-]?[0-9]{1,80}(\.[0-9]{0,80})?[eE][+-]?[0-9]{1,3}"
 
 
 def normal(dtype: str) -> str:
-    """A DuckDB type as DESCRIBE spells it."""
+    """Return a DuckDB type as DESCRIBE spells it."""
     upper = dtype.strip()
     if not upper.startswith(("STRUCT", "ENUM", "MAP", "UNION")):
         upper = upper.upper()
@@ -36,18 +36,18 @@ def normal(dtype: str) -> str:
 
 
 def trimmed(text: str) -> str:
-    """The text without white space around it."""
+    """Return SQL for the text without surrounding white space."""
     return f"trim({text}, {_WHITESPACE})"
 
 
 def json_text(field: str) -> str:
-    """The text of a JSON value: of a string its characters, of others the JSON as it stands; of null, null."""
+    """Return SQL for the text of a JSON value: a string's characters, null for null, otherwise the JSON itself."""
     string = f"WHEN starts_with({field}, '\"') THEN json_extract_string({field}, '$')"
     return f"CASE {string} WHEN {field} <> 'null' THEN {field} END"
 
 
 def json_value(field: str) -> str:
-    """The JSON of a value as it stands; of null, null."""
+    """Return SQL for the JSON of a value as it is; null for null."""
     return f"nullif({field}, 'null')"
 
 
@@ -86,7 +86,7 @@ def _decimal_from_text(text: str, target: str, scale: int) -> str:
 
 
 def _without_exponent(text: str) -> str:
-    """The digits of a number with an exponent, its point where it belongs: 1.5E-7 is 0.00000015."""
+    """Return SQL for the digits of a number with an exponent, with the point in its place: 1.5E-7 is 0.00000015."""
     whole, fraction = f"regexp_extract({text}, '[0-9]+')", f"regexp_extract({text}, '[.]([0-9]*)', 1)"
     exponent = f"TRY_CAST(regexp_extract({text}, '[eE](.*)', 1) AS INTEGER)"
     parts = f"struct_pack(digits := {whole} || {fraction}, point := len({whole}) + {exponent})"
@@ -97,7 +97,7 @@ def _without_exponent(text: str) -> str:
 
 
 def _timestamp_from_text(text: str, target: str) -> str:
-    """ISO 8601 to the microsecond; seconds may be left out, a zone is honoured, no zone means UTC (or local time)."""
+    """Cast ISO 8601 to the microsecond. Seconds are optional, a zone is honoured, no zone means UTC (or local time)."""
     instant = rf"TRY_CAST(regexp_replace({text}, '^(.{{16}})([Z+-])', '\1:00\2') AS TIMESTAMPTZ)"
     naive = f"TRY_CAST({text} AS TIMESTAMP)"
     if target == "TIMESTAMP":
@@ -109,13 +109,13 @@ def _timestamp_from_text(text: str, target: str) -> str:
 
 
 def from_json(text: str, target: str, depth: int = 0, *, scalar: Callable[[str, str], str] = from_text) -> str:
-    """Cast a JSON value to a list; null where it is no array, or an element does not fit its type.
+    """Cast a JSON value to a list; null where it is not an array, or an element does not fit its type.
 
     Args:
         text: SQL of JSON as text.
         target: Type of the list.
-        depth: Lists around it.
-        scalar: Casts the text of an element that is no list.
+        depth: Number of lists around it.
+        scalar: Casts the text of an element that is not a list.
     """
     element, item = target.removesuffix("[]"), f"e{depth}"
     unmarked = json_numbers.unmarked("part")
@@ -151,12 +151,12 @@ def from_native(value: str, source: str, target: str) -> str:
 
 
 def out_of_range(value: str, dtype: str, depth: int = 0) -> str | None:
-    """Give SQL of whether other engines cannot read a time, as infinity and the years beyond 0001 to 9999.
+    """Return SQL for whether other engines cannot read a time: infinity and years outside 0001 to 9999.
 
     Args:
         value: SQL of a value of the type.
-        dtype: The type, as `normal` has it.
-        depth: Of a list in lists.
+        dtype: The type, as `normal` spells it.
+        depth: Number of lists around it.
 
     Returns:
         The condition; None for types that hold no time.
@@ -167,7 +167,7 @@ def out_of_range(value: str, dtype: str, depth: int = 0) -> str | None:
     if dtype == "DATE":
         return f"{value} NOT BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'"
     if dtype.startswith("TIMESTAMP"):
-        if dtype == "TIMESTAMP_NS":  # holds the years 1677 to 2262, and so no bound to compare with
+        if dtype == "TIMESTAMP_NS":  # it holds only the years 1677 to 2262, so no bound to compare with
             value = f"{value}::TIMESTAMP"
         kind = "TIMESTAMPTZ" if dtype == "TIMESTAMP WITH TIME ZONE" else "TIMESTAMP"
         return f"{value} NOT BETWEEN {kind} '0001-01-01 00:00:00' AND {kind} '9999-12-31 23:59:59.999999'"
@@ -175,7 +175,7 @@ def out_of_range(value: str, dtype: str, depth: int = 0) -> str | None:
 
 
 def _is_wider(source: str, target: str) -> bool:
-    """True if every value of the source fits the target, so that nothing needs to be proved."""
+    """Tell whether every value of the source fits the target, so that no check is needed."""
     if source in _SIGNED and target in _SIGNED:
         return _SIGNED.index(source) < _SIGNED.index(target)
     if source in _UNSIGNED and target in _SIGNED:

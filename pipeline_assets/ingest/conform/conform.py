@@ -1,10 +1,10 @@
 """One SELECT that turns records into rows of a contract's raw shape, or says why they do not fit.
 
-Holds field matching and faithful casts. Does not hold reading (`readers`, `database`) or what happens to the misfits
-(`landing`, `pull`).
+Holds field matching and faithful casts. Records are read in `ingest.files.formats`, `ingest.database` and
+`ingest.rest`; dead letters are kept by `ingest.batch`.
 
-A cast is faithful if no information is lost: DuckDB's own casts round ('1.5' to BIGINT is 2), drop time zones and take
-'1_000' and '0x1F' for numbers. Here each of these makes the record a dead letter.
+A cast is faithful if no information is lost. DuckDB's own casts round ('1.5' to BIGINT is 2), drop time zones and
+accept '1_000' and '0x1F' as numbers. Here each of these makes the record a dead letter.
 """
 
 import json
@@ -28,10 +28,10 @@ TECHNICAL_COLUMNS: tuple[RawColumn, ...] = (
     RawColumn("_rescued", "VARCHAR", False, "JSON object of the fields that the contract does not know."),
 )
 
-_SHOWN_CHARACTERS = 100  # of a value, in a reason
+_SHOWN_CHARACTERS = 100  # characters of a value that a reason shows
 
-# By the field's type. Delta knows no unsigned integers, and its nanoseconds are read by few; nested values, times and
-# intervals stay in `_rescued`.
+# Column type by the field's type. Delta has no unsigned integers, and few engines read its nanoseconds; nested values,
+# times and intervals stay in `_rescued`.
 _COLUMN_TYPES = {
     **{kind: kind for kind in ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "VARCHAR")},
     **{kind: kind for kind in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")},
@@ -67,7 +67,7 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
     Args:
         fields: The source's fields.
         shape: The contract's columns, with those that evolution has already added to the table.
-        schema_evolution: True to make new columns of unknown fields: text of CSV and JSON, else the native type.
+        schema_evolution: True to turn unknown fields into new columns: text for CSV and JSON, else the native type.
 
     Returns:
         The matching. A second field of the same name goes to `_rescued`, except for JSON, where one object may spell
@@ -88,7 +88,7 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
     added: list[RawColumn] = []
     unknown: set[SourceField] = set()
     fields, columns = list(fields), Columns(known)
-    # The field of the column's very name first: of two it is the column's, also of a column that is new.
+    # The field with exactly the column's name comes first: of two fields it feeds the column, new columns included.
     for field in sorted(fields, key=lambda field: (field.name not in known, field.name != snake_case(field.name))):
         name = columns.column(field.name)
         dtype = _column_type(field.dtype) if field.evolves_to is None else field.evolves_to
@@ -107,7 +107,7 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
 
 
 def _column_type(dtype: str) -> str | None:
-    """The type of a column that evolution adds for a field; None for types that no Delta column holds faithfully."""
+    """Return the type of the column that evolution adds for a field; None if Delta has no faithful type for it."""
     if dtype.startswith("DECIMAL("):
         return dtype
     return _COLUMN_TYPES.get(dtype)
@@ -123,21 +123,21 @@ def conform_sql(
     extracted_at: datetime,
     schema_evolution: bool = False,
 ) -> str:
-    """One SELECT over records: contract columns, added columns, technical columns, `_reason`, `_raw`.
+    """Build one SELECT over records: contract columns, added columns, technical columns, `_reason`, `_raw`.
 
     Args:
-        records: The opened file, or what a pull reads.
+        records: The opened file, or the records that a pull reads.
         shape: The contract's columns, with those that evolution has already added to the table.
         file: Path below the landing root, or what was pulled.
         partition_date: The date in the path, or of the pull.
         batch_id: The file's content id, or the pull's name.
-        extracted_at: The file's modification time, or when the pull was made; with its zone.
+        extracted_at: The file's modification time, or the time of the pull; with its zone.
         schema_evolution: As in `match_fields`, whose `added` names the new columns.
 
     Returns:
-        The SELECT. A value that does not fit a column which evolution added is null there, and in `_rescued`.
-        `_reason` VARCHAR is null for a row that fits; else `_raw` VARCHAR has the record: its line for
-        JSON, a JSON object of its fields for other formats. Needs `SET TimeZone = 'UTC'`.
+        The SELECT. A value that does not fit a column which evolution added is null there, and is kept in `_rescued`.
+        `_reason` VARCHAR is null for a row that fits; else `_raw` VARCHAR holds the record: its line for JSON, a JSON
+        object of its fields for other formats. Needs `SET TimeZone = 'UTC'`.
     """
     if extracted_at.tzinfo is None:
         raise ValueError("extracted_at has no time zone: give it as UTC")
@@ -158,15 +158,16 @@ def conform_sql(
 def fit_sql(
     records: RecordSet, columns: Sequence[tuple[RawColumn, tuple[SourceField, ...]]], *, missing: Sequence[str] = ()
 ) -> str:
-    """One SELECT over records: what `records.sql` has, their values in the columns' types, `_reason`, `_raw`.
+    """Build one SELECT over records: the columns of `records.sql`, typed values, `_reason`, `_raw`.
 
     Args:
-        records: What is read; all of its fields are in `_raw`.
-        columns: Each column with the fields that carry it, as `Matching.matched` has them; no field is null.
+        records: The records that are read; all of their fields are in `_raw`.
+        columns: Each column with the fields that carry it, as in `Matching.matched`; without a field it is null.
         missing: Required columns that no field carries, which is the reason of every record.
 
     Returns:
-        The SELECT. `v0`, `v1`, ... are the values of the columns in order; `_reason` and `_raw` as in `conform_sql`.
+        The SELECT. `v0`, `v1`, ... are the values of the columns in order; `_reason` and `_raw` are as in
+        `conform_sql`.
     """
     casts_ = _column_casts(columns)
     texts = "".join(f", {cast.text} AS {cast.text_name}" for cast in casts_ if cast.text)
@@ -179,7 +180,7 @@ def fit_sql(
 
 @dataclass(frozen=True)
 class _ColumnCast:
-    """SQL of one column: `text` is what is cast (empty where the value is taken as it is), `value` the outcome."""
+    """SQL of one column: `text` is what is cast (empty where the value is taken as it is), `value` the result."""
 
     column: RawColumn
     text_name: str
@@ -211,7 +212,7 @@ class _ColumnCast:
 
     @property
     def misfit(self) -> str:
-        """The condition under which an evolved column does not take the value; empty where there is none."""
+        """The condition under which the value does not fit an evolved column; empty if it always fits."""
         return " OR ".join(condition for condition, _ in self.misfits) if self.column.evolved else ""
 
     @property
@@ -247,7 +248,7 @@ def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...])
         if is_list:
             return _ColumnCast(column, text_name, value_name, text, casts.from_json(text_name, target), doubled)
         source = "VARCHAR"
-    elif source == "BLOB" and target not in ("VARCHAR", "BLOB"):  # text that its writer did not call text
+    elif source == "BLOB" and target not in ("VARCHAR", "BLOB"):  # text that its writer did not mark as text
         text, source = f"coalesce({json_text.text_of_bytes(field)}, {field}::VARCHAR)", "VARCHAR"
     else:
         text = field
@@ -264,7 +265,7 @@ def _column_cast(index: int, column: RawColumn, fields: tuple[SourceField, ...])
 
 
 def _reason(columns: list[_ColumnCast], lacking: Sequence[str], records: RecordSet) -> str:
-    """SQL of the reason: null for a record that fits, so that the common case evaluates conditions alone."""
+    """Build SQL of the reason: null for a record that fits, so that the common case evaluates only conditions."""
     if lacking and not records.has_problems:
         return quote_text(f"header: lacks {', '.join(lacking)}")
     bad: list[tuple[str, str]] = []
@@ -284,7 +285,7 @@ def _reason(columns: list[_ColumnCast], lacking: Sequence[str], records: RecordS
 
 
 def _rescued(unknown: Iterable[SourceField], columns: Iterable[_ColumnCast]) -> str:
-    """SQL of `_rescued`: fields that no column takes, and those whose value does not fit a column of evolution."""
+    """Build SQL of `_rescued`: fields without a column, and those whose value does not fit an evolved column."""
     columns = list(columns)
     unfit = [(field, cast.misfit) for cast in columns if cast.misfit for field in cast.fields]
     unfit += [
@@ -303,7 +304,7 @@ def _rescued(unknown: Iterable[SourceField], columns: Iterable[_ColumnCast]) -> 
 
 
 def _json_object(fields: Iterable[SourceField]) -> str:
-    """SQL of a JSON object of all fields."""
+    """Build SQL of a JSON object of all fields."""
     members = ", ".join(f"coalesce({_json_member(field)}, {quote_text(_json_key(field) + 'null')})" for field in fields)
     return f"'{{' || concat_ws(',', {members or 'NULL'}) || '}}'"
 

@@ -1,7 +1,7 @@
 """JSON text of values that DuckDB has no type for, or reads wrongly: exact, and in the form that `casts` reads.
 
-A time is a string of ISO 8601 in the years 0001 to 9999. Beyond them it is the number that the file holds, which no
-column of times takes.
+A time is a string of ISO 8601 in the years 0001 to 9999. Outside these years it is the number that the file holds,
+which fits no time column.
 """
 
 import base64
@@ -47,12 +47,12 @@ def of_decimal(unscaled: int, scale: int) -> str:
 
 
 def of_float(value: float) -> str:
-    """Write the number, or a string where JSON has none."""
+    """Write the number, or a string where JSON has no such number."""
     return json.dumps(value) if math.isfinite(value) else f'"{value}"'
 
 
 def of_bytes(data: bytes) -> str:
-    """Write the text, or an object with base64 where it is no UTF-8; as `json_text` writes bytes."""
+    """Write the text; an object with base64 if the bytes are not UTF-8, as `json_text` does."""
     try:
         return json.dumps(data.decode(), ensure_ascii=False)
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What conforming is told of a source: its fields, and the query that yields its records. No SQL is made here."""
+"""What conforming knows of a source: its fields, and the query that yields its records. No SQL is made here."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,10 +10,10 @@ class SourceField:
 
     Attributes:
         name: Name in the source.
-        column: Name of its column in `Records.sql`, a plain SQL identifier.
+        column: Name of its column in `RecordSet.sql`, a plain SQL identifier.
         dtype: DuckDB type; VARCHAR for CSV, "JSON" for JSON (a VARCHAR with the exact JSON text of the value).
-        evolves_to: Type of the column that schema evolution makes of it, where that is not told by `dtype`; "" for a
-            field that becomes no column.
+        evolves_to: Type of the column that schema evolution makes of it, if `dtype` does not decide it; "" for a field
+            that becomes no column.
     """
 
     name: str
@@ -23,11 +23,14 @@ class SourceField:
 
 
 class RecordSet(Protocol):
-    """Records of any origin, as `files.formats.records.Records` describes them."""
+    """Records of any origin, such as `files.formats.records.Records`."""
 
     @property
     def sql(self) -> str:
-        """A SELECT with `_line` BIGINT, one column for each of `fields`, and with problems `_text` and `_problem`."""
+        """A SELECT with `_line` BIGINT and one column for each of `fields`.
+
+        With problems also `_text` and `_problem`.
+        """
 
     @property
     def fields(self) -> tuple[SourceField, ...]:
@@ -35,4 +38,4 @@ class RecordSet(Protocol):
 
     @property
     def has_problems(self) -> bool:
-        """True if `sql` has `_problem` VARCHAR (why the record is none, or null) and `_text` VARCHAR (all of it)."""
+        """Whether `sql` has `_problem` VARCHAR (why it is not a record, or null) and `_text` VARCHAR (the text)."""

@@ -1,7 +1,7 @@
 """SQL that takes JSON objects apart without changing any value's text.
 
-Holds the discovery of fields and the SELECT that yields them. Does not hold reading of files (`readers`), or how
-numbers keep their text (`json_numbers`).
+Holds the discovery of fields and the SELECT that yields them. Files are read in `ingest.files.formats`; `json_numbers`
+keeps the text of numbers.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from pipeline_assets.ingest.conform import json_numbers
 from pipeline_assets.sql import quote_text
 
 MAX_FIELDS = 2_000
-"""More different fields than this in one file are keys used as data; such a file is not read."""
+"""A file with more different fields than this uses keys as data; it is not read."""
 
 NOT_BLANK = r"trim(_text, E' \t\r\n') <> ''"
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a file's objects; whether any object has one of them twice, or one with U+0000 in it."""
+    """The keys of a file's objects, and whether any object holds a key twice, or a key with U+0000 in it."""
 
     names: tuple[str, ...]
     any_twice: bool
@@ -28,9 +28,9 @@ class Keys:
 
 
 def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
-    """All keys of the objects in `source`, a relation with `_text`; one pass over the file.
+    """Collect all keys of the objects in `source`, a relation with `_text`, in one pass over the file.
 
-    A sample would do for most files, but a key that first comes late must not be taken for missing.
+    A sample would do for most files, but a key that first appears late must not count as missing.
     """
     rows = con.execute(
         f"""SELECT keys FROM (
@@ -47,7 +47,7 @@ def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
 
 
 def sql(source: str, found: Keys) -> str:
-    """A SELECT of `_line`, `_text`, `_problem` and `f0`, `f1`, ... : the exact JSON text of each key's value.
+    """Build a SELECT of `_line`, `_text`, `_problem` and `f0`, `f1`, ... : the exact JSON text of each key's value.
 
     Blank records are left out, but counted in `_line`.
     """
@@ -67,7 +67,7 @@ def sql(source: str, found: Keys) -> str:
         if found.any_twice
         else ""
     )
-    # No SQL, and no name of a column, can hold U+0000.
+    # Neither SQL nor a column name can hold U+0000.
     nul = (
         "WHEN len(list_filter(json_keys(_text), lambda key: contains(key, chr(0)))) > 0 "
         "THEN 'json: a field has U+0000 in its name' "

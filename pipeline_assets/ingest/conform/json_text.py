@@ -1,7 +1,8 @@
 """SQL that writes a typed value as strict JSON, exactly.
 
-DuckDB's `to_json` writes NaN and infinities bare, which is no JSON, and bytes as text with backslashes that cannot be
-told from the same text. Here NaN and infinities are strings, and bytes that are no UTF-8 are `{"base64": "..."}`.
+DuckDB's `to_json` writes NaN and infinities bare, which is not JSON, and bytes as text with backslashes, which looks
+like a text with the same backslashes. Here NaN and infinities are strings, and bytes that are not UTF-8 are `{"base64":
+"..."}`.
 """
 
 from typing import cast
@@ -14,7 +15,7 @@ _PARTS = ("list", "array", "struct", "map", "union")
 
 
 def to_json(value: str, dtype: str) -> str:
-    """Give SQL of a value's JSON as text; null for null.
+    """Return SQL for a value's JSON as text; null for null.
 
     Args:
         value: SQL of the value.
@@ -28,12 +29,12 @@ def to_json(value: str, dtype: str) -> str:
 
 
 def text_of_bytes(value: str) -> str:
-    """Give SQL of the text of bytes; null where they are no UTF-8."""
+    """Return SQL for the text of bytes; null where they are not UTF-8."""
     return f"TRY(decode({value}))"
 
 
 def _of_type(value: str, dtype: DuckDBPyType, depth: int) -> str:
-    """As `to_json`; `depth` keeps the names of nested lambdas apart."""
+    """Write a value as `to_json` does; `depth` keeps the names of nested lambdas apart."""
     if dtype.id in _FLOATS:
         written = f"to_json({value})::VARCHAR"
         return f"CASE WHEN isfinite({value}) THEN {written} ELSE '\"' || {value} || '\"' END"
@@ -83,7 +84,7 @@ def _is_at_risk(dtype: DuckDBPyType) -> bool:
 
 
 def _children(dtype: DuckDBPyType) -> dict[str, DuckDBPyType]:
-    """Of a struct its fields, of a union its members, of a list "child", of a map "key" and "value"."""
+    """Return the parts of a type: a struct's fields, a union's members, a list's "child", a map's "key" and "value"."""
     children = cast(list[tuple[str, DuckDBPyType]], dtype.children)
-    left_out = {"array": "size", "union": ""}.get(dtype.id)  # how long it is; the tag
+    left_out = {"array": "size", "union": ""}.get(dtype.id)  # the length of an array; the tag of a union
     return {name: kind for name, kind in children if name != left_out}

@@ -1,8 +1,8 @@
-"""One rule for all ways in: which name of a source is which column of a contract. Nothing of values lives here.
+"""The one rule that matches a source's names with a contract's columns. Values are handled elsewhere (`casts`).
 
-A name that is the column's letter for letter is the column. Else it is if both are the same in snake case. Where two
-names of one record fall together, the exact one is the column, and the other keeps its own name; of two that are not
-exact neither is taken for the other.
+A name that equals a column's name letter for letter is that column. Otherwise it is the column if both are equal in
+snake case. If two names of one record match the same column, the exact one is the column and the other keeps its own
+name; if neither is exact, neither is the column.
 """
 
 import re
@@ -10,16 +10,16 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-_VARIATION_SELECTORS = ("\ufe00", "\ufe0f")  # how an emoji is drawn
+_VARIATION_SELECTORS = ("\ufe00", "\ufe0f")  # they choose how an emoji is drawn
 
 
 @lru_cache(maxsize=10_000)
 def snake_case(name: str) -> str:
-    """Give a field's name as a contract writes it.
+    """Write a field's name as a contract does.
 
-    `InvoiceNo`, `invoice no` and `INVOICE_NO` are `invoice_no`; `CustomerID` is `customer_id`, `UnitPriceGBP` is
-    `unit_price_gbp`, `HTTPStatus` is `http_status`. Letters of any script stay, with the marks on them (Hindi, Thai),
-    composed as Unicode's NFC has it; what is neither letter nor digit is a space.
+    `InvoiceNo`, `invoice no` and `INVOICE_NO` become `invoice_no`; `CustomerID` becomes `customer_id`, `UnitPriceGBP`
+    becomes `unit_price_gbp`, `HTTPStatus` becomes `http_status`. Letters of any script stay, with the marks on them
+    (Hindi, Thai), composed as in Unicode's NFC; any other character counts as a space.
     """
     text = re.sub(r"_+", "_", "".join(_kept(unicodedata.normalize("NFC", name.strip()))))
     text = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", text)
@@ -42,19 +42,19 @@ class Columns:
     """The columns of a contract, by every name that a source may give them."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Takes the contract's names."""
+        """Start with the contract's names."""
         self.names: set[str] = set()
         self._by_snake_case: dict[str, str] = {}
         for name in sorted(names):
             self.add(name)
 
     def add(self, name: str) -> None:
-        """Takes one name more."""
+        """Add one more name."""
         self.names.add(name)
         self._by_snake_case.setdefault(snake_case(name), name)
 
     def column(self, name: str) -> str | None:
-        """Give the column that a source's name is; None if it is none."""
+        """Find the column that a source's name matches; None if it matches no column."""
         return name if name in self.names else self._by_snake_case.get(snake_case(name))
 
 
@@ -65,18 +65,18 @@ class Keys(tuple[str, ...]):
 
     @classmethod
     def of(cls, keys: Sequence[str], columns: Iterable[str]) -> "Keys":
-        """Gives the keys with all columns of the contract."""
+        """Return the keys together with all columns of the contract."""
         found = cls(keys)
         found.columns = Columns(columns)
         return found
 
 
 def renamed(names: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Gives the names of a source's columns as the contract has them; those that it does not know as they are.
+    """Rename a source's columns to the contract's names; columns that the contract does not know keep their names.
 
     Args:
-        names: Of the source's columns.
-        keys: Of the table; plain ones have no contract, and rename nothing.
+        names: Names of the source's columns.
+        keys: Keys of the table; plain ones have no contract and rename nothing.
     """
     columns = keys.columns if isinstance(keys, Keys) else None
     if columns is None or columns.names.issuperset(names):
@@ -92,7 +92,7 @@ def renamed(names: Sequence[str], keys: Sequence[str]) -> list[str]:
 
 
 def clashes(names: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
-    """Gives columns that several names are, none of them exactly, with these names."""
+    """Return each column that several names match, none of them exactly, with these names."""
     columns = keys.columns if isinstance(keys, Keys) else None
     found: dict[str, list[str]] = {}
     for name in names if columns else ():
@@ -103,5 +103,5 @@ def clashes(names: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
 
 
 def clash_text(found: dict[str, list[str]]) -> str:
-    """Says which names fall together."""
+    """Describe which names match the same column."""
     return "; ".join(f"{' and '.join(map(repr, same))} are both {column}" for column, same in found.items())

@@ -1,7 +1,7 @@
-"""Other types for the columns of a table that is there: what each row would become, and then the doing.
+"""Gives the columns of an existing table other types: first plans what each row would become, then rewrites the table.
 
-A value that does not fit its new type is kept as text in `_rescued`, where the table has that; else nothing is done.
-Types that cannot lose a value need none of this (`Table.widen`).
+A value that does not fit its new type is kept as text in `_rescued`, if the table has that column; otherwise nothing is
+changed. `Table.widen` handles types that cannot lose a value.
 """
 
 import json
@@ -31,10 +31,10 @@ class Retyped:
         stored: Its type.
         wanted: Its new type.
         value: SQL of the new value; null where the stored one does not fit.
-        is_misfit: SQL of whether it does not.
+        is_misfit: SQL of whether the stored value does not fit.
         fits: Number of values that fit the new type.
-        misfits: Number of values that do not.
-        samples: Some of these.
+        misfits: Number of values that do not fit.
+        samples: Some values that do not fit.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Retyped:
 
 
 def plan(con: duckdb.DuckDBPyConnection, table: Table, columns: Mapping[str, str]) -> list[Retyped]:
-    """Finds out what other types would do. Writes nothing.
+    """Find out what other types would do. Writes nothing.
 
     Args:
         con: A connection of the lake.
@@ -56,7 +56,7 @@ def plan(con: duckdb.DuckDBPyConnection, table: Table, columns: Mapping[str, str
         columns: Column name to type, as DuckDB calls it.
 
     Raises:
-        LakeError: There is no such column or type, or it is one whose type cannot change.
+        LakeError: There is no such column or type, or the column's type cannot change.
     """
     partitions = table.open().metadata().partition_columns
     kinds = {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {table.scan()}").fetchall()}
@@ -68,13 +68,13 @@ def plan(con: duckdb.DuckDBPyConnection, table: Table, columns: Mapping[str, str
 
 
 def carry_out(con: duckdb.DuckDBPyConnection, table: Table, found: Sequence[Retyped]) -> int:
-    """Rewrites the table as planned, in one commit; gives its version.
+    """Rewrite the table as planned, in one commit, and return its version.
 
     Raises:
         LakeError: Some values do not fit, and the table has no column that keeps them.
     """
     values = {column.name: column.value for column in found}
-    # Of all columns, not of those that the plan found: rows may have come since.
+    # Look at the columns again, not at those that the plan found: rows may have come since.
     if _RESCUED in {column.name for column in table.open().schema().fields}:
         return table.retype(con, {**values, _RESCUED: _with_misfits(found)})
     if names := ", ".join(column.name for column in found if column.misfits):
@@ -88,14 +88,17 @@ def carry_out(con: duckdb.DuckDBPyConnection, table: Table, found: Sequence[Rety
 
 
 def _or_error(table: Table, column: Retyped) -> str:
-    """SQL of the new value, which fails at one that does not fit and came after the plan."""
+    """Return SQL of the new value, which fails if a value came after the plan and does not fit."""
     before, after = quote_text(f"{table.name}: '"), quote_text(f"' in {column.name} does not fit, {_NOWHERE}")
     said = f"{before} || left({quote_name(column.name)}::VARCHAR, {_SHOWN_CHARACTERS}) || {after}"
     return f"CASE WHEN {column.is_misfit} THEN error({said}) ELSE {column.value} END"
 
 
 def _with_misfits(columns: Sequence[Retyped]) -> str:
-    """SQL of `_rescued` with the values that do not fit. By its text: a JSON function would round what it holds."""
+    """Return SQL of `_rescued` plus the values that do not fit.
+
+    It edits text: a JSON function would round numbers in it.
+    """
     members = ", ".join(
         f"CASE WHEN {column.is_misfit} THEN {quote_text(json.dumps(column.name, ensure_ascii=False) + ':')} || "
         f"to_json({quote_name(column.name)}::VARCHAR)::VARCHAR END"
@@ -110,7 +113,7 @@ def _column(con: duckdb.DuckDBPyConnection, table: Table, name: str, stored: str
     try:
         target = casts.normal(str(duckdb.sqltype(wanted)))
     except duckdb.Error as error:
-        raise LakeError(f"{name}: {wanted!r} is no type that DuckDB knows") from error
+        raise LakeError(f"{name}: {wanted!r} is not a type that DuckDB knows") from error
     column, source = quote_name(name), casts.normal(stored)
     text = f"nullif({casts.trimmed(column)}, '')"
     value = casts.from_text(text, target) if source == "VARCHAR" else casts.from_native(column, source, target)
