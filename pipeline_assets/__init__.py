@@ -1,8 +1,8 @@
 """A medallion lakehouse on Delta tables as a Dagster code location.
 
-`ingest`, `lake`, `contracts` and `planning` know neither Dagster nor dbt; `components` is where they meet Dagster, and
-`defs` holds declarations only. `notebook` is for people with a frame in their hands, and its classes are here, too.
-This module imports nothing: each process pays only for what it uses.
+`ingest`, `lake`, `contracts` and `planning` know neither Dagster nor dbt; `components` connects them to Dagster, and
+`defs` holds declarations only. `notebook` is for people who work with frames; its classes can be imported from here,
+too. This module imports nothing, so that each process pays only for what it uses.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""Alerts: one message type and the targets it can go to. When an alert is due is decided in `components.alerts`.
+"""Alerts: one message type and the targets it can go to. `components.alerts` decides when an alert is due.
 
-Targets by configuration: a Slack webhook, a generic JSON webhook, both; the log when there is none.
+Targets are configured: a Slack webhook, a generic JSON webhook, or both; without any, alerts go to the log.
 """
 
 import json
@@ -21,16 +21,16 @@ _RETRIES = 3
 
 @dataclass(frozen=True)
 class Alert:
-    """What people must know of one failure, or of a silent source.
+    """What people must know about one failure, or about a silent source.
 
     Attributes:
-        title: What happened, in a line.
-        asset: Asset key with slashes; empty for a failure that is no single asset's.
-        partition: Day or range of days; empty if there is none.
-        owners: Who is to look at it.
+        title: What happened, in one line.
+        asset: Asset key with slashes; empty for a failure that does not belong to one asset.
+        partition: Day or range of days; empty if there is no partition.
+        owners: People who should look at it.
         details: The first failing cases, the error, or what to look at, one per line.
-        run_id: Dagster's run; empty if there is none.
-        link: Where to see it; empty if it is not known where the web server is.
+        run_id: Dagster's run; empty if there is no run.
+        link: Address of the run; empty if the web server's address is not known.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Alert:
     link: str = ""
 
     def text(self) -> str:
-        """The alert as plain text, for people."""
+        """Return the alert as plain text, for people."""
         head = [
             self.title,
             f"asset {self.asset}" if self.asset else "",
@@ -55,9 +55,9 @@ class Alert:
 
 
 def send(alert: Alert, settings: Settings, log: logging.Logger) -> None:
-    """Sends an alert to every configured target, and writes it to the log if there is none or one does not take it.
+    """Send an alert to every configured target, and log it if there is no target or one does not accept it.
 
-    Dagster calls a run status sensor once per run, whatever becomes of the call: so nothing is raised here.
+    Dagster calls a run status sensor only once per run, even if the call fails. So nothing is raised here.
     """
     if settings.dagster_url and alert.run_id:
         alert = replace(alert, link=f"{settings.dagster_url.rstrip('/')}/runs/{alert.run_id}")
@@ -68,13 +68,13 @@ def send(alert: Alert, settings: Settings, log: logging.Logger) -> None:
     targets = [(url.get_secret_value(), body) for url, body in bodies if url is not None]
     problems = [problem for url, body in targets if (problem := _post(url, body))]
     for problem in problems:
-        log.error("an alert target did not take an alert (%s): check PIPELINE_ALERT_*", problem)
+        log.error("an alert target did not accept an alert (%s): check PIPELINE_ALERT_*", problem)
     if problems or not targets:
         log.error("ALERT %s", alert.text())
 
 
 def _post(url: str, body: dict[str, object]) -> str | None:
-    """Posts JSON, with a few retries; gives what went wrong, without the URL, which is a secret."""
+    """Post JSON, with a few retries; return what went wrong, without the URL, which is a secret."""
     retries = Retry(
         total=_RETRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None
     )

@@ -1,6 +1,8 @@
-"""The command line: `pipeline demo | dev | tables | query`. Talks to people and programs; the work is done elsewhere.
+"""The command line: `pipeline demo | dev | tables | query`.
 
-Imports of Dagster are inside the commands that need it: `pipeline query` answers before Dagster would be loaded.
+It only talks to people and programs; other modules do the work.
+
+Commands import Dagster only if they need it: `pipeline query` answers before Dagster would be loaded.
 """
 
 import json
@@ -21,14 +23,14 @@ from pipeline_assets.lake import Lake, LakeError, Table
 from pipeline_assets.settings import SettingsError, ensure_home, load_settings, project_root
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The medallion lakehouse on the command line.")
-tables_app = typer.Typer(invoke_without_command=True, help="Lists the lake's tables, or gives one other types.")
+tables_app = typer.Typer(invoke_without_command=True, help="List the lake's tables, or give one other types.")
 app.add_typer(tables_app, name="tables")
-# In a pipe nobody's window wraps the lines.
+# A pipe has no window that would wrap the lines.
 _out = Console(width=None if sys.stdout.isatty() else 240)
 _err = Console(stderr=True)
 
 _ROWS_SHOWN = 200
-_SHOP_DB_URL, _CRM_URL = "SHOP_DB_URL", "CRM_URL"  # where defs/ looks for the shop's database and its CRM
+_SHOP_DB_URL, _CRM_URL = "SHOP_DB_URL", "CRM_URL"  # variables in which defs/ looks for the shop's database and its CRM
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table.")]
 
 
@@ -52,13 +54,13 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Replays real days of a shop through the whole pipeline, with broken and corrected files among them."""
+    """Replay real days of a shop through the whole pipeline, with broken and corrected files among them."""
     from pipeline_assets.demo.postgres_server import PostgresServerError
     from pipeline_assets.demo.run import run_demo
     from pipeline_assets.demo.shop import ShopError
 
     try:
-        # The very stream: what dbt prints is redirected meanwhile.
+        # Exactly this stream: the demo redirects what dbt prints meanwhile.
         done = run_demo(Console(file=sys.stdout), all_days)
     except (PostgresServerError, ShopError) as error:
         _fail(str(error))
@@ -72,13 +74,13 @@ def dev(
         bool, typer.Option("--shop/--no-shop", help="A shop whose database trades slowly meanwhile, to have changes.")
     ] = True,
 ) -> None:
-    """Dagster's web server and daemon on http://127.0.0.1:3000 until Ctrl-C, with the demo's shop beside them."""
+    """Run Dagster's web server and daemon on http://127.0.0.1:3000 until Ctrl-C, with the demo's shop beside them."""
     import dagster as dg
     from dotenv import dotenv_values
 
     from pipeline_assets.instance.dead_runs import fail_dead_runs
 
-    if load_settings().dagster_postgres_url is None:  # else it may be the instance of other machines, too
+    if load_settings().dagster_postgres_url is None:  # otherwise other machines may share the instance
         with dg.DagsterInstance.get() as instance:
             fail_dead_runs(instance)
     known = {**dotenv_values(project_root() / ".env"), **os.environ}
@@ -96,15 +98,16 @@ def dev(
             _err.print(f"{error}. Dagster starts without it.", style="yellow", markup=False, soft_wrap=True)
     os.chdir(project_root())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell that is no terminal starts background jobs so, and `dagster dev` would then ignore SIGTERM too.
+        # A shell without a terminal starts background jobs with SIGINT ignored, and `dagster dev` would then ignore
+        # SIGTERM too.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # This process becomes Dagster's: one process less, and signals reach who they are meant for.
+    # This process becomes Dagster's: one process fewer, and signals reach the right one.
     os.execv(sys.executable, [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"])  # noqa: S606
 
 
 @tables_app.callback()
 def tables(context: typer.Context, as_json: Json = False) -> None:
-    """Lists the lake's tables: rows, files, bytes, version, time of the last commit."""
+    """List the lake's tables: rows, files, bytes, version, time of the last commit."""
     if context.invoked_subcommand is not None:
         return
     try:
@@ -134,9 +137,9 @@ def tables(context: typer.Context, as_json: Json = False) -> None:
 def retype(
     table: Annotated[str, typer.Argument(help="e.g. bronze.shop__orders")],
     columns: Annotated[list[str], typer.Argument(help='COLUMN=TYPE, e.g. quantity=BIGINT "price=DECIMAL(18,2)"')],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; else it is only said what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would be done.")] = False,
 ) -> None:
-    """Gives columns of a table other types. Says first how many values fit, and which do not."""
+    """Return columns of a table other types. First show how many values fit, and which do not."""
     from pipeline_assets.ingest.conform import retype as retyping
 
     wanted = dict(column.rpartition("=")[::2] for column in columns)
@@ -153,8 +156,8 @@ def retype(
             _print_table(["column", "is", "becomes", "values that fit", "that do not", "e.g."], rows, right={3, 4})
             if not yes:
                 _err.print(
-                    "nothing was done: --yes rewrites the table in one commit. What does not fit is kept as text in "
-                    "_rescued; former versions stay as they are; what lies downstream is made anew by its next run",
+                    "nothing was done: --yes rewrites the table in one commit. Values that do not fit are kept as text "
+                    "in _rescued; former versions stay as they are; the next run rebuilds the tables downstream",
                     soft_wrap=True,
                 )
                 return
@@ -168,13 +171,13 @@ def retype(
 def query(
     sql: Annotated[str, typer.Argument(help='e.g. "select * from gold.daily_sales limit 5"')], as_json: Json = False
 ) -> None:
-    """Runs SQL (DuckDB) over the lake; every table is a view `<layer>.<table>`."""
+    """Run SQL (DuckDB) over the lake; every table is a view `<layer>.<table>`."""
     settings = load_settings()
     try:
         with serving.connect(_lake(), settings.duckdb_memory_limit, settings.duckdb_threads) as con:
             result = con.execute(sql)
             if result is None or not result.description:
-                _fail("there is no query in what you gave")
+                _fail("the text holds no query: give SQL such as 'select * from gold.daily_sales limit 5'")
             names = [column[0] for column in result.description]
             rows = result.fetchall() if as_json else result.fetchmany(_ROWS_SHOWN + 1)
     except (duckdb.Error, LakeError) as error:
@@ -193,7 +196,7 @@ def _lake() -> Lake:
 
 
 def _print_json(rows: Sequence[dict[str, Any]]) -> None:
-    # Not through rich: it would wrap long lines.
+    # Not printed by rich, which would wrap long lines.
     typer.echo(json.dumps(rows, default=str, indent=None if len(rows) > _ROWS_SHOWN else 1))
 
 

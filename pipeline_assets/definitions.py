@@ -1,6 +1,7 @@
-"""Dagster's entry point: loads what `defs/` declares. Holds no hosts, maps, secrets or logic.
+"""Dagster's entry point: loads the declarations of `defs/`. Holds no hosts, maps, secrets or logic.
 
-Not `dg.load_from_defs_folder`: that imports every installed package's component registry (+1.6 CPU seconds per load).
+Not `dg.load_from_defs_folder`: that imports the component registry of every installed package (+1.6 CPU seconds per
+load).
 """
 
 import warnings
@@ -11,12 +12,12 @@ import dagster as dg
 from pipeline_assets.settings import ensure_home
 
 ensure_home()
-# Dagster warns of its own beta classes at every load, once per component.
+# Dagster warns about its own beta classes at every load, once per component.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """All assets, checks, sensors and resources of the code location."""
+    """Load all assets, checks, sensors and resources of the code location."""
     tree = dg.ComponentTree.for_project(Path(__file__).parent)
     return dg.Definitions.merge(tree.build_defs_at_path(tree.defs_module_path), dg.Definitions(component_tree=tree))

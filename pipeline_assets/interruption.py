@@ -1,7 +1,8 @@
-"""What an interrupt must reach beside Python: queries and sessions that a thread waits for, deaf to signals.
+"""Ends the queries and sessions that a thread waits for, because a signal alone does not reach them.
 
-Who starts such a thing names what ends it (`ended_by`); who is told to stop calls `end_all`. Python runs a signal's
-handler only between two of its own steps, and a query with parameters, or one that waits for a server, has none.
+Code that starts such a wait registers a function that ends it (`ended_by`); code that is told to stop calls `end_all`.
+Python runs a signal's handler only between two of its own steps, and it makes no step while it waits for a query with
+parameters, or for a query that waits for a server.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ _ends: dict[object, Callable[[], object]] = {}
 
 @contextmanager
 def ended_by(end: Callable[[], object]) -> Iterator[None]:
-    """Names what ends the waiting of the block, whatever thread it waits in.
+    """Register a function that ends the waiting in the block, whichever thread waits.
 
     Args:
         end: Called from another thread, perhaps more than once, and perhaps when nothing waits.
@@ -33,9 +34,9 @@ def ended_by(end: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def lent(con: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Lends a connection, or a cursor, whose queries `end_all` ends, and closes it.
+    """Lend a connection or a cursor and close it afterwards; `end_all` ends its queries.
 
-    A signal ends only the waiting for a query: what runs in DuckDB's threads goes on, and to close waits for it.
+    A signal only ends the waiting for a query: DuckDB's threads go on running it, and closing waits for them.
     """
     with ended_by(con.interrupt):
         try:
@@ -46,7 +47,7 @@ def lent(con: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def end_all() -> None:
-    """Ends all that is waited for. What cannot be ended is left: it may be over already."""
+    """End everything that is waited for. Errors are ignored: the work may be over already."""
     with _lock:
         ends = list(_ends.values())
     for end in ends:

@@ -1,4 +1,4 @@
-"""Reading the lake as a database: every table a DuckDB view. Writes nothing; no table format is known here."""
+"""Reads the lake as a database: every table is a DuckDB view. Writes nothing; `lake` knows the table format."""
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from pipeline_assets.sql import quote_name
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What the log says of a table.
+    """Facts of a table from its log.
 
     Attributes:
         name: `<layer>.<table>`.
@@ -33,12 +33,12 @@ class TableFacts:
     committed_at: datetime
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the facts as a dict, for JSON."""
         return asdict(self)
 
 
 def connect(lake: Lake, memory_limit: str, threads: int | None) -> duckdb.DuckDBPyConnection:
-    """Opens a DuckDB in which each table of the lake is a view `<layer>.<table>` of its newest version."""
+    """Open a DuckDB in which each table of the lake is a view `<layer>.<table>` of its newest version."""
     con = lake.connect(memory_limit=memory_limit, threads=threads)
     for name in lake.table_names():
         layer, table = name.split(".")
@@ -48,7 +48,7 @@ def connect(lake: Lake, memory_limit: str, threads: int | None) -> duckdb.DuckDB
 
 
 def describe(lake: Lake) -> list[TableFacts]:
-    """Lists the tables with what their logs say; reads no data."""
+    """List the tables with the facts from their logs; reads no data."""
     return [_describe(Table(lake, name)) for name in lake.table_names()]
 
 

@@ -1,8 +1,8 @@
-"""Every environment variable of the pipeline: typed, validated once, one clear error.
+"""Every environment variable of the pipeline: typed, validated once, all errors in one message.
 
-Holds: `Settings` (prefix `PIPELINE_`), `load_settings`, `project_root` and `ensure_home`. Does not hold: what a source
-needs (its `defs.yaml` says that), and neither Dagster nor DuckDB, so that every layer may import it cheaply.
-`.env.example` lists the variables; a test compares the two.
+Holds `Settings` (prefix `PIPELINE_`), `load_settings`, `project_root` and `ensure_home`. What a source needs is in its
+`defs.yaml`. Imports neither Dagster nor DuckDB, so that every layer can import it cheaply. `.env.example` lists the
+variables; a test compares the two.
 """
 
 import os
@@ -29,7 +29,8 @@ def project_root() -> Path:
     """Return the folder that holds `dbt_project/`, `workspace.yaml` and `dagster.yaml`.
 
     Raises:
-        SettingsError: The package was installed without its checkout and the working directory is none either.
+        SettingsError: The package was installed without its checkout, and the working directory is not a checkout
+            either.
     """
     for folder in (Path(__file__).resolve().parent.parent, Path.cwd()):
         if (folder / "dbt_project").is_dir():
@@ -40,9 +41,10 @@ def project_root() -> Path:
 
 
 def _absolute_uri(value: str) -> str:
-    """Make a path absolute; leave a URI with a scheme alone. Relative means: to the project root.
+    """Make a path absolute; leave a URI with a scheme alone. Relative paths start at the project root.
 
-    Not to the working directory: dbt, the code server and the command line run in different ones and must agree.
+    They do not start at the working directory: dbt, the code server and the command line run in different ones and must
+    agree.
     """
     if "://" in value:
         return value.rstrip("/")
@@ -73,7 +75,8 @@ WebhookUrl = Annotated[SecretStr, AfterValidator(_http_url)]
 class StorageSettings(BaseModel):
     """Where Delta tables and landing files live; the fields of `dagster_deltalake`'s `LocalConfig` and `S3Config`.
 
-    With provider `s3` and no keys the object store library asks its own chain (AWS_* variables, instance role).
+    With provider `s3` and no keys, the object store library searches for credentials itself (AWS_* variables, instance
+    role).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,7 +96,7 @@ class StorageSettings(BaseModel):
     container_credentials_relative_uri: str | None = None
     copy_if_not_exists: str | None = None
     allow_unsafe_rename: bool | None = None
-    # The one field of `ClientConfig` that a test server on http:// cannot do without.
+    # The only field of `ClientConfig` here: a test server on http:// needs it.
     allow_http: bool | None = None
 
     @model_validator(mode="after")
@@ -113,14 +116,14 @@ class StorageSettings(BaseModel):
 
 
 def _below_state_dir(name: str, validated: Mapping[str, Any]) -> str:
-    """Default of a field: a folder below `state_dir`, which is validated before it (and is missing if it was wrong)."""
+    """Return the default of a field: a folder below `state_dir`, which is validated earlier and missing if invalid."""
     return str(validated["state_dir"] / name) if "state_dir" in validated else ""
 
 
 class Settings(BaseSettings):
     """The pipeline's configuration, read from `PIPELINE_*` variables and from `.env` in the project root.
 
-    A variable that is set to nothing counts as not set. Relative paths are relative to the project root.
+    An empty variable counts as not set. Relative paths are relative to the project root.
     """
 
     model_config = SettingsConfigDict(
@@ -147,25 +150,28 @@ class Settings(BaseSettings):
     """First daily partition (UTC)."""
 
     duckdb_memory_limit: str = Field(default="1GB", pattern=r"^\d+(\.\d+)?\s*([KMGT]i?B)$")
-    """Per connection; DuckDB spills to disk beyond it."""
+    """Limit per connection; DuckDB spills to disk beyond it."""
 
     duckdb_threads: int | None = Field(default=None, ge=1)
-    """Per connection; None is one per core."""
+    """Threads per connection; None means one per core."""
 
     settle_seconds: float = Field(default=5.0, ge=0)
-    """How long a landing file must have been left unchanged before it is read."""
+    """Time for which a landing file must be unchanged before it is read."""
 
     alert_slack_webhook_url: WebhookUrl | None = None
     alert_webhook_url: WebhookUrl | None = None
 
     alert_row_values: bool = False
-    """Whether alerts quote values of rows, which may be personal: they leave this machine. The UI shows them anyway."""
+    """Whether alerts quote values of rows. They may be personal, and alerts leave this machine.
+
+    The UI shows them anyway.
+    """
 
     dagster_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
     """Root of Dagster's web server as people reach it, for links in alerts."""
 
     dagster_postgres_url: SecretStr | None = None
-    """Dagster's own database (runs, events, schedules); None is SQLite below `state_dir`."""
+    """Dagster's own database (runs, events, schedules); None means SQLite below `state_dir`."""
 
     @model_validator(mode="after")
     def _lake_can_be_read(self) -> "Settings":
@@ -197,7 +203,7 @@ class Settings(BaseSettings):
 
 
 def _explain(error: ValidationError) -> str:
-    """One line per variable. Values are left out: they may be secrets."""
+    """Write one line per variable. Values are left out: they may be secrets."""
     lines = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         variable = ENV_PREFIX + NESTED_DELIMITER.join(str(part) for part in problem["loc"]).upper()
@@ -211,7 +217,7 @@ def load_settings() -> Settings:
     """Read and validate the environment once per process; `load_settings.cache_clear()` forgets it.
 
     Raises:
-        SettingsError: With every wrong variable in one message.
+        SettingsError: One or more variables are wrong; one message names them all.
     """
     try:
         return Settings(_env_file=project_root() / ".env")
@@ -220,19 +226,20 @@ def load_settings() -> Settings:
 
 
 def ensure_private(folder: Path) -> Path:
-    """Creates a folder of this machine's state for its owner alone: it holds samples of data, logs, and what they tell.
+    """Create a folder of this machine's state for its owner alone: it holds samples of data, logs and the like.
 
-    A folder that exists stays as it is. The lake and the landing folder are private by lying in the state folder; one
-    that several users share is set elsewhere (PIPELINE_LAKE_URI, PIPELINE_LANDING_URI) and follows the umask.
+    A folder that exists stays as it is. The lake and the landing folder are private because they lie in the state
+    folder. A lake that several users share is set elsewhere (PIPELINE_LAKE_URI, PIPELINE_LANDING_URI) and follows the
+    umask.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def ensure_home() -> None:
-    """Give the process a HOME if it has none that exists: containers and service units often do not.
+    """Return the process a HOME if it lacks a usable one, as containers and service units often do.
 
-    DuckDB and Dagster's tools look for their folders below it and fail without. Call it first thing in a process.
+    DuckDB and Dagster's tools look for their folders below it and fail without it. Call this first in a process.
     """
     home = os.environ.get("HOME", "")
     if home and os.access(home, os.W_OK):

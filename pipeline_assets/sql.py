@@ -1,4 +1,4 @@
-"""Quote names and values for SQL text. The one place that quotes; nothing else lives here."""
+"""Quotes names and values for SQL text. This is the only module that quotes, and it does nothing else."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,7 @@
-"""How a model of state or history reads its change table: which events are new, and what there is to know about them.
+"""How a model of state or history reads its change table: which events are new, and facts about them.
 
-The macros in dbt_project/macros/changes/ fold the events; they get from here the relations to read, SQL of each
-column's value, and facts that let them leave out what no event needs. No event is folded here.
+The macros in dbt_project/macros/changes/ fold the events. This module gives them the relations to read, SQL of each
+column's value, and facts that let them leave out steps that no event needs. It folds no event itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,16 @@ BUCKET = "_bucket"
 _STATE = ("_deleted", "_unavailable", "_commit_lsn", "_tx_seq", "_changed_at", "_changed_date", BUCKET)
 _HISTORY = ("valid_from", "valid_to", "is_current", "is_deleted", "_committed_at", "_as_of")
 OWN_COLUMNS = frozenset((*_STATE, *_HISTORY, "_gone"))
-"""Columns that state and history have beside the source's. A column that the source adds under such a name stays in
-bronze."""
+"""Columns that state and history have beside the source's.
+
+If the source adds a column of such a name, it stays in bronze.
+"""
 
 OWN_PREFIX = "__"
-"""What the columns of the macros' SQL begin with; one that the source adds under such a name stays in bronze, too."""
+"""Start of the column names in the macros' SQL.
+
+If the source adds a column with this prefix, it stays in bronze, too.
+"""
 
 _NO_EVENTS = ", ".join(f"NULL::{column.dtype} AS {quote_name(column.name)}" for column in COLUMNS)
 
@@ -36,13 +41,13 @@ class Changes:
     """What a model reads of its change table.
 
     Attributes:
-        new: Relation of the events that the model has not applied; of all events when it is made anew.
+        new: Relation of the events that the model has not applied; of all events when it is rebuilt.
         every: Relation of all events.
-        late_until: Events up to this commit_lsn may be late: older than what is applied. None if none is.
+        late_until: Events up to this commit_lsn may be late: older than what is applied. None if no event can be late.
         truncated: Whether a truncation is among the events to fold.
         has_key_changes: Whether an insert among them lacks a column: it is the second half of an update of the key.
         unavailable: Columns that some of them lack.
-        added: Columns of theirs that the contract does not have.
+        added: Columns in them that the contract does not have.
     """
 
     new: str
@@ -68,7 +73,7 @@ class ChangeReader:
     def read_changes(
         self, model: str, upstream: str, contract_name: str, keys: Sequence[str], bucket: str, needs_stored: bool
     ) -> dict[str, Any]:
-        """Gives a macro all that depends on the events: relations, facts and SQL of the columns.
+        """Return all that a macro needs to know of the events: relations, facts and SQL of the columns.
 
         Args:
             model: Table that is being built.
@@ -96,7 +101,7 @@ class ChangeReader:
         return answer
 
     def _new_events(self, model: str, plan: Plan, pin: Pin) -> Changes:
-        """Finds the events that a model has not applied, and whether some are older than those that it has."""
+        """Find the events that a model has not applied, and whether some are older than the applied ones."""
         every = relation(pin.table.name)
         applied = plan.applied[pin.position]
         batches = None if plan.everything else batches_since(pin.table, applied, pin.version)
@@ -111,7 +116,7 @@ class ChangeReader:
             return Changes(new, every)
         late = f"SELECT count(*) FROM {new} WHERE op = 't' AND commit_lsn <= {lsn}"
         if self._views.cursor().execute(late).fetchone() != (0,):
-            plan.everything = True  # it touches every row that the table had then
+            plan.everything = True  # the late truncation touches every row that the table had then
             return Changes(every, every)
         return Changes(new, every, late_until=lsn)
 
@@ -121,26 +126,26 @@ class ChangeReader:
         return view
 
     def _applied_lsn(self, table: Table, applied: int | None) -> int | None:
-        """Greatest commit_lsn among the applied events, None if the log does not reach back; 0 when there were none."""
+        """Return the greatest applied commit_lsn: 0 without any, None if the log does not reach back that far."""
         try:
             return table.open(applied).transaction_version(COMMIT_LSN) or 0
         except GONE:
             return None
 
     def _look_at(self, changes: Changes, shape: Sequence[RawColumn]) -> None:
-        """Notes what the events to fold have: truncations, columns left out, columns unknown to the contract."""
+        """Note facts of the events to fold: truncations, key changes, missing columns, columns new to the contract."""
         cursor = self._views.cursor()
         changes.truncated, changes.has_key_changes, left_out = cursor.execute(
             "SELECT coalesce(bool_or(op = 't'), false), coalesce(bool_or(op = 'c' AND len(unavailable) > 0), false), "
             f"flatten(list(DISTINCT unavailable)) FROM {changes.folded}"
         ).fetchone() or (False, False, [])
-        # Documents that were applied before hold no column that the table has not got.
+        # Documents that were applied earlier hold no column that the table lacks.
         (names,) = cursor.execute(f"SELECT flatten(list(DISTINCT json_keys(after))) FROM {changes.new}").fetchone() or (
             [],
         )
         known = {column.name for column in shape}
         taken = {name.lower() for name in known | OWN_COLUMNS}
-        added: dict[str, str] = {}  # Delta does not tell upper from lower case; of two spellings the first is taken
+        added: dict[str, str] = {}  # Delta ignores case: of two spellings the first is taken
         for name in sorted({*(names or ()), *(left_out or ())} - known):
             if name.lower() not in taken and not name.startswith(OWN_PREFIX):
                 added.setdefault(name.lower(), name)
@@ -148,7 +153,7 @@ class ChangeReader:
         changes.unavailable = frozenset(left_out or ()) & {*known, *changes.added}
 
     def _added(self, model: str, changes: Changes, shape: Sequence[RawColumn]) -> tuple[str, ...]:
-        """The columns that the model's table has beside the contract's, and then those that come now."""
+        """Return the columns that the model's table has beyond the contract's, then those new in the events."""
         pin = None if self._following.is_full_refresh(model) else self._views.built(model)
         if pin is None:
             return changes.added
@@ -158,7 +163,7 @@ class ChangeReader:
         return (*before, *(name for name in changes.added if name.lower() not in spelled))
 
     def _stored(self, model: str, changes: Changes, answer: Mapping[str, Any], bucket: str) -> str:
-        """Relation of the model's stored rows: of the partitions that the new events' keys are in, if these are all."""
+        """Build a relation of the model's stored rows: only partitions with keys of new events, if these suffice."""
         pin, cursor = self._views.pin(model, reader=model), self._views.cursor()
         opened, rows = pin.opened, relation(model)
         if not changes.truncated and changes.late_until is None:
@@ -173,17 +178,20 @@ class ChangeReader:
         return self._view(model, model, f"SELECT {', '.join(columns)} FROM {rows}")
 
     def _refuse_to_empty(self, model: str, upstream: str) -> None:
-        """A change table that is not there is empty; but not under a table that was made of its events."""
+        """Refuse a missing change table if the model holds rows made of it.
+
+        Otherwise a missing table counts as empty.
+        """
         table = Table(self._views.run.lake, model)
         if table.exists() and table.open().count():
             raise LakeError(
-                f"{model} holds rows, but {upstream}, which they were made of, is not there any more: restore it. Or "
-                f"remove {table.uri}, if the source is to be loaded anew"
+                f"{model} holds rows made of {upstream}, but that table is missing: restore it. Or remove {table.uri}, "
+                "if the source is to be loaded again from the start"
             )
 
 
 def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) -> dict[str, Any]:
-    """Gives a macro the SQL of the columns, and the facts about the events, in plain dicts.
+    """Return the SQL of the columns and the facts about the events in plain dicts, for a macro.
 
     Args:
         changes: What was found about the events.
@@ -192,7 +200,7 @@ def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) 
 
     Returns:
         `keys` and `columns` (all but the keys) are dicts of `name` (quoted), `type` and `value`: SQL over `__key`,
-        which `key_texts` gives, and `__row`, which `row_texts` gives. A column that some events lack has also
+        which `key_texts` gives, and `__row`, which `row_texts` gives. A column that some events lack also has
         `source_name`, `backfill` (a name for the latest document of the row that holds the column) and
         `backfilled_value` (the column's value in that document).
     """
@@ -220,7 +228,7 @@ def describe(changes: Changes, shape: Sequence[RawColumn], keys: Sequence[str]) 
 
 
 def unread(contract_name: str, keys: Sequence[str], upstream: str) -> dict[str, Any]:
-    """Gives what `read_changes` does for events that cannot be looked at, as in unit tests: anything may be in them."""
+    """Describe events that cannot be read, as in unit tests: anything may be in them. Replaces `read_changes` there."""
     shape = _columns(contract_name, keys)
     everything = frozenset(column.name for column in shape if column.name not in keys)
     return describe(Changes(upstream, upstream, unavailable=everything), shape, keys)
@@ -233,7 +241,7 @@ def _columns(contract_name: str, keys: Sequence[str]) -> Sequence[RawColumn]:
         raise LakeError(f"keys {', '.join(missing)} are not columns of {contract_name}")
     if taken := sorted(name for name in names if name.lower() in OWN_COLUMNS or name.startswith(OWN_PREFIX)):
         raise LakeError(
-            f"{contract_name} has columns that state and history have themselves: {', '.join(taken)}. Give them other "
-            "names in the contract and at the source (a view, or the publication's table)"
+            f"{contract_name} has columns whose names state and history use themselves: {', '.join(taken)}. Give them "
+            "other names in the contract and at the source (a view, or the publication's table)"
         )
     return shape

@@ -1,4 +1,4 @@
-"""Dagster's instance: where its runs and events are stored, and what becomes of runs whose process died.
+"""Dagster's instance: where its runs and events are stored, and what happens to runs whose process died.
 
-Nothing of the lake or of a source lives here.
+Nothing about the lake or a source lives here.
 """

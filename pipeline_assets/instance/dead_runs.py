@@ -1,8 +1,8 @@
-"""Runs whose processes are gone: after a power cut, or `kill -9` of all of Dagster, nobody reports that they failed.
+"""Fails runs whose processes are gone: after a power cut or `kill -9` of all of Dagster, nobody reports their failure.
 
-Dagster's launcher of local processes cannot be asked whether a run is alive once the server that started it is gone, so
-such a run would hold its place in the queue and in its pools until `max_runtime_seconds`. For the instance of one
-machine only: elsewhere a process number means another process.
+Once the server that started a run is gone, Dagster's launcher of local processes cannot tell whether the run is alive.
+Such a run would hold its place in the queue and in its pools until `max_runtime_seconds`. This works for the instance
+of one machine only: elsewhere the same process number means another process.
 """
 
 import os
@@ -13,7 +13,7 @@ _IN_PROGRESS = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Da
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Reports runs in progress as failed of which no process lives; the daemon then tries them again.
+    """Report runs in progress without a living process as failed; the daemon then tries them again.
 
     Returns:
         The ids of these runs.

@@ -1,11 +1,12 @@
 """Where the Dagster instance keeps its own state: the three storage classes that dagster.yaml names.
 
-dagster.yaml cannot default a variable (`{env: X}` unset is an error) nor choose between two storages, so the choice is
-made here, from `pipeline_assets.settings`: one file for a laptop and for production, and nothing is written beside it,
-whether DAGSTER_HOME is the checkout, or unset, or another folder. Does not hold: the pipeline's own tables (`lake`).
+dagster.yaml can neither give a variable a default (an unset `{env: X}` is an error) nor choose between two storages. So
+the choice is made here, from `pipeline_assets.settings`: one file serves a laptop and production, and nothing is
+written beside it, whether DAGSTER_HOME is the checkout, unset, or another folder. The pipeline's own tables are in
+`lake`.
 
-Dagster's side of it: https://docs.dagster.io/deployment/oss/oss-instance-configuration. The classes are loaded by every
-Dagster process (web server, daemon, code server, run), so they are not part of `components`: a component that does not
+Dagster's documentation: https://docs.dagster.io/deployment/oss/oss-instance-configuration. Every Dagster process (web
+server, daemon, code server, run) loads the classes, so they are not part of `components`: a component that does not
 load must break its code location, not the instance, and the web server needs no dbt. Import nothing heavy here.
 """
 
@@ -30,7 +31,7 @@ from pipeline_assets.settings import SettingsError, ensure_private, load_setting
 
 
 def _dagster_dir() -> Path:
-    """The folder of the instance; it and the state folder are made for their owner alone: logs quote what is read."""
+    """Create the folder of the instance and the state folder for their owner alone, because logs quote data."""
     ensure_private(load_settings().state_dir)
     return ensure_private(load_settings().dagster_dir)
 
@@ -43,14 +44,14 @@ def psycopg2_url(url: str) -> str:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Lets one process at a time open the databases, because the first one creates them.
+    """Let one process at a time open the databases, because the first one creates them.
 
-    Two that do so at once (6 of 6 tries) leave two versions in one database, and Alembic then refuses it for good:
-    "more than one head". What was left so is mended here.
+    Two processes that do so at once (6 of 6 tries) leave two versions in one database, and Alembic then always refuses
+    it: "more than one head". Such a database is repaired here.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "opening.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # gone with the process, however that ends
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however that ends
         for database in (
             *folder.glob("history/*.db"),
             *folder.glob("history/runs/index.db"),
@@ -61,7 +62,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _leave_newest_version(database: Path) -> None:
-    """Removes the version of the two that is not the newest: whoever creates the tables creates those of the newest."""
+    """Remove all versions but the newest: whichever process creates the tables creates those of the newest version."""
     with closing(sqlite3.connect(database, timeout=30)) as con:
         if not con.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
             return
@@ -88,13 +89,13 @@ def _postgres_storage(inst_data: ConfigurableClassData | None, url: str) -> Dags
 class EnvStorage(DagsterStorage[Any], ConfigurableClass):
     """Runs, events and schedules: Postgres if PIPELINE_DAGSTER_POSTGRES_URL is set, else SQLite below the state folder.
 
-    Never constructed itself: `from_config_value` returns the real storage, so Dagster's `isinstance` checks (of the
-    run-sharded SQLite event log) see what they expect. The members below only make the class concrete.
+    It is never constructed: `from_config_value` returns the real storage, so that Dagster's `isinstance` checks (for
+    the run-sharded SQLite event log) see what they expect. The members below only make the class concrete.
     """
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """No configuration: the environment decides."""
+        """Return no configuration: the environment decides."""
         return {}
 
     @classmethod
@@ -135,7 +136,7 @@ class StateArtifactStorage(LocalArtifactStorage):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """No configuration: the environment decides."""
+        """Return no configuration: the environment decides."""
         return {}
 
     @classmethod
@@ -151,7 +152,7 @@ class StateComputeLogManager(LocalComputeLogManager):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """No configuration: the environment decides."""
+        """Return no configuration: the environment decides."""
         return {}
 
     @classmethod

@@ -1,6 +1,6 @@
 """The dead letters that a notebook has gathered, until they are saved.
 
-What makes them is in `ingest.conform`.
+`ingest.conform` finds them.
 """
 
 from hashlib import blake2b
@@ -17,13 +17,13 @@ from pipeline_assets.notebook.places import table_at
 def dead_letters_of(
     con: duckdb.DuckDBPyConnection, relation: str, *, extracted_at: str, source: str, batch: str
 ) -> pa.Table:
-    """The dead letters among records.
+    """Select the dead letters among records.
 
     Args:
         con: Connection of the records, in UTC.
-        relation: What `fit_sql` gives, or a table of it.
+        relation: The query of `fit_sql`, or a table made of it.
         extracted_at: SQL of when each was read.
-        source: SQL of where each is from, as file and line.
+        source: SQL of where each comes from, as file and line.
         batch: SQL of the name of its batch.
 
     Returns:
@@ -39,25 +39,28 @@ def dead_letters_of(
 
 
 class DeadLetterBox:
-    """Dead letters in batches, one of each call that gave some, in order of coming; the same batch again is one."""
+    """Dead letters in batches, one for each call that gave some, in order of arrival; an equal batch is kept once."""
 
     def __init__(self) -> None:
         self._pending: dict[str, pa.Table] = {}
 
     def add(self, dead_letters: pa.Table) -> None:
-        """Takes in what `dead_letters_of` gives."""
+        """Add a result of `dead_letters_of`."""
         if dead_letters.num_rows:
-            # A frame that was not extracted has no time of its own: the one of its validation names nothing.
+            # A frame that was not extracted only has the time of its validation, which must not name the batch.
             content = repr(dead_letters.drop_columns(["_partition_date", "_extracted_at"]).to_pylist())
             self._pending[blake2b(content.encode(), digest_size=16).hexdigest()] = dead_letters
 
     @property
     def pending(self) -> pa.Table:
-        """What was not saved yet: rows of `lake.dead_letters.COLUMNS`."""
+        """The dead letters that were not saved yet: rows of `lake.dead_letters.COLUMNS`."""
         return pa.concat_tables(self._pending.values()) if self._pending else _no_dead_letters()
 
     def save(self, path: str | Path) -> int:
-        """Appends what is pending to the Delta table at a path, each batch once, and forgets it. Gives the rows."""
+        """Append the pending dead letters to the Delta table at a path, each batch once.
+
+        Forget them and return their number.
+        """
         table, written = table_at(path), 0
         with table.lake.errors_explained(), table.lake.connect() as con:
             for name, dead_letters in list(self._pending.items()):

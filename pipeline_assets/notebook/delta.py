@@ -1,4 +1,4 @@
-"""`DeltaLakeManager`: frames into tables of a lake. How a commit is made, and made once, is `lake.table`'s."""
+"""`DeltaLakeManager`: writes frames into tables of a lake. `lake.table` makes each commit, and makes it once."""
 
 import logging
 import time
@@ -25,14 +25,17 @@ _LOG = logging.getLogger(__name__)
 Mode = Literal["append", "overwrite"]
 
 _OVERWRITES = "notebook:overwrites"
-"""Position: when the table was overwritten, no two times the same. What was appended before is not in it any more."""
+"""Position: the time of the last overwrite, different for each one.
+
+Rows appended before it are no longer in the table.
+"""
 
 _FILES = "filename"
-"""Column that `delta_scan` adds, and cannot if it is there."""
+"""Column that `delta_scan` adds; it cannot read a table that has one of this name."""
 
 _PARTITIONS = ("string", "byte", "short", "integer", "long", "date", "boolean")
 
-# Delta knows no unsigned integers.
+# Delta has no unsigned integers.
 _SIGNED = {"UTINYINT": "SMALLINT", "USMALLINT": "INTEGER", "UINTEGER": "BIGINT", "UBIGINT": "DECIMAL(20,0)"}
 
 
@@ -40,11 +43,11 @@ class DeltaLakeManager:
     """Writes frames into the Delta tables of a lake."""
 
     def __init__(self, storage_path: str | Path) -> None:
-        """Opens nothing.
+        """Open nothing yet.
 
         Args:
             storage_path: Root of the lake: a folder, or `s3://bucket/prefix` with credentials in the `AWS_*` variables
-                (`AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP` for a server of one's own).
+                (`AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP` for a server of your own).
 
         Raises:
             NotebookError: It is neither.
@@ -58,30 +61,30 @@ class DeltaLakeManager:
         partition_columns: Sequence[str] | None = None,
         mode: Mode = "append",
     ) -> int:
-        """Writes a frame in one commit; makes the table if need be.
+        """Write a frame in one commit; create the table if necessary.
 
-        Appending the same content again changes nothing, with a warning, in whatever order its rows and columns are
-        and whenever they were extracted: rows that come twice because they happened twice must differ in something, a
-        time say. After an overwrite it is news again, but not after another tool has deleted rows of it. An empty
-        frame is no commit.
+        Appending the same content again changes nothing and logs a warning, whatever the order of rows and columns and
+        whenever they were extracted. So rows that happened twice must differ in something, such as a time. After an
+        overwrite the content counts as new again, but not after another tool has deleted rows of it. An empty frame
+        makes no commit.
 
         Args:
-            df: A frame of polars or pandas. Times finer than a microsecond, times of day, durations and objects of
-                several types have no type in Delta; unsigned integers become signed ones that hold them, but not those
-                inside lists and structs. Appended values become the table's types if they fit exactly: 2.0 is a whole
-                number, 2.5 is none.
-            table_name: `orders` is `bronze.orders`; `silver.orders` is taken as it is.
-            partition_columns: Columns whose values decide the folder: texts, whole numbers, dates. Only said again, or
-                left out, once the table is there.
+            df: A frame of polars or pandas. Delta has no type for times finer than a microsecond, times of day,
+                durations and objects of several types; unsigned integers become signed ones that hold them, except
+                inside lists and structs. Appended values take the table's types if they fit exactly: 2.0 is a whole
+                number, 2.5 is not.
+            table_name: `orders` means `bronze.orders`; `silver.orders` is taken as it is.
+            partition_columns: Columns whose values decide the folder: texts, whole numbers, dates. Once the table
+                exists, repeat them or leave them out.
             mode: "append", or "overwrite", which replaces all rows, and the columns if they differ.
 
         Returns:
             The table's version afterwards.
 
         Raises:
-            NotebookError: An argument cannot be used, or a value is none of the table's type.
+            NotebookError: An argument cannot be used, or a value does not fit the table's type.
             SchemaMismatchError: The table has other columns than the frame.
-            LakeError: The name is none of a table, Delta has no type for a column, or the table cannot be opened.
+            LakeError: The table name is not valid, Delta has no type for a column, or the table cannot be opened.
         """
         check_text("table_name", table_name, "orders")
         if mode not in get_args(Mode):
@@ -103,7 +106,7 @@ class DeltaLakeManager:
 
 
 def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str, number: int) -> None:
-    """Appends rows, unless they were appended since the last overwrite."""
+    """Append rows, unless they were appended since the last overwrite."""
     fields = [SourceField(name, quote_name(name), kind) for name, kind in _types(con, f"({rows})").items()]
     content = content_id(con, f"({rows})", fields)
     while True:
@@ -112,7 +115,7 @@ def _append(con: duckdb.DuckDBPyConnection, table: Table, rows: str, number: int
         version = table.append(con, rows, batch_id=batch_id, expect={_OVERWRITES: before})
         if version is not None:
             return
-        if table.position(batch_id) is not None:  # else somebody has overwritten it at this moment
+        if table.position(batch_id) is not None:  # otherwise another writer has just overwritten it
             commits = table.open().history()
             known = (str(commit.get("version")) for commit in commits if commit.get("batch_id") == batch_id)
             since = next(known, "that is not in its log any more")
@@ -128,19 +131,19 @@ def _rows(
     *,
     is_cast: bool,
 ) -> str:
-    """The frame as a query in types that Delta has, and the table, if it is to be cast.
+    """Build a query that gives the frame in types of Delta, or in the table's types if it is to be cast.
 
     Raises:
-        NotebookError: A column has none, or a value that is none of the table's.
+        NotebookError: Delta has no type for a column, or a value does not fit the table's type.
     """
     lower = [column.name.lower() for column in columns]
     if alike := sorted(column.name for column in columns if lower.count(column.name.lower()) > 1):
         raise NotebookError(
-            f"{table.name}: the columns {', '.join(alike)} differ only in case, which Delta does not see"
+            f"{table.name}: the columns {', '.join(alike)} differ only in case, which Delta ignores: rename them"
         )
     if _FILES in lower:
         name = columns[lower.index(_FILES)].name
-        raise NotebookError(f"{table.name}: {name} is what readers call the files of a table: rename it")
+        raise NotebookError(f"{table.name}: readers use the name {name} for the files of a table: rename the column")
     is_asked = is_cast or any(pa.types.is_null(column.values.type) for column in columns)
     stored = _types(con, table.scan()) if is_asked and table.exists() else {}
     selected = []
@@ -154,13 +157,13 @@ def _rows(
 
 
 def _types(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    """Column to DuckDB type."""
+    """Return each column's DuckDB type."""
     found = con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
     return {str(name): str(kind) for name, kind, *_ in found}
 
 
 def _cast(con: duckdb.DuckDBPyConnection, table: Table, field: SourceField, stored: str) -> str:
-    """SQL of a column in the table's type.
+    """Return SQL of a column in the table's type.
 
     Raises:
         NotebookError: A value does not fit it exactly.
@@ -175,15 +178,15 @@ def _cast(con: duckdb.DuckDBPyConnection, table: Table, field: SourceField, stor
         found = con.execute(f"{lost} LIMIT 1").fetchone() or ("",)
     if found is not None:
         raise NotebookError(
-            f"{table.name}: the column {field.name} has {found[0]!r}, a {field.dtype}, which is no {stored} as in the "
-            "table: give it one type in each batch, with validate_and_clean(df, "
-            f"{{'dtypes': {{{field.name!r}: ...}}}}), and change the table's with mode='overwrite'"
+            f"{table.name}: the column {field.name} has {found[0]!r}, a {field.dtype}, which does not fit the table's "
+            f"{stored}: give the column one type in each batch, with validate_and_clean(df, "
+            f"{{'dtypes': {{{field.name!r}: ...}}}}), or change the table's type with mode='overwrite'"
         )
     return value
 
 
 def _value(table: Table, column: Column, field: SourceField, stored: str | None) -> str:
-    """SQL of a column in a type that Delta has; one that has no value is of the table's type."""
+    """Return SQL of a column in a type that Delta has; a column without any value takes the table's type."""
     cast_it = "cast it, with validate_and_clean(df, {'dtypes': {...}}) say"
     if pa.types.is_null(column.values.type):
         if stored is None:
@@ -191,11 +194,11 @@ def _value(table: Table, column: Column, field: SourceField, stored: str | None)
         return f"NULL::{stored}"
     if column.identity is not None:
         raise NotebookError(
-            f"{table.name}: the column {column.name} has values of several types, or of none: {cast_it}"
+            f"{table.name}: the column {column.name} has values of several types, or of unknown type: {cast_it}"
         )
     if field.dtype in ("TIMESTAMP_NS", "TIMESTAMP_S", "TIMESTAMP_MS"):
         raise NotebookError(
-            f"{table.name}: the column {column.name} has times that microseconds do not hold: round them"
+            f"{table.name}: the column {column.name} has times that do not fit in microseconds: round them"
         )
     if unknown := [str(kind) for kind in _nested(column.values.type) if _is_unknown(kind)]:
         raise NotebookError(
@@ -206,7 +209,7 @@ def _value(table: Table, column: Column, field: SourceField, stored: str | None)
 
 
 def _nested(kind: pa.DataType) -> Iterator[pa.DataType]:
-    """The types inside a type."""
+    """Yield the types inside a type."""
     for number in range(kind.num_fields):
         yield kind.field(number).type
         yield from _nested(kind.field(number).type)
@@ -217,10 +220,10 @@ def _is_unknown(kind: pa.DataType) -> bool:
 
 
 def _prepare(con: duckdb.DuckDBPyConnection, table: Table, rows: str, partition_by: Sequence[str]) -> None:
-    """Makes the table if need be.
+    """Create the table if necessary.
 
     Raises:
-        NotebookError: It is, or would be, partitioned otherwise than it can be.
+        NotebookError: The table is partitioned otherwise, or cannot be partitioned as asked.
     """
     schema = query_schema(con, rows)
     kinds = {column.name: str(getattr(column.type, "type", column.type)) for column in schema.fields}
@@ -242,10 +245,10 @@ def _check_partitions(
         raise NotebookError(f"{table.name}: the frame has no column {', '.join(unknown)}, which is a partition")
     if other := [f"{name} ({kinds[name]})" for name in partition_by if kinds[name] not in _PARTITIONS]:
         raise NotebookError(
-            f"{table.name}: {', '.join(other)} cannot be a partition: take a text, a whole number or a date of it"
+            f"{table.name}: {', '.join(other)} cannot be a partition: derive a text, a whole number or a date from it"
         )
     if partition_by and len(partition_by) == len(kinds):
-        raise NotebookError(f"{table.name}: all columns are partitions, so that its files would be empty: name fewer")
+        raise NotebookError(f"{table.name}: all columns are partitions, so its files would be empty: name fewer")
     for name in partition_by:
         empty = f"SELECT count(*) FROM ({rows}) WHERE {quote_name(name)} = ''"
         if kinds[name] == "string" and con.execute(empty).fetchone() != (0,):

@@ -1,8 +1,8 @@
-"""Names of types as people write them in a notebook, as DuckDB types. Casting is `ingest.conform.casts`' work.
+"""Names of types as people write them in a notebook, as DuckDB types. `ingest.conform.casts` casts the values.
 
-The spellings of pandas and NumPy ('int64', 'Int64', 'datetime64[ns, UTC]', 'category'), of polars ('Utf8', `pl.Int64`,
-`pl.Decimal(12, 2)`), Python's own (`int`, `str`), and 'decimal(12,2)'. Times are microseconds, whatever unit is named,
-because that is what Delta keeps: a nanosecond that is not zero does not fit.
+Known are the spellings of pandas and NumPy ('int64', 'Int64', 'datetime64[ns, UTC]', 'category'), of polars ('Utf8',
+`pl.Int64`, `pl.Decimal(12, 2)`), Python's own (`int`, `str`), and 'decimal(12,2)'. Times are microseconds, whichever
+unit is named, because Delta keeps microseconds: a nanosecond that is not zero does not fit.
 """
 
 import re
@@ -36,11 +36,11 @@ _UNSIGNED: dict[type[pl.DataType], str] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a column is to be.
+    """What a column is to become.
 
     Attributes:
         dtype: DuckDB type; None leaves the values as they are.
-        is_category: Whether the outcome is to be categories (of texts, in polars).
+        is_category: Whether the result is to be categories (of texts, in polars).
     """
 
     dtype: str | None
@@ -48,18 +48,18 @@ class Wanted:
 
 
 def wanted(dtype: object, column: str) -> Wanted:
-    """Reads a type.
+    """Read a type.
 
     Args:
         dtype: A name, or a type of Python, NumPy, pandas or polars.
         column: Its column, for the message.
 
     Raises:
-        NotebookError: No type is known by it.
+        NotebookError: The type is not known.
     """
     if isinstance(dtype, pl.DataType) or (isinstance(dtype, type) and issubclass(dtype, pl.DataType)):
         return _of_polars(dtype, column)
-    # pandas' and NumPy's types give their names as text, classes by their own
+    # str() names the types of pandas and NumPy; classes have their own name
     name = (dtype.__name__ if isinstance(dtype, type) else str(dtype)).strip().removesuffix("[pyarrow]").lower()
     if name == _AS_IT_IS:
         return Wanted(None)
@@ -72,8 +72,8 @@ def wanted(dtype: object, column: str) -> Wanted:
     if name in _NAMES:
         return Wanted(_NAMES[name])
     raise NotebookError(
-        f"dtypes: {column}: {dtype!r} is no known type; there are {', '.join(sorted(_NAMES))}, datetime64[us, UTC], "
-        "decimal(12,2), category, object, and the types of polars"
+        f"dtypes: {column}: {dtype!r} is not a known type; give {', '.join(sorted(_NAMES))}, datetime64[us, UTC], "
+        "decimal(12,2), category, object, or a type of polars"
     )
 
 

@@ -1,10 +1,10 @@
-"""A query of a database as typed columns, read by the readers of `ingest.database`. What does not fit is a dead letter.
+"""A query of a database as typed columns, read by the readers of `ingest.database`. Misfits become dead letters.
 
-Types: PostgreSQL and DuckDB name them. Elsewhere Python values are all that is known, so all values of a column decide:
-one kind of value is that type, whole numbers beside floats are DOUBLE if that keeps each of them, anything else is
-text, and a column of nulls has no type. A numeric without digits is DECIMAL(38,18), so that batches have one type, or
-text if a value has more than 20 digits before the point or 18 after it. Intervals, times, UUIDs, structs and what a
-database calls by names of its own come as text.
+Types: PostgreSQL and DuckDB name them. Elsewhere only Python values are known, so all values of a column decide: values
+of one kind have that type, whole numbers beside floats are DOUBLE if that keeps each of them, anything else is text,
+and a column of nulls has no type. A numeric without digits is DECIMAL(38,18), so that batches have one type, or text if
+a value has more than 20 digits before the point or 18 after it. Intervals, times, UUIDs, structs and a database's
+user-defined types come as text.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ _NUMERIC = (38, 18)
 
 @dataclass(frozen=True)
 class Staged:
-    """Records as read, in a table of a connection, as `RecordSet` describes them.
+    """Records as read, in a table of a connection; they have the members of a `RecordSet`.
 
     Attributes:
         fields: The source's columns.
@@ -51,18 +51,18 @@ class Staged:
 def stage(
     con: duckdb.DuckDBPyConnection, url: str, query: str, column: str | None, lower: Value | str | None
 ) -> Staged:
-    """Reads a query into a table of the connection.
+    """Read a query into a table of the connection.
 
     Args:
         con: The connection.
-        url: Of the database.
+        url: URL of the database.
         query: SQL without parameters.
-        column: The watermark's column; it must be there even if there is no bound.
-        lower: Rows from this watermark on are read, and those without one; None reads all.
+        column: The watermark's column; it must exist even if there is no bound.
+        lower: Read rows from this watermark on, and those without a watermark; None reads all.
 
     Raises:
-        DatabaseError: The database cannot be reached or refuses, or the column is not there.
-        NotebookError: The query gives a column a name that is taken, or the bound is no value as the column's.
+        DatabaseError: The database cannot be reached or refuses, or the column does not exist.
+        NotebookError: The query uses a reserved column name, or the bound cannot be compared with the column.
     """
     database = connect(url)
     staged = _read(con, database, Relation(query=query), Selection(watermark=column, lower=lower))
@@ -72,10 +72,10 @@ def stage(
 
 
 def _check_classes(database: Database, query: str, column: str, lower: Value | str) -> None:
-    """SQLite takes every number for less than every text.
+    """Check that SQLite can compare the column with the bound: to it, every number is less than every text.
 
     Raises:
-        NotebookError: The column has values that the bound says nothing of.
+        NotebookError: The column has values that cannot be compared with the bound.
     """
     relation = f"SELECT DISTINCT typeof({quote_name(column)}) FROM ({parameters.bare(query)}\n)"
     with scratch() as con:
@@ -90,10 +90,10 @@ def _check_classes(database: Database, query: str, column: str, lower: Value | s
 
 
 def fitted(con: duckdb.DuckDBPyConnection, staged: Staged) -> list[Column]:
-    """The records that fit their types, in order. All are then in the table `fitted`, as `fit_sql` gives them.
+    """Return the records that fit their types, in order. All records are then in the table `fitted`, see `fit_sql`.
 
     Args:
-        con: The connection that they lie in.
+        con: The connection that holds them.
         staged: The records.
 
     Returns:
@@ -149,7 +149,7 @@ def _staged(con: duckdb.DuckDBPyConnection, reading: Reading, snapshot: Snapshot
 
 
 def _resolved(con: duckdb.DuckDBPyConnection, field: SourceField, kind: str) -> str:
-    """The type of a column whose kind says less than that."""
+    """Return the exact type of a column whose kind does not decide it."""
     text = field.column
     if kind == "DECIMAL":
         return _decimal(con, text)

@@ -1,7 +1,7 @@
 """`BatchDataIngester`: a database's query as a frame, and a frame's records cast or set aside as dead letters.
 
-Holds what a notebook says and gets. Does not hold how a query is read and typed (`extraction`), what dtypes are called
-(`dtypes`), how values are cast (`ingest.conform.conform`), or where dead letters are kept (`dead_letters`).
+Holds the interface of a notebook. `extraction` reads and types a query, `dtypes` names types, `ingest.conform.conform`
+casts values, and `dead_letters` keeps dead letters.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -37,17 +37,17 @@ _KINDS = ("polars", "pandas")
 
 
 class BatchDataIngester:
-    """Takes batches of records in, and keeps those that do not fit, with the reason, until they are saved.
+    """Takes in batches of records, and keeps those that do not fit, with the reason, until they are saved.
 
     Attributes:
-        counts: Of the last call that took records in: records in = rows + dead letters + duplicates.
+        counts: Counts of the last call that took in records: records in = rows + dead letters + duplicates.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        """Connects to nothing.
+        """Create an ingester that is connected to nothing yet.
 
         Args:
-            config: `frames`: "polars" (the default) or "pandas", what an extraction gives.
+            config: `frames`: "polars" (the default) or "pandas", the kind of frame that an extraction returns.
 
         Raises:
             NotebookError: Another key or value, or pandas is not installed.
@@ -70,11 +70,11 @@ class BatchDataIngester:
         watermark_column: str | None = None,
         last_watermark: object = None,
     ) -> "pl.DataFrame | pd.DataFrame":
-        """Reads a query, or what is new of it. What may pass by itself is tried again, as in the pipeline's own pulls.
+        """Read a query, or its new rows. Passing failures are retried, as in the pipeline's own pulls.
 
         Args:
             connection_string: `postgresql://user:password@host:5432/db`, `duckdb:///path`, or any URL of SQLAlchemy
-                whose driver is installed. The password shows in no message.
+                whose driver is installed. No message shows the password.
             query: SQL that reads, without parameters. A LIMIT in it is applied before the watermark.
             watermark_column: Column of the query that grows with each change.
             last_watermark: Its greatest value so far: a time, a date, a whole number, or a text; None reads everything.
@@ -83,15 +83,14 @@ class BatchDataIngester:
                 compares times as texts, so they must all be written in one way, and numbers only with numbers.
 
         Returns:
-            The query's columns in the database's types (numeric is Decimal, times with a zone are UTC; `extraction` has
-            the rest), `_extracted_at` (UTC) and `_source` (file: the query, line: the record's number, from 1; objects
-            in pandas, so `drop_duplicates` and `nunique` need the names of other columns). A
-            record with a value that its type does not hold here (a timestamp of infinity, a numeric NaN) is a dead
-            letter.
+            The query's columns in the database's types (numeric is Decimal, times with a zone are UTC; see `extraction`
+            for the rest), `_extracted_at` (UTC) and `_source` (file: the query, line: the record's number, from 1;
+            objects in pandas, so `drop_duplicates` and `nunique` need the names of other columns). A record with a
+            value that does not fit its type here (a timestamp of infinity, a numeric NaN) is a dead letter.
 
         Raises:
             DatabaseError: The database cannot be reached or refuses, or there is no such column.
-            NotebookError: An argument cannot be used, or two are missing each other.
+            NotebookError: An argument cannot be used, or one of two that belong together is missing.
         """
         frames.check_text("connection_string", connection_string, "postgresql://host:5432/db")
         frames.check_text("query", query, "SELECT * FROM orders")
@@ -120,13 +119,12 @@ class BatchDataIngester:
         return frames.frame_of([*values, Column("_extracted_at", moments), source], self._kind)
 
     def validate_and_clean(self, df: FrameT, schema: Mapping[str, Any]) -> FrameT:
-        """Casts columns, and sets aside what does not fit, once for each of equal records.
+        """Cast columns, and set aside the records that do not fit, once for each of equal records.
 
-        A record is a dead letter if a required field of it is missing (null, or nothing but blanks), or a value is not
-        exactly one of the type: '1.5', 1.5 and '1e3' are no int64, 1.0 and '1' are; 0.1 is no float32; a text without
-        a zone is UTC. Equal records, in all columns but `_extracted_at` and `_source`, are one; the first one stays.
-        Objects are equal if their types are, too.
-        Texts keep their blanks.
+        A record is a dead letter if a required field is missing (null, or only blanks), or if a value does not fit its
+        type exactly: '1.5', 1.5 and '1e3' are not int64, 1.0 and '1' are; 0.1 is not a float32; a text without a zone
+        is UTC. Records that are equal in all columns but `_extracted_at` and `_source` are one; the first stays. Equal
+        objects also have equal types. Texts keep their blanks.
 
         Args:
             df: A frame of polars or pandas. NaN, NaT, None and NA of pandas are missing; NaN of polars is a value.
@@ -137,7 +135,7 @@ class BatchDataIngester:
             The other records in their order, in a frame of the same kind. Columns without a dtype stay as they are.
 
         Raises:
-            NotebookError: A column is not there, a type is not known, or the frame cannot be used.
+            NotebookError: A column does not exist, a type is not known, or the frame cannot be used.
         """
         columns = frames.columns_of(df)
         declared = _Schema.of(schema, [column.name for column in columns], is_pandas=frames.is_pandas(df))
@@ -162,26 +160,26 @@ class BatchDataIngester:
 
     @property
     def dead_letters(self) -> "pl.DataFrame | pd.DataFrame":
-        """What will be saved: the columns of `lake.dead_letters.COLUMNS`, `reason` and `raw` (JSON) among them."""
+        """The dead letters to save, with the columns of `lake.dead_letters.COLUMNS` (`reason`, `raw` as JSON ...)."""
         dead_letters = self._dead_letters.pending
         return frames.frame_of([Column(name, dead_letters[name]) for name in dead_letters.column_names], self._kind)
 
     def save_dead_letter_queue(self, path: str | Path) -> int:
-        """Appends the dead letters gathered since the last save to the Delta table at a path; makes it if need be.
+        """Append the dead letters gathered since the last save to the Delta table at a path; create it if necessary.
 
-        Those of one call are written once into a table, however often it is repeated and saved, by whatever process.
-        Without any, nothing is written. A record that is extracted again and fails again is a dead letter of that
-        extraction, too.
+        The dead letters of one call are written once into a table, however often and by whichever process the call is
+        repeated and saved. Without dead letters, nothing is written. A record that is extracted again and fails again
+        is a dead letter of that extraction, too.
 
         Args:
             path: A folder, or `s3://bucket/prefix/table` with credentials in the `AWS_*` variables. It need not be in a
-                lake; `<lake>/dead_letters/orders` is `dead_letters.orders` of the pipeline's tools.
+                lake; `<lake>/dead_letters/orders` is `dead_letters.orders` for the pipeline's tools.
 
         Returns:
             The number of dead letters written.
 
         Raises:
-            NotebookError: It is no place for tables.
+            NotebookError: The path is not a place for tables.
             LakeError: There is another table at the path, or it cannot be opened. The dead letters are kept.
         """
         return self._dead_letters.save(path)
@@ -189,7 +187,7 @@ class BatchDataIngester:
 
 @dataclass(frozen=True)
 class _Schema:
-    """What `validate_and_clean` is asked for."""
+    """The schema that `validate_and_clean` is called with."""
 
     required: frozenset[str]
     dtypes: Mapping[str, Wanted]
@@ -206,9 +204,11 @@ class _Schema:
         if lacking := [name for name in dict.fromkeys((*required, *dtypes)) if name not in has]:
             raise NotebookError(f"the frame has no column {', '.join(lacking)}; it has {', '.join(has)}")
         if taken := [name for name in dtypes if name in frames.METADATA]:
-            raise NotebookError(f"dtypes: {', '.join(taken)} is what the extraction adds, and stays as it is")
+            raise NotebookError(
+                f"dtypes: {', '.join(taken)} is added by the extraction and keeps its type: leave it out"
+            )
         found = {name: wanted(dtype, name) for name, dtype in dtypes.items()}
-        if not is_pandas:  # where categories are texts
+        if not is_pandas:  # in polars, categories are texts
             found = {name: Wanted("VARCHAR", True) if want.is_category else want for name, want in found.items()}
         return cls(frozenset(required), found)
 
@@ -219,7 +219,7 @@ class _Schema:
 
 @dataclass(frozen=True)
 class _Records:
-    """The frame without its duplicates, as `RecordSet` describes it."""
+    """The frame without its duplicates; it has the members of a `RecordSet`."""
 
     sql: str
     fields: tuple[SourceField, ...]
@@ -227,7 +227,7 @@ class _Records:
 
 
 def _fit(con: duckdb.DuckDBPyConnection, fields: list[SourceField], schema: _Schema) -> list[tuple[int, str]]:
-    """Makes the table `fitted` of the frame. Gives the columns that are cast, with the numbers of their values."""
+    """Make the table `fitted` of the frame. Return the columns that are cast, with the numbers of their values."""
     pairs, targets, given = [], [], ""
     for number, field in enumerate(fields):
         want, fed = schema.dtypes.get(field.name, Wanted(None)), field
@@ -246,7 +246,7 @@ def _fit(con: duckdb.DuckDBPyConnection, fields: list[SourceField], schema: _Sch
 
 
 def _with_metadata(con: duckdb.DuckDBPyConnection, columns: list[Column], fields: list[SourceField]) -> str:
-    """The relation of `fitted` with when (m0), where (m1) and in which batch (m2) each record was extracted.
+    """Return the relation of `fitted` with the time (m0), place (m1) and batch (m2) of each record's extraction.
 
     A frame that was not extracted is named by its content.
     """
@@ -271,18 +271,18 @@ def _with_metadata(con: duckdb.DuckDBPyConnection, columns: list[Column], fields
 
 
 def _batch(origin: str, moment: str) -> str:
-    """SQL of the name of an extraction."""
+    """Return SQL of the name of an extraction."""
     return f"concat_ws(' ', {origin}, {moment})"
 
 
 def _bound(value: Any) -> Value | str | None:  # noqa: ANN401
-    """A watermark as drivers bind it; None for none, or for the greatest of nothing."""
+    """Convert a watermark to a value that drivers bind; None for no watermark, as the maximum of no rows is."""
     if type(value).__module__.startswith("numpy"):
         value = value.astype("datetime64[us]").item() if type(value).__name__ == "datetime64" else value.item()
     if value is None or type(value).__name__ in ("NaTType", "NAType") or value != value:  # NaN
         return None
     if isinstance(value, datetime):
-        # Not finer than a microsecond, which is earlier if at all; pandas' own are.
+        # Drop what is finer than a microsecond, which can only make the bound earlier; pandas' own times are finer.
         plain = datetime.combine(value.date(), value.timetz())
         return plain.replace(tzinfo=UTC) if plain.tzinfo is None else plain.astimezone(UTC)
     if isinstance(value, date | int | str) and not isinstance(value, bool):
@@ -293,7 +293,7 @@ def _bound(value: Any) -> Value | str | None:  # noqa: ANN401
 
 
 def _only(given: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
-    """Refuses keys that nobody reads."""
+    """Refuse keys that have no meaning here."""
     if not isinstance(given, Mapping):
         raise NotebookError(f"{what} is a dict with {', '.join(known)}, not {type(given).__name__}")
     if unknown := [key for key in given if key not in known]:

@@ -1,4 +1,7 @@
-"""Paths as a notebook gives them, as places of a lake. Credentials come from the environment, and never show."""
+"""Turns the paths that a notebook gives into places of a lake.
+
+Credentials come from the environment and are never shown.
+"""
 
 import os
 import re
@@ -7,7 +10,7 @@ from pathlib import Path
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.notebook.frames import NotebookError
 
-# As every client of S3 knows them; AWS_ENDPOINT_URL and AWS_ALLOW_HTTP=true for a server that is not Amazon's.
+# The names that every client of S3 knows; AWS_ENDPOINT_URL and AWS_ALLOW_HTTP=true for a server that is not Amazon's.
 _VARIABLES = {
     "AWS_ACCESS_KEY_ID": "access_key_id",
     "AWS_SECRET_ACCESS_KEY": "secret_access_key",
@@ -20,7 +23,7 @@ _VARIABLES = {
 
 
 def lake_at(path: str | Path) -> Lake:
-    """The lake at a path.
+    """Return the lake at a path.
 
     Args:
         path: A folder, relative to the working directory, or `s3://bucket/prefix`, with the `AWS_*` variables.
@@ -31,7 +34,7 @@ def lake_at(path: str | Path) -> Lake:
     text = str(path).strip() if isinstance(path, str | Path) else ""
     has_scheme = re.match(r"\w+:", text)
     if not text or (has_scheme and not re.match("s3://[^/]|file:///", text)):
-        raise NotebookError(f"{path!r} is no place for tables: give a folder, or s3://bucket/prefix")
+        raise NotebookError(f"{path!r} cannot hold tables: give a folder, or s3://bucket/prefix")
     if text.startswith("s3:"):
         return Lake(
             text.rstrip("/"), {name: os.environ[key] for key, name in _VARIABLES.items() if os.environ.get(key)}
@@ -40,6 +43,6 @@ def lake_at(path: str | Path) -> Lake:
 
 
 def table_at(path: str | Path) -> Table:
-    """The Delta table whose root is a path. Arguments and errors as of `lake_at`."""
+    """Return the Delta table whose root is a path. Arguments and errors as for `lake_at`."""
     lake = lake_at(path)
     return Table(lake, lake.uri, root=lake.uri)

@@ -1,4 +1,4 @@
-"""`DataQualityFramework`: a frame against a contract, as the asset checks see it. Contracts are in `contracts`."""
+"""`DataQualityFramework`: checks a frame against a contract, as the asset checks do. Contracts are in `contracts`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QualityResult:
-    """The outcome of one validation; true if nothing failed.
+    """The outcome of one validation; it is true if nothing failed.
 
     Attributes:
         success: Whether nothing failed.
         suite_name: The contract, as it was asked for.
-        data_asset_name: What was validated, as it was called.
-        rows: Rows that were looked at.
+        data_asset_name: The name given to what was validated.
+        rows: Number of rows that were validated.
         failures: Number of failures: failing cells, and failures of the whole frame such as a missing column.
         failing_rows: Number of rows with at least one failure.
         failing_cases: The first failures, at most `contracts.base.MAX_CASES`.
@@ -55,20 +55,20 @@ class QualityResult:
 
 
 class DataQualityFramework:
-    """Validates frames against contracts: those of the package, and those that a notebook adds for its process."""
+    """Validates frames against contracts: those of the package, and those that a notebook adds in its process."""
 
     _suites: ClassVar[dict[str, Model]] = {}
 
     @classmethod
     def add_suite(cls, name: str, model: Model) -> None:
-        """Gives a contract a name, until the process ends. The same name again replaces it.
+        """Return a contract a name until the process ends. The same name again replaces it.
 
         Args:
-            name: What `validate_dataframe` is to call it.
+            name: The name for `validate_dataframe`.
             model: A `pandera.polars.DataFrameModel`, also for pandas frames, which are converted.
 
         Raises:
-            NotebookError: It is no such model, or the name is that of a contract of the package.
+            NotebookError: The model is of another class, or a contract of the package has this name.
         """
         if not (isinstance(model, type) and issubclass(model, pa.DataFrameModel)):
             raise NotebookError(f"suite {name}: give a class of pandera.polars.DataFrameModel, not {model!r}")
@@ -82,12 +82,13 @@ class DataQualityFramework:
     def validate_dataframe(
         self, df: "pl.DataFrame | pd.DataFrame", suite_name: str, data_asset_name: str
     ) -> QualityResult:
-        """Validates a frame. What fails is in the result, never raised.
+        """Validate a frame. Failures are in the result, never raised.
 
         Args:
             df: A frame of polars or pandas. `_extracted_at` and `_source` count only for a model that has them.
-            suite_name: A contract as `shop.InvoiceLines`, a table as `silver.invoice_lines`, or a name of `add_suite`.
-            data_asset_name: What the frame is, for the result.
+            suite_name: A contract such as `shop.InvoiceLines`, a table such as `silver.invoice_lines`, or a name given
+                to `add_suite`.
+            data_asset_name: A name of the frame, for the result.
 
         Raises:
             NotebookError: There is no such suite, or the frame cannot be used.

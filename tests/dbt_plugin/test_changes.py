@@ -344,7 +344,7 @@ def test_added_columns_that_would_clash_stay_in_bronze(things: ChangeModels) -> 
 
 
 def test_a_contract_that_clashes_or_lacks_a_key_is_refused(make: Callable[..., ChangeModels]) -> None:
-    with pytest.raises(DbtRuntimeError, match="has columns that state and history have themselves: valid_from"):
+    with pytest.raises(DbtRuntimeError, match="has columns whose names state and history use themselves: valid_from"):
         make(model=Clashing).run()
 
 

@@ -228,7 +228,7 @@ def test_values_that_fit_are_cast_to_the_types_of_the_table(
         {"id": 3, "n": Decimal("1.50"), "price": 2}, {"id": 2, "n": Decimal("1.25"), "price": 2.5},
         {"id": None, "n": None, "price": 3},
     ]  # fmt: skip
-    with pytest.raises(NotebookError, match=r"column id has '2\.5', a DOUBLE, which is no BIGINT as in the table"):
+    with pytest.raises(NotebookError, match=r"column id has '2\.5', a DOUBLE, which does not fit the table's BIGINT"):
         manager.create_or_update_table(later.assign(id=2.5), "t")
     with pytest.raises(NotebookError, match=r"column n has .*STRUCT.*no DECIMAL"):
         manager.create_or_update_table(later.assign(n=[{"a": 1}, None]), "t")
@@ -261,7 +261,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "gs://x", "s3://", "s3:///x", "s3:/x", Path("s3://x"), "s3a://x", "file:x", "file://x", "a:/x", "", " ", None, 1
     ]  # fmt: skip
     for other in others:
-        with pytest.raises(NotebookError, match=r"is no place for tables: give a folder, or s3://bucket/prefix"):
+        with pytest.raises(NotebookError, match=r"cannot hold tables: give a folder, or s3://bucket/prefix"):
             DeltaLakeManager(other)
     assert list(tmp_path.iterdir()) == []
 
