@@ -1,16 +1,17 @@
-"""dbt-duckdb plugin `lake`: gives the dbt project's macros the lake, and its models their Delta tables.
+"""dbt-duckdb plugin `lake`: gives the dbt project's macros access to the lake, and its models their Delta tables.
 
-Here: the plugin itself, what macros may ask. Behind it: `views`, which version of each table a run reads; `follow`,
-what each model still owes its upstream tables; `changes` and `snapshots`, how such tables are read; `write`, the commit
-of a model with the versions it has applied. Not here: SQL of any model (dbt_project/), how a table is written (lake/),
-Dagster.
+This module holds the plugin itself: the actions that macros can call. Behind it, `views` pins the version of each table
+that a run reads; `follow` finds what each model still has to apply from its upstream tables; `changes` and `snapshots`
+read such tables; `write` commits a model with the versions that it has applied. SQL of models is in dbt_project/,
+writing of tables in `lake`. Nothing here knows Dagster.
 
-How a macro gets here: `lake(action, ...)` in dbt_project/macros/lake.sql calls dbt-duckdb's `store_relation`, which
-calls `Plugin.store` with the macro's own dict; the answer goes back in that dict. No SQL, no user-defined function.
+How a macro calls it: `lake(action, ...)` in dbt_project/macros/lake.sql calls dbt-duckdb's `store_relation`, which
+calls `Plugin.store` with the macro's own dict; the answer goes back in that dict. This takes neither SQL nor a
+user-defined function.
 
-The two rules behind it. A run reads every table at one pinned version, so the version a model records is the version
-it has read, whatever is committed meanwhile. And a model's commit expects the positions that it was planned on, so of
-two runs at once the slower one fails instead of putting older rows over newer ones.
+Two rules hold it together. A run reads every table at one pinned version, so the version that a model records is the
+version that it has read, whatever is committed meanwhile. And a model's commit expects the positions that it was
+planned on, so of two runs at once the slower one fails instead of putting older rows over newer ones.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,15 +38,15 @@ from pipeline_assets.sql import quote_text
 
 
 class Plugin(BasePlugin):
-    """See the module's docstring. What macros may call is what `_actions` lists."""
+    """The plugin as dbt-duckdb loads it, see the module's docstring. Macros can call what `_actions` lists."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
-        """Called by dbt-duckdb once per process."""
+        """Start without a connection; dbt-duckdb calls this once per process."""
         self._con: duckdb.DuckDBPyConnection | None = None
         self._actions: Mapping[str, Callable[..., Any]] | None = None
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Bounds the in-memory DuckDB and lets it read and write the lake."""
+        """Limit the memory of dbt's in-memory DuckDB, and let it read and write the lake."""
         try:
             settings = load_settings()
             conn.execute("SET memory_limit = ?", [settings.duckdb_memory_limit])
@@ -53,7 +54,7 @@ class Plugin(BasePlugin):
                 conn.execute("SET threads = ?", [settings.duckdb_threads])
             # The default is .tmp in the working directory, which may be read-only or a git checkout.
             conn.execute(f"SET temp_directory = {quote_text(spill_path())}")
-            # Tables have no order; keeping one makes every COPY buffer rows.
+            # Tables have no order, and keeping one makes every COPY buffer rows.
             conn.execute("SET preserve_insertion_order = false")
             _lake().prepare(conn)
             conn.execute(f"CREATE SCHEMA IF NOT EXISTS {WORK}")
@@ -62,7 +63,7 @@ class Plugin(BasePlugin):
         self._con = conn
 
     def store(self, target_config: TargetConfig) -> None:
-        """Runs one action for a macro: `config` holds `action` and `arguments`, and receives `answer`."""
+        """Run one action for a macro: `config` holds `action` and `arguments`, and receives `answer`."""
         call = target_config.config
         try:
             with _lake().errors_explained():
@@ -82,7 +83,7 @@ class Plugin(BasePlugin):
             raise DbtRuntimeError(str(error)) from error
 
     def begin(self, graph: Mapping[str, Any], selected: Sequence[str], full_refresh: bool) -> None:
-        """Starts an invocation: pins and registers every table that the selected nodes read.
+        """Start an invocation: pin and register every table that the selected nodes read.
 
         Args:
             graph: dbt's `graph`.
@@ -94,8 +95,8 @@ class Plugin(BasePlugin):
         for name, node in run.nodes.items():
             for upstream in upstreams(node, nodes):
                 run.readers.setdefault(upstream, []).append(name)
-        # Unit tests take their fixtures' types from views, so what is yet to be built has an empty one. Not for data
-        # tests by themselves: they would pass on a table that does not exist.
+        # Unit tests take their fixtures' types from views, so a table that is not built yet gets an empty view. Data
+        # tests alone get no such view: they would pass on a table that does not exist.
         may_be_empty = set(run.nodes) if any(key.startswith("unit_test.") for key in selected) else set()
         wanted = set(may_be_empty)
         may_be_empty |= {name for name, node in run.nodes.items() if is_optional(node)}
@@ -131,9 +132,9 @@ class Plugin(BasePlugin):
 
 
 def _name_the_lake_in_errors() -> None:
-    """Has dbt's own queries, such as data tests, name the lake and the remedy where its storage fails them.
+    """Make the errors of dbt's own queries, such as data tests, name the lake and the remedy when its storage fails.
 
-    dbt-duckdb shows a plugin no query and no error of one, so this stands inside the adapter's own handler.
+    dbt-duckdb shows a plugin neither such queries nor their errors, so this wraps the adapter's own handler.
     """
     handler = DuckDBConnectionManager.exception_handler
 

@@ -1,7 +1,7 @@
-"""What each model of a run still owes its upstream tables, and SQL of just the rows and keys concerned.
+"""Finds what each model of a run still has to apply from its upstream tables, and builds SQL of those rows and keys.
 
-Holds the answers for models that follow days or keys of other tables. How a model follows a change table is in
-`changes`, how rows are written in `write`.
+Holds the answers for models that follow days or keys of other tables. `changes` and `snapshots` read tables of changes
+and snapshots, and `write` writes rows.
 """
 
 from datetime import date
@@ -22,7 +22,7 @@ from pipeline_assets.lake.commit_facts import date_column
 from pipeline_assets.lake.pruning import rows_near_keys
 from pipeline_assets.sql import quote_name, quote_names
 
-# What DuckDB says when a version's files are vacuumed.
+# Errors of DuckDB and the lake when a version's files are vacuumed.
 GONE = (TableUnreadableError, duckdb.IOException, duckdb.HTTPException)
 
 
@@ -33,19 +33,19 @@ class Following:
         self._views, self._run = views, views.run
 
     def plan(self, model: str) -> Plan:
-        """The plan of a model, begun at the first question."""
+        """Return the plan of a model, which the first question begins."""
         if model not in self._run.plans:
             rebuild = self.is_full_refresh(model) or self._views.built(model) is None
             self._run.plans[model] = Plan(everything=rebuild)
         return self._run.plans[model]
 
     def is_full_refresh(self, model: str) -> bool:
-        """Whether a model is to be made anew, schema included."""
+        """Tell whether a model is to be rebuilt, its columns included."""
         own = model_options(self._run.nodes.get(model, {})).get("full_refresh")
         return self._run.full_refresh if own is None else bool(own)
 
     def upstream(self, model: str, upstream: str, *, by_dates: bool = True) -> tuple[Plan, Pin | None]:
-        """Adds an upstream to a model's plan: the version to record, and the days that changed since the last.
+        """Add an upstream to a model's plan: the version to record, and the days that changed since the last version.
 
         Args:
             model: Table that is being built.
@@ -53,7 +53,7 @@ class Following:
             by_dates: Whether the model follows the upstream's days.
 
         Returns:
-            The plan, and what is read of the upstream; None for an optional table that was never built.
+            The plan, and the version of the upstream to read; None for an optional table that was never built.
         """
         plan, pin = self.plan(model), self._views.find(upstream, reader=model)
         if pin is None:
@@ -73,14 +73,14 @@ class Following:
     # ------------------------------------------------------------------ answers to macros
 
     def follow(self, model: str, upstreams: list[str]) -> None:
-        """Asks all upstream tables of a model whether it has to recompute everything, before SQL is narrowed."""
+        """Ask all upstream tables of a model whether it has to recompute everything, before SQL is narrowed."""
         for upstream in upstreams:
             plan, pin = self.upstream(model, upstream, by_dates=False)
             if pin and not plan.everything and pin.changes_since(plan.applied[pin.position]).added is None:
                 plan.widen(None)
 
     def touched_rows(self, model: str, upstream: str, column: str, also: str | None = None) -> str:
-        """Gives a relation: the upstream's rows of the days that the model has to recompute.
+        """Return a relation: the upstream's rows of the days that the model has to recompute.
 
         Args:
             model: Table that is being built.
@@ -100,7 +100,7 @@ class Following:
         return view
 
     def touched_keys(self, model: str, upstream: str, column: str, key: str) -> str:
-        """Gives a predicate on `key`: the keys in the touched days, of the upstream now and as applied before."""
+        """Return a predicate on `key`: keys in the touched days of the upstream, as it is and as last applied."""
         plan, pin = self.upstream(model, upstream)
         plan.narrowed = plan.by_keys = True
         if plan.everything or pin is None:
@@ -115,23 +115,23 @@ class Following:
         try:
             return _is_in(key, self._keys(model, f"{model} keys", keys, [key]))
         except GONE:
-            # The version applied before is vacuumed: which keys have vanished since can no longer be told.
+            # The last applied version is vacuumed, so it is unknown which keys have vanished since.
             plan.everything = True
             return "true"
 
     def changed_keys(self, model: str, upstream: str, key: str) -> str:
-        """Gives a predicate on `key`: the keys with a row that the upstream has gained since it was applied.
+        """Return a predicate on `key`: the keys for which the upstream has gained a row since it was last applied.
 
-        For upstream tables that never lose a key without a trace, and whose date column is the day of a row's last
-        change: state and history made of changes.
+        It works for upstream tables that never lose a key without a trace, and whose date column is the day of a row's
+        last change: state and history made of changes.
         """
         keys = self._changed(model, upstream, key)
         return str(keys).lower() if isinstance(keys, bool) else _is_in(key, keys)
 
     def changed_owners(self, model: str, upstream: str, key: str, owner: str) -> str:
-        """Gives a predicate on `owner`: the owners of the upstream's changed keys, now and as applied before.
+        """Return a predicate on `owner`: the owners of the upstream's changed keys, now and as last applied.
 
-        A row may have passed from one owner to another. `true` when those of before can no longer be told.
+        A row may have passed from one owner to another. The predicate is `true` if the earlier owners are unknown.
         """
         keys = self._changed(model, upstream, key)
         plan, pin = self.upstream(model, upstream, by_dates=False)
@@ -150,7 +150,7 @@ class Following:
             return "true"
 
     def changed_rows(self, model: str, upstream: str, key: str) -> str:
-        """Gives a relation: the upstream's rows of the changed keys, from the partitions that hold them."""
+        """Return a relation: the upstream's rows of the changed keys, from the partitions that hold them."""
         _, pin = self.upstream(model, upstream, by_dates=False)
         keys = self._changed(model, upstream, key)
         if keys is True or pin is None:
@@ -166,7 +166,7 @@ class Following:
         return view
 
     def before(self, model: str, upstream: str) -> str:
-        """Gives a relation: the upstream as the model's stored rows reflect it."""
+        """Return a relation: the upstream as the model's stored rows reflect it."""
         plan, pin = self.upstream(model, upstream, by_dates=False)
         applied = plan.applied[pin.position] if pin else None
         if pin is None or applied is None:
@@ -174,17 +174,18 @@ class Following:
         return f"(select * from {pin.table.scan(applied)} where {published(pin.table.open(applied))})"
 
     def is_rebuild(self, model: str) -> bool:
-        """Whether the model recomputes everything. To be asked after the other macros, which decide it."""
+        """Tell whether the model recomputes everything. Ask after the other macros, which decide it."""
         plan = self.plan(model)
         if not (plan.seen or plan.by_keys):
             raise LakeError(f"{model}: call touched_rows(), touched_keys() or before() ahead of is_rebuild()")
         return plan.everything
 
     def test_range(self, table: str) -> str:
-        """Gives a predicate on a table's days that its data tests have to look at.
+        """Return a predicate on the days of a table that its data tests have to check.
 
-        These are the days this run touched or added rows to, those it was asked for, and those that a downstream table
-        has not applied yet: days whose tests failed, or never ran, keep being tested until downstream has them.
+        These are the days that this run touched or added rows to, the days that it was asked for, and the days that a
+        downstream table has not applied yet. So days whose tests failed or never ran are tested until downstream has
+        applied them.
         """
         asked = asked_days()
         column = model_options(self._run.nodes.get(table, {})).get("date_column")
@@ -197,7 +198,10 @@ class Following:
     # ------------------------------------------------------------------ helpers
 
     def _changed(self, model: str, upstream: str, key: str) -> str | bool:
-        """Names an in-memory table of the changed keys and their partitions; True for all keys, False for none."""
+        """Return the name of an in-memory table of the changed keys and their partitions.
+
+        True for all keys, False for no key.
+        """
         plan, pin = self.upstream(model, upstream, by_dates=False)
         applied = plan.applied[pin.position] if pin else None
         added = pin.changes_since(applied).added if pin else frozenset()
@@ -213,7 +217,7 @@ class Following:
         columns = [key, *pin.opened.metadata().partition_columns]
         now = select_days(pin.table, pin.version, column, added)
         try:
-            # Columns that were added since are left out: a row that fills one has another sequence, too.
+            # Columns that were added since are left out: a row that fills such a column has another sequence, too.
             known = quote_names(field.name for field in pin.table.open(applied).schema().fields)
             before = f"SELECT {known} FROM ({select_days(pin.table, applied or 0, column, added)})"
             return self._keys(model, name, f"SELECT {known} FROM ({now}) EXCEPT {before}", columns)
@@ -221,13 +225,13 @@ class Following:
             return self._keys(model, name, now, columns)
 
     def _near(self, pin: Pin, version: int, key: str, keys: str) -> str:
-        """A relation of a version's rows, from the partitions that hold some keys."""
+        """Return a relation of a version's rows, from the partitions that hold some keys."""
         opened = pin.opened if version == pin.version else pin.table.open(version)
         by = [key, *opened.metadata().partition_columns]
         return rows_near_keys(self._views.cursor(), opened, pin.table.scan(version), by, keys)
 
     def _keys(self, model: str, name: str, query: str, columns: list[str]) -> str:
-        """Makes an in-memory table of keys and notes it in the plan. The first column is the key."""
+        """Create an in-memory table of keys and note it in the plan. The first column is the key."""
         plan, keys, cursor = self.plan(model), work(name), self._views.cursor()
         cursor.execute(f"CREATE OR REPLACE TABLE {keys} AS SELECT DISTINCT {quote_names(columns)} FROM ({query})")
         plan.has_keys |= cursor.execute(f"SELECT count(*) FROM {keys}").fetchone() != (0,)
@@ -236,7 +240,7 @@ class Following:
         return keys
 
     def _stored_position(self, model: str, position: str) -> int | None:
-        """The upstream version in the log of the model as this run reads it; None when it is made anew."""
+        """Return the upstream version in the log of the model as this run reads it; None when it is rebuilt."""
         pin = None if self.is_full_refresh(model) else self._views.built(model)
         return pin.opened.transaction_version(position) if pin else None
 

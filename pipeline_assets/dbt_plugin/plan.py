@@ -1,6 +1,8 @@
-"""What one dbt run reads and what its models owe their upstream tables: the plugin's state, read off dbt's graph.
+"""The state of one dbt run: what it reads, and what its models have to apply from their upstream tables.
 
-Holds no DuckDB connection and commits nothing. A delta model's options are the `meta` of its config;
+It is read from dbt's graph and the environment.
+
+Holds no DuckDB connection and commits nothing. The options of a delta model are the `meta` of its config;
 dbt_project/macros/delta.sql lists them.
 """
 
@@ -16,8 +18,9 @@ from deltalake import DeltaTable
 from pipeline_assets.lake import Changes, Lake, LakeError, Table, changes_since
 from pipeline_assets.sql import quote_name
 
-# DuckDB keeps so many partitions open. Beyond, unordered rows make several files of a day and may exhaust memory:
-# 3,050 days of 200 rows did not fit into 1 GB. Ordering five million rows costs 1.4 CPU seconds, so not for a few.
+# DuckDB keeps this many partitions open. With more, unordered rows make several files per day and may exhaust memory:
+# 3,050 days of 200 rows did not fit into 1 GB. Ordering five million rows costs 1.4 CPU seconds, so a few partitions
+# are not ordered.
 _PARTITIONS_AT_ONCE = 100
 
 
@@ -27,7 +30,8 @@ class Pin:
 
     Attributes:
         table: The table.
-        opened: Its log at that version, which is read once: a log of years takes longer to open than a model to build.
+        opened: Its log at that version. It is read once, because opening a log of years takes longer than building a
+            model.
         position: The name under which readers record the version.
     """
 
@@ -41,7 +45,10 @@ class Pin:
         return self.opened.version()
 
     def changes_since(self, version: int | None) -> Changes:
-        """Gives what happened to the table since a version; asks its log only if that is another than this one."""
+        """Return what happened to the table since a version.
+
+        The log is read only if that is another version than this.
+        """
         if version == self.version:
             return Changes(version, frozenset(), frozenset())
         return changes_since(self.table, version)
@@ -52,14 +59,15 @@ class Plan:
     """What one model of this run recomputes, and the positions that its commit moves.
 
     Attributes:
-        everything: All rows: no table yet, full refresh, or an upstream that cannot say what changed.
-        applied: Position name to the upstream version that the stored rows reflect; None for none.
+        everything: Recompute all rows: there is no table yet, it is a full refresh, or an upstream cannot tell what
+            changed.
+        applied: Position name to the upstream version that the stored rows reflect; None if they reflect no version.
         seen: Position name to the upstream version that this run reads.
         dates: Days to recompute.
-        by_keys: Whether the model is grained by key, not by day.
+        by_keys: Whether the model is recomputed by key, not by day.
         has_keys: Whether there are keys to recompute.
-        replaced: In-memory relations of keys whose stored rows go, beyond the keys that the model's rows have.
-        reads_changes: Whether the model is made of a change table: its columns may grow, and rows may go by `_gone`.
+        replaced: In-memory relations of keys whose stored rows are removed, beyond the keys of the model's new rows.
+        reads_changes: Whether the model is made of a change table: its columns may grow, and `_gone` may remove rows.
         narrowed: Whether SQL was already narrowed; from then on days must not grow.
     """
 
@@ -74,7 +82,7 @@ class Plan:
     narrowed: bool = False
 
     def widen(self, dates: frozenset[date] | None) -> None:
-        """Adds days; None is everything."""
+        """Add days; None means everything."""
         if self.narrowed and not self.everything and (dates is None or not dates <= self.dates):
             raise LakeError(
                 "what is to be recomputed grew after a part of the model was narrowed to it: call follow() with all "
@@ -97,8 +105,8 @@ class Run:
         readers: Table name to the tables that read it.
         pins: Table name to the version that this run reads.
         plans: Table name to what it recomputes.
-        owed: Table name to the days that tables downstream have yet to apply; None is all.
-        written: Table name to the days that this run's commit added rows to; None is all.
+        owed: Table name to the days that tables downstream have yet to apply; None means all.
+        written: Table name to the days that this run's commit added rows to; None means all.
     """
 
     lake: Lake
@@ -112,9 +120,12 @@ class Run:
 
 
 def asked_days() -> frozenset[date]:
-    """The days that the caller asks for beyond what changed: PIPELINE_MIN_DATE to PIPELINE_MAX_DATE, both included.
+    """Return the days that the caller asks for beyond the changed ones.
 
-    From the environment when a model runs, never by --vars: other vars make dbt parse the whole project again.
+    They go from PIPELINE_MIN_DATE to PIPELINE_MAX_DATE, both included.
+
+    They come from the environment when a model runs, never from --vars: other vars make dbt parse the whole project
+    again.
     """
     texts = [os.environ.get(f"PIPELINE_{end}_DATE", "") for end in ("MIN", "MAX")]
     if not any(texts):
@@ -123,24 +134,24 @@ def asked_days() -> frozenset[date]:
         first, last = map(date.fromisoformat, texts)
     except ValueError as error:
         raise LakeError(
-            f"PIPELINE_MIN_DATE={texts[0]!r}, PIPELINE_MAX_DATE={texts[1]!r}: set both to dates (2011-12-09), or none"
+            f"PIPELINE_MIN_DATE={texts[0]!r}, PIPELINE_MAX_DATE={texts[1]!r}: give both dates (2011-12-09) or neither"
         ) from error
     return frozenset(first + timedelta(days=day) for day in range((last - first).days + 1))
 
 
 def is_table(node: Mapping[str, Any]) -> bool:
-    """Whether a node of dbt's graph is a table of the lake: a source, or a model that is materialized as `delta`."""
+    """Tell whether a node of dbt's graph is a table of the lake: a source, or a model materialized as `delta`."""
     kind = node["resource_type"]
     return bool(kind == "source" or (kind == "model" and node["config"]["materialized"] == "delta"))
 
 
 def table_name(node: Mapping[str, Any]) -> str:
-    """Gives the lake's name of a node: its schema is the layer."""
+    """Return the lake's name of a node; its schema is the layer."""
     return f"{node['schema']}.{node.get('alias') or node['identifier']}"
 
 
 def upstreams(node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Names the tables that a node reads, looking through ephemeral models."""
+    """Yield the names of the tables that a node reads, looking through ephemeral models."""
     for key in node.get("depends_on", {}).get("nodes", []):
         if key in nodes and is_table(nodes[key]):
             yield table_name(nodes[key])
@@ -149,35 +160,35 @@ def upstreams(node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -
 
 
 def is_optional(node: Mapping[str, Any]) -> bool:
-    """Whether a table that was never built counts as an empty one: of a source that this lake may not have."""
+    """Tell whether a table counts as empty until it is built: that of a source that this lake may lack."""
     return bool(model_options(node).get("optional"))
 
 
 def model_options(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A model's options: what it sets under `meta` in its config, and dbt's own."""
+    """Return a model's options: the `meta` of its config, and dbt's own."""
     config = node.get("config", {})
     return {**config, **config.get("meta", {})}
 
 
 def as_list(value: str | Sequence[str] | None) -> list[str]:
-    """Reads an option that may be one name or several."""
+    """Read an option that may be one name or several."""
     return [value] if isinstance(value, str) else list(value or [])
 
 
 def batch_id(plan: Plan, options: Mapping[str, Any]) -> str:
-    """Names an appended batch: as the model says, else by the upstream versions it reads, else by the invocation."""
+    """Name an appended batch: as the model says, else by the upstream versions it reads, else by the invocation."""
     versions = ",".join(f"{name}={version}" for name, version in sorted(plan.seen.items()))
     return f"batch:{options.get('batch_id') or versions or get_invocation_id()}"
 
 
 def by_partition(sql: str, plan: Plan, pins: Mapping[str, Pin], options: Mapping[str, Any]) -> str:
-    """Orders the rows of a partitioned model by partition if a run writes many of them, as a rebuild of years does."""
+    """Order the rows of a partitioned model by partition if a run writes many partitions, as a rebuild may."""
     columns = as_list(options.get("partition_by"))
     if not columns:
         return sql
     found = len(plan.dates)
     if plan.everything and plan.reads_changes:
-        found = _PARTITIONS_AT_ONCE + 1  # the days of changes say nothing of the partitions of rows
+        found = _PARTITIONS_AT_ONCE + 1  # the days of changes tell nothing about the partitions of rows
     elif plan.everything:
         upstream = [pin.opened for pin in pins.values() if pin.position in plan.seen]
         # An upstream without partitions may hold any number of days.
@@ -188,7 +199,7 @@ def by_partition(sql: str, plan: Plan, pins: Mapping[str, Pin], options: Mapping
 
 
 def check_options(name: str, options: Mapping[str, Any], plan: Plan) -> None:
-    """Refuses a model whose options do not say how to write it."""
+    """Refuse a model whose options do not say how to write it."""
     strategy = options.get("strategy")
     problem = None
     if strategy not in ("overwrite", "append", "replace", "merge"):
@@ -206,7 +217,7 @@ def check_options(name: str, options: Mapping[str, Any], plan: Plan) -> None:
 
 
 def check_partitioning(table: Table, opened: DeltaTable, options: Mapping[str, Any]) -> None:
-    """Refuses a model that says another partitioning than its table has."""
+    """Refuse a model whose partitioning differs from that of its table."""
     found, wanted = opened.metadata().partition_columns, as_list(options.get("partition_by"))
     if found != wanted:
         raise LakeError(

@@ -1,6 +1,6 @@
-"""How a model of state reads a table of full snapshots: the newest published one, and the state that is stored.
+"""How a model of state reads a table of full snapshots: the newest published snapshot, and the stored state.
 
-The macro dbt_project/macros/snapshot_state.sql compares the two; it gets from here the relations and the columns.
+The macro dbt_project/macros/snapshot_state.sql compares the two; this module gives it the relations and the columns.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class SnapshotReader:
         self._views, self._following = views, following
 
     def read_snapshot(self, model: str, upstream: str, contract_name: str, keys: Sequence[str]) -> dict[str, Any]:
-        """Gives a macro the relations to compare.
+        """Return the relations that a macro compares.
 
         Args:
             model: Table that is being built.
@@ -35,8 +35,8 @@ class SnapshotReader:
             keys: Columns that name a row.
 
         Returns:
-            As `unread_snapshot`. `stored` is the model's rows as they are, and `rows` those of the newest published
-            snapshot and of others that came; unless the model is made anew, of all snapshots.
+            The dict of `unread_snapshot`. `stored` holds the model's rows as they are; `rows` holds the rows of the
+            newest published snapshot and of other days that came. If the model is rebuilt, `rows` holds all snapshots.
         """
         columns = _columns(contract_name, keys)
         plan, pin = self._following.upstream(model, upstream)
@@ -54,17 +54,17 @@ class SnapshotReader:
         rows, newest = work(f"{model} <- {upstream}"), newest_day(opened, without=held_in(opened))
         days = frozenset() if newest is None else frozenset({newest})
         if date_column(opened) == PARTITION:
-            days |= plan.dates  # of a late day, keys that no other has: they are gone
+            days |= plan.dates  # a late day may hold keys that no other day has: they become tombstones
         select = select_days(pin.table, pin.version, PARTITION, days)
         self._views.cursor().execute(f"CREATE OR REPLACE VIEW {rows} AS {select}")
         return _answer(columns, keys, rows, self._stored(model, upstream, columns))
 
     def _stored(self, model: str, upstream: str, columns: Sequence[str]) -> str:
-        """Relation of the model's rows, with columns that the source has added since."""
+        """Return a relation of the model's rows, with columns that the source has added since."""
         pin, view = self._views.pin(model, reader=model), work(f"{model} <- {model}")
         known = {field.name for field in pin.opened.schema().fields}
         added = [name for name in columns if name not in known]
-        # Of the source's type, from its view: a null by itself has none that a comparison could go by.
+        # The null gets the source's type from its view, because an untyped null cannot be compared.
         none = f"FROM {relation(upstream)} WHERE false"
         nulls = "".join(f", (SELECT any_value({name}) {none}) AS {name}" for name in map(quote_name, added))
         self._views.cursor().execute(f"CREATE OR REPLACE VIEW {view} AS SELECT *{nulls} FROM {relation(model)}")
@@ -72,10 +72,10 @@ class SnapshotReader:
 
 
 def unread_snapshot(contract_name: str, keys: Sequence[str], upstream: str) -> dict[str, Any]:
-    """Gives what `read_snapshot` does where there is no lake to ask, as in unit tests.
+    """Return what `read_snapshot` returns where there is no lake, as in unit tests.
 
     Returns:
-        `rows`, `stored` (None: the model is made anew), and `keys` and `columns` (all but the keys), quoted.
+        `rows`, `stored` (None: the model is rebuilt), and `keys` and `columns` (all but the keys), quoted.
     """
     return _answer(_columns(contract_name, keys), keys, upstream, None)
 
@@ -90,5 +90,7 @@ def _columns(contract_name: str, keys: Sequence[str]) -> list[str]:
     if missing := [key for key in keys if key not in names]:
         raise LakeError(f"keys {', '.join(missing)} are not columns of {contract_name}")
     if taken := sorted({*names} & {*OWN_COLUMNS}):
-        raise LakeError(f"{contract_name} has columns that the state has itself: {', '.join(taken)}")
+        raise LakeError(
+            f"{contract_name} has columns whose names the state uses itself: {', '.join(taken)}. Give them other names"
+        )
     return names

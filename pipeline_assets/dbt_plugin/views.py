@@ -1,4 +1,4 @@
-"""What one dbt run sees of the lake: each table at one version, as a view in dbt's DuckDB."""
+"""The tables of the lake as one dbt run sees them: each at one version, as a view in dbt's DuckDB."""
 
 from collections.abc import Collection
 from threading import RLock
@@ -15,7 +15,7 @@ WORK = "work"
 
 
 class Views:
-    """The tables of a run.
+    """The tables of a run, as views.
 
     Attributes:
         run: State of the invocation.
@@ -25,11 +25,14 @@ class Views:
         self._con, self._lock, self.run = con, RLock(), run
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A cursor of dbt's connection."""
+        """Return a cursor of dbt's connection."""
         return self._con.cursor()
 
     def open(self, names: Collection[str], may_be_empty: Collection[str]) -> None:
-        """Pins and registers tables; of those that were never built, some count as empty."""
+        """Pin and register tables.
+
+        A table that was never built is registered as empty if its name is in `may_be_empty`.
+        """
         self._forget()
         for name in sorted(names):
             try:
@@ -39,7 +42,7 @@ class Views:
                     self._register_empty(name)
 
     def pin(self, name: str, reader: str) -> Pin:
-        """Gives the version of a table that this run reads, registering its view the first time.
+        """Return the version of a table that this run reads; register its view the first time.
 
         Raises:
             LakeError: The table was never built.
@@ -53,7 +56,7 @@ class Views:
             ) from error
 
     def find(self, name: str, reader: str) -> Pin | None:
-        """Gives the version as `pin` does; None for an optional table that was never built, whose view is empty."""
+        """Return the version as `pin` does; None for an optional table that was never built, whose view is empty."""
         if not is_optional(self.run.nodes.get(name, {})):
             return self.pin(name, reader)
         pin = self.built(name)
@@ -62,14 +65,14 @@ class Views:
         return pin
 
     def built(self, name: str) -> Pin | None:
-        """Gives the version of a table that this run reads, as `pin` does; None if it was never built."""
+        """Return the version of a table that this run reads, as `pin` does; None if it was never built."""
         try:
             return self._pin(name)
         except TableNotFoundError:
             return None
 
     def set_pin(self, table: Table, opened: DeltaTable) -> Pin:
-        """Makes the version that is opened the one that this run reads from now on."""
+        """Make the opened version the one that this run reads from now on."""
         pin = self.run.pins[table.name] = Pin(table, opened, position_name(table, opened))
         self._remember_owed(pin)
         self._register(table.name, f"SELECT * FROM {table.scan(pin.version)} WHERE {published(opened)}")
@@ -80,7 +83,7 @@ class Views:
             if name not in self.run.pins:
                 table = Table(self.run.lake, name)
                 opened = table.open()
-                # Rows of bronze that no check has audited yet are not there for silver.
+                # Silver does not see rows of bronze that were not audited yet.
                 audited = audited_in(opened)
                 self.set_pin(table, opened if audited in (None, opened.version()) else table.open(audited))
             return self.run.pins[name]
@@ -91,7 +94,7 @@ class Views:
         cursor.execute(f"CREATE OR REPLACE VIEW {relation(name)} AS {select}")
 
     def _register_empty(self, name: str) -> None:
-        """A view without rows by the declared columns: unit tests take their fixtures' types from it."""
+        """Register a view without rows, with the declared columns: unit tests take their fixtures' types from it."""
         columns = self.run.nodes[name]["columns"].values() or [{"name": "_", "data_type": "int"}]
         typed = [
             f"CAST(NULL AS {column.get('data_type') or 'varchar'}) AS {quote_name(column['name'])}"
@@ -100,17 +103,17 @@ class Views:
         self._register(name, f"SELECT {', '.join(typed)} WHERE false")
 
     def _remember_owed(self, pin: Pin) -> None:
-        """Notes the days that downstream tables have yet to apply: their data tests look at them again."""
+        """Note the days that downstream tables have yet to apply: their data tests check them again."""
         name = pin.table.name
         readers = [Table(self.run.lake, reader) for reader in self.run.readers.get(name, [])]
         if not readers or not model_options(self.run.nodes[name]).get("date_column"):
             return
         applied = [version for reader in readers if (version := reader.position(pin.position)) is not None]
-        # None (nobody has applied anything) is everything; the oldest version covers the younger ones.
+        # None (no reader has applied anything) means everything; the oldest version covers the younger ones.
         self.run.owed[name] = pin.changes_since(min(applied, default=None)).added
 
     def _forget(self) -> None:
-        """Drops what the last invocation of this process left: dbt keeps its connection, and with it the views."""
+        """Drop the views of the last invocation in this process: dbt keeps its connection, and with it the views."""
         cursor = self.cursor()
         cursor.execute(f"DROP SCHEMA IF EXISTS {WORK} CASCADE")
         cursor.execute(f"CREATE SCHEMA {WORK}")
@@ -121,10 +124,10 @@ class Views:
 
 
 def relation(name: str) -> str:
-    """Quotes a table's name as SQL takes it."""
+    """Quote a table's name for SQL."""
     return ".".join(quote_name(part) for part in name.split("."))
 
 
 def work(name: str) -> str:
-    """Names a helper relation."""
+    """Return the name of a helper relation."""
     return f"{WORK}.{quote_name(name)}"

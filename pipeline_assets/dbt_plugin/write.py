@@ -1,4 +1,4 @@
-"""How a model's rows become one commit of its table, together with the upstream versions that they reflect."""
+"""Commits a model's rows to its table, together with the upstream versions that they reflect."""
 
 from collections.abc import Mapping
 from enum import Enum, auto
@@ -22,12 +22,12 @@ from pipeline_assets.lake import LakeError, SchemaMismatchError, Table, days_pre
 from pipeline_assets.sql import quote_name, quote_names, quote_text
 
 GONE = "_gone"
-"""Column of a model's query that marks keys whose stored rows go and are not replaced."""
+"""Column of a model's query that marks keys whose stored rows are removed and not replaced."""
 
 
 _OUTSIDE = (
     ", which is not among the days that are replaced: nothing was written. `date_column` must hold the days that "
-    "touched_rows() goes by"
+    "touched_rows() selects by"
 )
 
 
@@ -35,10 +35,10 @@ class Write(Enum):
     """What the write of a model does to its table."""
 
     OVERWRITE = auto()
-    """All rows are replaced, and the columns if they are others."""
+    """Replace all rows, and the columns if they differ."""
 
     POSITIONS = auto()
-    """Nothing is owed: only the positions move, and no row is read."""
+    """There is nothing to apply: only the positions move, and no row is read."""
 
     MERGE = auto()
     APPEND = auto()
@@ -47,16 +47,16 @@ class Write(Enum):
 
 
 def choose_write(plan: Plan, strategy: str, *, is_full_refresh: bool) -> Write:
-    """Decides what a model's write does.
+    """Decide what a model's write does.
 
     Args:
-        plan: What the model owes.
-        strategy: One of those that `check_options` lets pass.
-        is_full_refresh: Whether the table is made anew, columns included.
+        plan: What the model has to apply.
+        strategy: One of those that `check_options` accepts.
+        is_full_refresh: Whether the table is rebuilt, columns included.
     """
     if strategy == "overwrite" or is_full_refresh:
         return Write.OVERWRITE
-    # Of a change table also rows go that its events no longer have, whatever the strategy.
+    # A rebuild from a change table also removes rows that its events no longer hold, whatever the strategy.
     if plan.everything and (strategy == "replace" or plan.reads_changes):
         return Write.OVERWRITE
     if plan.by_keys and not (plan.everything or plan.has_keys):
@@ -75,7 +75,7 @@ class Writer:
         self._views, self._following, self._run = views, following, views.run
 
     def write(self, model: str, sql: str) -> dict[str, Any]:
-        """Commits a model's rows with the positions they reflect, and registers its view at the new version.
+        """Commit a model's rows with the positions they reflect, and register its view at the new version.
 
         Args:
             model: Table to write.
@@ -97,8 +97,9 @@ class Writer:
                 version = self._commit_widening(con, table, sql, write, options)
             except SchemaMismatchError as error:
                 raise LakeError(
-                    f"rows do not fit table {table.name}: {'; '.join(error.problems)}. If that is meant: rows that are "
-                    f"not touched would keep the old shape: dbt build --full-refresh --select {node['name']}+"
+                    f"rows do not fit table {table.name}: {'; '.join(error.problems)}. If you want this, rebuild "
+                    "the table, because untouched rows would keep the old shape: "
+                    f"dbt build --full-refresh --select {node['name']}+"
                 ) from error
         before = run.pins.get(model)
         pin = self._views.set_pin(table, table.open(version))
@@ -112,7 +113,7 @@ class Writer:
     def _prepare(
         self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, write: Write, options: Mapping[str, Any]
     ) -> None:
-        """Creates the table if need be; gives that of a change table the columns that the source has added.
+        """Create the table if necessary; add the columns that the source has added if it is made of a change table.
 
         Raises:
             SchemaMismatchError: The model has other columns, and no row is written that the table would refuse.
@@ -133,13 +134,15 @@ class Writer:
             self._refuse_other_columns(con, table, opened, sql) if schema is None else _widen(con, table, schema)
 
     def _refuse_other_columns(self, con: duckdb.DuckDBPyConnection, table: Table, opened: DeltaTable, sql: str) -> None:
-        """Refuses a model that has other columns than its table. Other types of those that it has show when rows come.
+        """Refuse a model that has other columns than its table.
+
+        Other types of known columns show when rows are written.
 
         Raises:
-            SchemaMismatchError: It has.
+            SchemaMismatchError: The columns differ.
         """
         stored, node = schemas.types(opened.schema()), self._run.nodes[table.name]
-        if node["config"]["contract"]["enforced"]:  # then dbt has held the query against them, which is not done twice
+        if node["config"]["contract"]["enforced"]:  # dbt has compared the query with them already
             given = {name: stored.get(name, str(column["data_type"])) for name, column in node["columns"].items()}
         else:
             given = schemas.types(_schema(con, sql))
@@ -149,7 +152,7 @@ class Writer:
     def _commit_widening(
         self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, write: Write, options: Mapping[str, Any]
     ) -> int:
-        """Commits the rows. Only if the table refuses them for their types it is widened, and they are sent again."""
+        """Commit the rows. Only if the table refuses them for their types, widen it and commit again."""
         try:
             return self._commit(con, table, sql, write, options)
         except SchemaMismatchError:
@@ -159,7 +162,7 @@ class Writer:
     def _commit(
         self, con: duckdb.DuckDBPyConnection, table: Table, sql: str, write: Write, options: Mapping[str, Any]
     ) -> int:
-        """Writes what `choose_write` decided; gives the version that holds the rows."""
+        """Write what `choose_write` decided; return the version that holds the rows."""
         plan, strategy, keys = self._following.plan(table.name), options["strategy"], as_list(options.get("unique_key"))
         sequence, is_full_refresh = as_list(options.get("sequence")), self._following.is_full_refresh(table.name)
         batch = {batch_id(plan, options): 1} if strategy == "append" else {}
@@ -171,7 +174,7 @@ class Writer:
             sql = f"SELECT * FROM ({sql}) QUALIFY {latest}"
         sql = by_partition(sql, plan, self._run.pins, options)
         if write is Write.OVERWRITE:
-            # What is made anew whatever the table holds does not care which positions it has.
+            # A rebuild whatever the table holds does not depend on its positions.
             expect = None if strategy == "overwrite" or is_full_refresh else plan.applied
             return table.overwrite(con, sql, expect=expect, positions={**plan.seen, **batch})
         if write is Write.MERGE:
@@ -189,7 +192,7 @@ class Writer:
 
 
 def _replace_days(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, column: str) -> int:
-    """Replaces the rows of the touched days.
+    """Replace the rows of the touched days.
 
     Raises:
         LakeError: The model gives a row of another day, which the run after the next would add once more.
@@ -197,7 +200,8 @@ def _replace_days(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: 
     where, day = days_predicate(column, plan.dates), quote_name(column)
     before, after = quote_text(f"{table.name}: the model gives a row of "), quote_text(_OUTSIDE)
     said = f"{before} || coalesce(CAST({day} AS DATE)::VARCHAR, 'no day') || {after}"
-    # Where rows are written, not where they are selected: a condition may be asked of rows that others leave out.
+    # Check where rows are written, not where they are selected: DuckDB may evaluate a condition on rows that other
+    # conditions leave out.
     rows = f"SELECT * REPLACE (CASE WHEN {where} THEN {day} ELSE error({said}) END AS {day}) FROM ({sql})"
     try:
         return table.replace(con, rows, where=where, expect=plan.applied, positions=plan.seen)
@@ -208,9 +212,9 @@ def _replace_days(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: 
 
 
 def _replace_keys(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: Plan, keys: list[str]) -> int:
-    """Replaces the rows of the touched keys.
+    """Replace the rows of the touched keys.
 
-    Rows of keys beyond these (derived values that moved with them) replace their old rows, too.
+    New rows of further keys (derived values that moved with the touched ones) replace their old rows, too.
     """
     rows = work(f"{table.name} rows")
     con.execute(f"CREATE OR REPLACE TABLE {rows} AS {sql}")
@@ -228,10 +232,10 @@ def _replace_keys(con: duckdb.DuckDBPyConnection, table: Table, sql: str, plan: 
 
 
 def _widen(con: duckdb.DuckDBPyConnection, table: Table, schema: Schema) -> None:
-    """Widens the table's columns to the types of a model.
+    """Widen the table's columns to the types of a model.
 
     Raises:
-        SchemaMismatchError: It has other columns, or types that could lose a value of the table's.
+        SchemaMismatchError: The model has other columns, or types that could lose a value of the table.
     """
     stored, given = schemas.types(table.open().schema()), schemas.types(schema)
     wider = {each.column: given[each.column] for each in schemas.widenings(stored, given)}
@@ -241,5 +245,5 @@ def _widen(con: duckdb.DuckDBPyConnection, table: Table, schema: Schema) -> None
 
 
 def _schema(con: duckdb.DuckDBPyConnection, sql: str) -> Schema:
-    """Gives the columns that a model's query writes."""
+    """Return the columns that a model's query writes."""
     return Schema([column for column in query_schema(con, sql).fields if column.name != GONE])
