@@ -17,6 +17,6 @@ def refusal(uri: str) -> str | None:
     if wrong is None:
         return None
     return (
-        f"a lake cannot lie at {uri!r}: some readers of Delta tables misread {wrong[0]!r} in its path. "
+        f"a lake cannot lie at {uri!r}: {wrong[0]!r} in its path is misread by some readers of Delta tables. "
         "Rename the folder, or choose another"
     )

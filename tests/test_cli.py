@@ -212,7 +212,7 @@ def test_a_table_that_can_keep_no_misfits_stays_as_it_is(lake: Lake) -> None:
     [
         (["gold.sales", "id"], "COLUMN=TYPE"),
         (["gold.sales", "nothing=BIGINT"], "has no column nothing; it has id, amount, day"),
-        (["gold.sales", "id=SOMETHING"], "'SOMETHING' is no type"),
+        (["gold.sales", "id=SOMETHING"], "'SOMETHING' is not a type"),
         (["gold.none", "id=BIGINT"], "gold.none"),
     ],
 )

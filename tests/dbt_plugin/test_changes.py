@@ -525,7 +525,7 @@ def test_a_source_that_was_never_loaded_is_an_empty_one_and_one_that_vanished_is
     things.run()
     assert state(things) == [(1, "a", 1, False)]
     Path(Table(things.lake, SOURCE).uri).rename(Path(things.lake.uri) / "away")
-    with pytest.raises(DbtRuntimeError, match=f"{STATE} holds rows, but {SOURCE}.* is not there any more: restore it"):
+    with pytest.raises(DbtRuntimeError, match=f"{STATE} holds rows made of {SOURCE}.* is missing: restore it"):
         things.run()
     assert state(things) == [(1, "a", 1, False)]
 

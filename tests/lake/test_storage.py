@@ -17,7 +17,7 @@ def test_a_table_name_is_a_place(lake: Lake) -> None:
     "name", ["invoice_lines", "bronze.", "bronze.../x", "copper.x", "bronze.X", "bronze.a.b", "bronze.a/b"]
 )
 def test_other_names_are_refused(lake: Lake, name: str) -> None:
-    with pytest.raises(LakeError, match="no table name"):
+    with pytest.raises(LakeError, match="is not a table name"):
         lake.table_uri(name)
 
 

@@ -34,7 +34,7 @@ def test_names_are_places(manager: DeltaLakeManager, make: Make, tmp_path: Path,
     assert manager.create_or_update_table(make({"id": [2]}), "silver.orders") == 1
     assert stored(tmp_path / "bronze" / "orders") == [{"id": 1}]
     assert stored(tmp_path / "silver" / "orders") == [{"id": 2}]
-    with pytest.raises(LakeError, match="no table name"):
+    with pytest.raises(LakeError, match="is not a table name"):
         manager.create_or_update_table(make({"id": [1]}), "copper.orders")
 
 
@@ -151,7 +151,7 @@ def test_partitions(manager: DeltaLakeManager, tmp_path: Path, stored: Any) -> N
         ({"a": [1], "A": [2]}, None, "differ only in case"),
         ({"a": pd.Series([1, "x"], dtype=object)}, None, "values of several types"),
         ({"a": [None]}, None, "neither a value nor a type"),
-        ({"Filename": [1]}, None, "Filename .* rename it"),
+        ({"Filename": [1]}, None, "Filename .* rename the column"),
         ({"a": pd.to_datetime(["2026-01-01 00:00:00.000000001"]).astype("datetime64[ns]")}, None, "microseconds"),
     ],
 )  # fmt: skip
@@ -197,7 +197,7 @@ def test_a_table_keeps_its_columns_types_and_partitions(
     manager: DeltaLakeManager, make: Make, tmp_path: Path, stored: Any
 ) -> None:
     manager.create_or_update_table(make({"id": [1], "part": ["a"]}), "t", ["part"])
-    with pytest.raises(NotebookError, match=r"column id has 'x', a VARCHAR, .* BIGINT .*\{'dtypes': \{'id': \.\.\."):
+    with pytest.raises(NotebookError, match=r"column id has 'x', a VARCHAR, .* BIGINT: .*\{'dtypes': \{'id': \.\.\."):
         manager.create_or_update_table(make({"id": ["x"], "part": ["a"]}), "t")
     for frame, message in (
         ({"id": [1], "part": ["a"], "new": [1]}, "column new is new"),
@@ -230,7 +230,7 @@ def test_values_that_fit_are_cast_to_the_types_of_the_table(
     ]  # fmt: skip
     with pytest.raises(NotebookError, match=r"column id has '2\.5', a DOUBLE, which does not fit the table's BIGINT"):
         manager.create_or_update_table(later.assign(id=2.5), "t")
-    with pytest.raises(NotebookError, match=r"column n has .*STRUCT.*no DECIMAL"):
+    with pytest.raises(NotebookError, match=r"column n has .*STRUCT.*the table's DECIMAL"):
         manager.create_or_update_table(later.assign(n=[{"a": 1}, None]), "t")
     manager.create_or_update_table(later.assign(id=2.5), "t", mode="overwrite")
     assert kinds(tmp_path / "bronze" / "t")["id"] == "double"
