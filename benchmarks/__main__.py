@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report
-
-NAMES = ("load", "writer", "sensor", "small_files", "day_to_gold", "year_ten", "merge", "cdc", "pull", "memory")
+from benchmarks.figures import NAMES
 
 
 def main(names: list[str]) -> int:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+NAMES = ("load", "writer", "sensor", "small_files", "day_to_gold", "year_ten", "merge", "cdc", "pull", "memory")
+"""The benchmarks, each a module of this package, in the order in which they run."""
+
 FIGURES = Path(__file__).parent / "figures.json"
 PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 
@@ -47,7 +50,9 @@ def page(figures: Mapping[str, Any]) -> str:
     Args:
         figures: The last result of each benchmark, by its name.
     """
-    return "\n".join([_INTRODUCTION, *(_section(found) for _, found in sorted(figures.items()))])
+    open_yet = [name for name in NAMES if name not in figures]
+    missing = [f"Not measured yet: {', '.join(f'`{name}`' for name in open_yet)}.\n"] if open_yet else []
+    return "\n".join([_INTRODUCTION, *missing, *(_section(found) for _, found in sorted(figures.items()))])
 
 
 def cell(value: str | float) -> str:

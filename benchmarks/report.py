@@ -84,7 +84,7 @@ def show(result: Result, console: Console) -> None:
     for target in result.targets:
         console.print(f"  {target}", style="green" if target.met else "red", highlight=False)
     for note in result.notes:
-        console.print(f"  {note}", style="dim", highlight=False)
+        console.print(f"  {note}", style="dim", markup=False, highlight=False)
     console.print()
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from documents import GUIDES, ROOT, prose
 
-from benchmarks import __main__ as benchmarks
 from benchmarks import figures, report
 
 # How measured things are told. Limits and defaults, which are declared, are told otherwise.
@@ -20,7 +19,7 @@ _MEASURED = re.compile(
 def test_the_page_of_figures_is_what_the_benchmarks_wrote() -> None:
     found = figures.load()
     assert found
-    assert found.keys() <= set(benchmarks.NAMES)
+    assert found.keys() <= set(figures.NAMES)
     assert figures.PAGE.read_text() == figures.page(found), "run: .venv/bin/python -m benchmarks.figures"
 
 
@@ -49,6 +48,7 @@ def test_a_benchmark_leaves_its_last_figures(tmp_path: Path, monkeypatch: pytest
     page = figures.PAGE.read_text()
     assert page == figures.page(figures.load())
     assert page.index("## load\n\nWhat load costs.") < page.index("## merge")
+    assert "Not measured yet: `writer`, `sensor`" in page
     assert "| ours | 1,234 |" in page
     assert "| ours | 1.00 |" not in page
     assert "- **missed**: CPU seconds: 2.50, at most 2" in page
