@@ -1,20 +1,20 @@
-"""Debezium's records as change events: envelopes and flattened ones, of its PostgreSQL, MySQL and MariaDB connectors.
+"""Debezium's records as change events: envelopes and flattened records of its PostgreSQL, MySQL and MariaDB connectors.
 
-A record is parsed wherever it comes from: a line of a file, a Kafka record, the embedded engine, a dead letter. What
-must be set in a connector, and why, is in `connectors/README.md`.
+A record is parsed wherever it comes from: a line of a file, a Kafka record, the embedded engine, a dead letter. The
+required settings of a connector, and the reasons, are in `ingest/cdc/connectors/README.md`.
 
 What orders the events of a source (`commit_lsn`, `tx_seq`), and why it does:
 
 PostgreSQL: `source.sequence` is [end of the last commit before this transaction's, LSN of the change]. Transactions
-come in the order of their commits, so all changes of one lie before the end of its commit, and that is at or before the
-first number of the next. Hence max(both) grows from transaction to transaction, and within one with the LSN; where it
-stands still, `transaction.total_order` decides, or the LSN. The first number alone is null in the first transaction
-after a snapshot, whose rows carry the snapshot's LSN. The LSN alone is not in the order of commits. Rows of an
-incremental snapshot have no LSN: their sequence holds that of the mark which closed their chunk, and rows that changed
-between its two marks are not among them.
+come in the order of their commits. So all changes of one lie before the end of its commit, and that is at or before the
+first number of the next. Hence max(both) grows from transaction to transaction, and within a transaction with the LSN;
+where it stays the same, `transaction.total_order` decides, or the LSN. The first number alone is null in the first
+transaction after a snapshot, whose rows carry the snapshot's LSN. The LSN alone is not in the order of commits. Rows of
+an incremental snapshot have no LSN: their sequence holds that of the mark which closed their chunk, and rows that
+changed between its two marks are not among them.
 
 MySQL: file and position of the row event, then the row's number in it. All events of a compressed transaction
-(binlog_transaction_compression) have one position: only `transaction.total_order` tells them apart.
+(binlog_transaction_compression) have one position: only `transaction.total_order` orders them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,12 +40,12 @@ from pipeline_assets.ingest.cdc.formats.documents import (
 )
 
 CONNECTORS = {"postgresql": "schema", "mysql": "db", "mariadb": "db"}
-"""Connectors whose records are read, and which field of `source` stands before the table's name."""
+"""Connectors whose records are read, with the field of `source` that precedes the table's name."""
 
 PLACEHOLDER = "__debezium_unavailable_value"
-_META = "__"  # the prefix that ExtractNewRecordState gives to what it adds
+_META = "__"  # prefix that ExtractNewRecordState gives to the fields that it adds
 
-# Of an array or a map, the placeholder is one of the column's type (UnchangedToastedPlaceholder.java).
+# For an array or a map, the placeholder has the column's type (UnchangedToastedPlaceholder.java).
 _PLACEHOLDER_TEXTS = (
     PLACEHOLDER,
     "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==",  # bytea: base64
@@ -62,17 +62,17 @@ _LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 class _Record(NamedTuple):
-    """A record of either shape, not yet looked into.
+    """A record of either shape, before it is interpreted.
 
     Attributes:
-        op: Of the envelope.
-        source: The envelope's `source`, or what a flattened record has of it.
+        op: Operation of the envelope.
+        source: The envelope's `source`, or the parts of it that a flattened record has.
         before: The row before.
         after: The row after.
         columns: Columns of the row to their Connect schema; empty without schemas.
         total_order: Place in the transaction, if transaction metadata is on.
-        stamped: Where the time stands if `source` has none.
-        unavailable: Columns that a dead letter of ours names as unavailable.
+        stamped: Holds the time if `source` has none.
+        unavailable: Columns that one of our dead letters names as unavailable.
         key: The record's key, its columns as text.
     """
 
@@ -90,19 +90,19 @@ class _Record(NamedTuple):
 def parse(
     value: Raw, key: Raw = None, *, origin: str, place: int, keys: Mapping[str, Sequence[str]]
 ) -> ChangeEvent | Reject | None:
-    """Gives the event that a record is.
+    """Parse a record into its event.
 
     Args:
-        value: An envelope or a flattened record, with or without `{"schema": .., "payload": ..}`; or a pair
-            `{"key": .., "value": ..}` of them.
-        key: The record's key, if it came apart.
+        value: An envelope or a flattened record, with or without `{"schema": .., "payload": ..}`; or a pair `{"key":
+            .., "value": ..}` of them.
+        key: The record's key, if it came separately.
         origin: Where the record was: file, topic-partition.
-        place: Where in there: line, offset.
+        place: Place in the origin: line, offset.
         keys: Source table to the columns that name a row.
 
     Returns:
-        The event; a reject; or None for a record that carries no data of a row: tombstones, heartbeats, transaction
-        boundaries, schema changes, logical decoding messages.
+        The event; a reject; or None for a record without data of a row: tombstones, heartbeats, transaction boundaries,
+        schema changes, logical decoding messages.
     """
     table = None
     try:
@@ -153,7 +153,7 @@ def _event(record: _Record, table: str, origin: str, place: int, keys: Mapping[s
 
 
 def _record(value: Raw, key: Raw) -> _Record | None:
-    """Takes a record out of its wrappings and tells its shape; None for one that carries no data."""
+    """Unwrap a record and find its shape; None for a record without data."""
     found = document(value)
     if isinstance(found, dict) and "key" in found and "value" in found and not found.keys() & {"op", "__op"}:
         key, found = found["key"], document(found["value"])
@@ -161,8 +161,8 @@ def _record(value: Raw, key: Raw) -> _Record | None:
     if payload is None:
         return None
     if not isinstance(payload, dict):
-        raise RefusedError(f"json: the record is no object but {shown(payload)}")
-    if _META + "op" in payload:  # first: the row may have columns called op and source
+        raise RefusedError(f"json: the record is not an object but {shown(payload)}")
+    if _META + "op" in payload:  # first, because the row may have columns called op and source
         return _flattened(payload, schema, key)
     if "op" in payload and "source" in payload:
         return _envelope(payload, schema, key)
@@ -174,7 +174,7 @@ def _record(value: Raw, key: Raw) -> _Record | None:
 def _envelope(payload: Document, schema: object, key: Raw) -> _Record:
     for name in ("source", "before", "after", "transaction"):
         if not isinstance(payload.get(name), dict | None):
-            raise RefusedError(f"envelope: {name} is no object but {shown(payload[name])}")
+            raise RefusedError(f"envelope: {name} is not an object but {shown(payload[name])}")
     columns = {**_columns(schema, "before"), **_columns(schema, "after")}
     unavailable = payload.get("unavailable") or []
     return _Record(
@@ -191,7 +191,7 @@ def _envelope(payload: Document, schema: object, key: Raw) -> _Record:
 
 
 def _flattened(payload: Document, schema: object, key: Raw) -> _Record:
-    """A record of the transform ExtractNewRecordState, whose added fields say what the envelope said."""
+    """Take a record of the transform ExtractNewRecordState, whose added fields hold what the envelope held."""
     added = {name.removeprefix(_META): value for name, value in payload.items() if name.startswith(_META)}
     row = {name: value for name, value in payload.items() if not name.startswith(_META)}
     source = {name: value for name, value in added.items() if not name.startswith("source_")}
@@ -214,14 +214,14 @@ def _flattened(payload: Document, schema: object, key: Raw) -> _Record:
 
 
 def _unwrapped(found: Any) -> tuple[Any, object]:  # noqa: ANN401 - any JSON value
-    """Takes a document out of `{"schema": .., "payload": ..}`, if it is in one."""
+    """Unwrap a document from `{"schema": .., "payload": ..}`, if it is wrapped."""
     if isinstance(found, dict) and "payload" in found and found.keys() <= {"schema", "payload"}:
         return found["payload"], found.get("schema")
     return found, None
 
 
 def _key(key: Raw, columns: Mapping[str, Mapping[str, Any]]) -> Document | None:
-    """Gives the record's key with readable columns; None for one that is no object of columns."""
+    """Return the record's key with readable columns; None if it is not an object of columns."""
     try:
         payload, schema = _unwrapped(document(key))
     except RefusedError:  # Struct{id=1} of a StringConverter: the row has the columns too
@@ -230,7 +230,7 @@ def _key(key: Raw, columns: Mapping[str, Mapping[str, Any]]) -> Document | None:
 
 
 def _carries_no_data(payload: Document) -> bool:
-    """Whether a record is a heartbeat, the begin or end of a transaction, or a schema change."""
+    """Tell whether a record is a heartbeat, the begin or end of a transaction, or a schema change."""
     is_heartbeat = bool(payload) and payload.keys() <= {"ts_ms", "ts_us", "ts_ns"}
     is_boundary = payload.get("status") in ("BEGIN", "END") and "id" in payload
     is_schema_change = "ddl" in payload and bool(payload.keys() & {"databaseName", "tableChanges"})
@@ -251,17 +251,17 @@ def _unknown_shape(payload: Document) -> str:
 
 
 def _columns(schema: object, field: str | None) -> dict[str, Mapping[str, Any]]:
-    """Column to its Connect schema: of a field of an envelope's schema, or of the record's schema itself."""
+    """Return each column's Connect schema, from a field of an envelope's schema or from the record's schema itself."""
     try:
         if isinstance(schema, dict) and field is not None:
             schema = next((found for found in schema["fields"] if found["field"] == field), None)
         return {found["field"]: found for found in schema["fields"]} if isinstance(schema, dict) else {}
     except (KeyError, TypeError):
-        raise RefusedError("schema: it is no Connect schema of a record with fields") from None
+        raise RefusedError("schema: it is not a Connect schema of a record with fields") from None
 
 
 def _row(row: Document | None, columns: Mapping[str, Mapping[str, Any]]) -> Document | None:
-    """Gives a row without unknown values, its logical types as text."""
+    """Return a row without placeholders, its logical types as text."""
     if row is None:
         return None
     known = {name: value for name, value in row.items() if not _is_unknown(value)}
@@ -277,7 +277,7 @@ def _row(row: Document | None, columns: Mapping[str, Mapping[str, Any]]) -> Docu
 
 
 def _is_unknown(value: object) -> bool:
-    """Whether a value is the placeholder for one that the change left as it was."""
+    """Tell whether a value is the placeholder for one that the change did not touch."""
     if isinstance(value, str):
         return value in _PLACEHOLDER_TEXTS
     if isinstance(value, list):
@@ -302,9 +302,9 @@ def _table(source: Mapping[str, Any], keys: Mapping[str, Sequence[str]]) -> str:
 
 
 def _position(op: str, record: _Record) -> tuple[int, int, int]:
-    """Gives commit_lsn, tx_seq and lsn; see the head of this module.
+    """Return commit_lsn, tx_seq and lsn; see the head of this module.
 
-    A change of a key is a delete and an insert at one place. Were they of one declared key, the insert must win.
+    A change of a key is a delete and an insert at one place. If both had the same declared key, the insert must win.
     """
     source, insert = record.source, int(op == "c")
     if source["connector"] == "postgresql":
@@ -329,7 +329,7 @@ def _position(op: str, record: _Record) -> tuple[int, int, int]:
 
 
 def _sequence(sequence: object) -> tuple[int, int | None]:
-    """The end of the last commit before the record's transaction, 0 before the first; and the LSN beside it."""
+    """Return the end of the last commit before the record's transaction (0 before the first), and the LSN beside it."""
     if sequence is None:
         return 0, None
     try:
@@ -344,7 +344,10 @@ def _sequence(sequence: object) -> tuple[int, int | None]:
 
 
 def _committed_at(record: _Record) -> int:
-    """Microseconds since 1970; a snapshot of an old MySQL connector has 0 in `source`, and the time in the envelope."""
+    """Return the commit time in microseconds since 1970.
+
+    A snapshot of an old MySQL connector has 0 in `source`, and the time in the envelope.
+    """
     for stamped in (record.source, record.stamped):
         for name, per_us, us_per in (("ts_us", 1, 1), ("ts_ns", 1_000, 1), ("ts_ms", 1, 1_000)):
             found = integer(stamped.get(name))

@@ -1,7 +1,7 @@
-"""JSON documents in and out without changing a value: what cannot be taken exactly is refused, with a reason.
+"""JSON documents in and out without changing a value: what cannot be kept exactly is refused, with a reason.
 
-Holds reading and writing of JSON, and the small questions that every parser of records asks. What a record means is in
-`debezium` and `maxwell`.
+Holds reading and writing of JSON, and small helpers that every parser of records needs. `debezium` and `maxwell` know
+what a record means.
 """
 
 import json
@@ -14,7 +14,7 @@ from pipeline_assets.ingest.conform import names
 
 Document: TypeAlias = dict[str, Any]
 Raw: TypeAlias = bytes | str | Document | None
-"""A record or its key as it comes: text, or parsed already; None is a null, or no key."""
+"""A record or its key as it arrives: text, or parsed already; None is a null, or a missing key."""
 
 UNDECLARED = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
 
@@ -24,7 +24,7 @@ _BEYOND_DOUBLES = "infinity when parsed as double"
 
 
 class RefusedError(Exception):
-    """A record is no event. The message is the reason of its dead letter.
+    """A record is not an event. The message is the reason of its dead letter.
 
     Attributes:
         table: The source table, as far as it is known.
@@ -37,14 +37,14 @@ class RefusedError(Exception):
 
 
 def decode(text: bytes | str) -> Any:  # noqa: ANN401 - any JSON value
-    """Reads a JSON text; numbers that Python would change (1.50, 30 digits) are kept as the text that they are.
+    """Read a JSON text; numbers that Python would change (1.50, 30 digits) are kept as their text.
 
-    orjson is fast, but keeps the last of two equal fields and the nearest double of a number. What it read is written
-    again: equal bytes prove that nothing was lost. Any other text is read by the standard library, which asks about
+    orjson is fast, but keeps the last of two equal fields and the nearest double of a number. So its result is written
+    again: equal bytes prove that nothing was lost. Any other text is read by the standard library, which calls back for
     each number and each object.
 
     Raises:
-        RefusedError: It is no JSON, not UTF-8, nested too deep, or has a field twice.
+        RefusedError: The text is not JSON, not UTF-8, nested too deep, or has a field twice.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
@@ -52,7 +52,7 @@ def decode(text: bytes | str) -> Any:  # noqa: ANN401 - any JSON value
         if orjson.dumps(found) == data:
             return found
     except orjson.JSONDecodeError as error:
-        if _BEYOND_DOUBLES not in str(error):  # 1e400 is JSON all the same
+        if _BEYOND_DOUBLES not in str(error):  # 1e400 is valid JSON all the same
             raise RefusedError(_what_is_wrong(data, error)) from None
     except orjson.JSONEncodeError:
         raise RefusedError("json: nested too deep, 250 levels are read") from None
@@ -67,10 +67,10 @@ def decode(text: bytes | str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def encode(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Writes a JSON text, without spaces.
+    """Write a JSON text, without spaces.
 
     Raises:
-        RefusedError: It is nested too deep.
+        RefusedError: The value is nested too deep.
     """
     try:
         return orjson.dumps(value).decode()
@@ -79,24 +79,27 @@ def encode(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def document(raw: Raw) -> Any:  # noqa: ANN401 - any JSON value
-    """Gives a record parsed, whether it came as text or not."""
+    """Return a record parsed, whether it came as text or not."""
     return decode(raw) if isinstance(raw, bytes | str) else raw
 
 
 def raw_text(value: Raw, key: Raw = None) -> str:
-    """Gives a record as the text of a dead letter; with its key, if that came apart from it, in one JSON object."""
+    """Return a record as the text of a dead letter.
+
+    Together with its key, if that came separately, as one JSON object.
+    """
     if key is None:
         return _text(value)
     shown = _text(key)
     try:
         decode(shown)
     except RefusedError:
-        shown = encode(shown)  # a key that is no JSON
+        shown = encode(shown)  # a key that is not JSON
     return f'{{"key": {shown}, "value": {_text(value)}}}'
 
 
 def integer(value: object) -> int | None:
-    """Gives a position or a count, a number or its digits; None if it is no integer from 0 to 2^63 - 1."""
+    """Return a position or a count from a number or its digits; None if it is not an integer from 0 to 2^63 - 1."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _INT64_DIGITS:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_INT64:
@@ -105,10 +108,10 @@ def integer(value: object) -> int | None:
 
 
 def key_of(columns: Sequence[str], *documents: Mapping[str, Any] | None) -> Document:
-    """Gives the declared keys in their order, each from the first of some documents that has it.
+    """Return the declared keys in their order, each from the first of some documents that has it.
 
     Raises:
-        RefusedError: One is missing or null everywhere.
+        RefusedError: A key is missing or null in all of them.
     """
     found = {}
     for name in columns:
@@ -119,13 +122,13 @@ def key_of(columns: Sequence[str], *documents: Mapping[str, Any] | None) -> Docu
 
 
 def named(keys: Sequence[str], *rows: Mapping[str, Any] | None) -> Mapping[str, str]:
-    """Gives the contract's names for the columns of a record's documents, as `names.renamed` tells them of all of them.
+    """Return the contract's names for the columns of a record's documents, as `names.renamed` gives them.
 
     Returns:
-        Name at the source to name of the contract, where they differ.
+        Name at the source to name in the contract, where they differ.
 
     Raises:
-        RefusedError: Two columns are one of the contract's.
+        RefusedError: Two columns match the same column of the contract.
     """
     columns = keys.columns if isinstance(keys, names.Keys) else None
     if columns is None or all(columns.names.issuperset(row or ()) for row in rows):
@@ -137,14 +140,14 @@ def named(keys: Sequence[str], *rows: Mapping[str, Any] | None) -> Mapping[str, 
 
 
 def with_names(row: Document | None, naming: Mapping[str, str]) -> Document | None:
-    """Gives a row with other names for some columns."""
+    """Return a row with other names for some columns."""
     return {naming.get(name, name): value for name, value in row.items()} if row and naming else row
 
 
 def shown(value: object) -> str:
-    """Gives a value as a reason quotes it: short, whatever it is, and the same each time."""
+    """Return a value as a reason quotes it: short, and the same each time."""
     text = repr(value)
-    if "orjson.Fragment" in text:  # a number that is kept as its text; Python would show where it lies in memory
+    if "orjson.Fragment" in text:  # a number that is kept as its text; repr() would show its address in memory
         text = encode(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -153,7 +156,7 @@ def _text(raw: Raw) -> str:
     if isinstance(raw, bytes):
         return raw.decode("utf-8", "backslashreplace")
     if isinstance(raw, str):
-        return raw.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text for any table
+        return raw.encode("utf-8", "backslashreplace").decode()  # a lone surrogate is not valid text for any table
     return encode(raw)
 
 
@@ -174,7 +177,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Document:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _integer(digits: str) -> Any:  # noqa: ANN401 - an int, or the digits

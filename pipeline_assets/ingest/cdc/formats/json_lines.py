@@ -1,6 +1,6 @@
-"""The lines of a landed file of records, one at a time: numbers, bytes, and the ones too long to be read.
+"""Yields the lines of a landed file of records one at a time, with their numbers; lines that are too long are cut.
 
-What a line means is `formats`'; which files are read is `files`'.
+The parsers in `ingest.cdc.formats` interpret a line; `ingest.cdc.files` chooses the files.
 """
 
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from pathlib import Path
 from pipeline_assets.ingest.files.content import EXCERPT_BYTES, Content, read_chunks
 
 LONGEST_LINE_BYTES = 64 * 1024 * 1024
-"""Kafka's brokers take a megabyte by default. A file without line ends must not fill the memory."""
+"""Kafka's brokers accept a megabyte by default. A file without line ends must not fill the memory."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def lines(path: Path, content: Content) -> Iterator[tuple[int, bytes, bool]]:
-    """Yields the lines of a file that are not blank.
+    """Yield the lines of a file that are not blank.
 
     Args:
         path: The file.
         content: What the pass over its bytes found.
 
     Yields:
-        Number of the line, from 1; its bytes without white space around them; and whether they are only the start of a
+        Number of the line, from 1; its bytes without surrounding white space; and whether they are only the start of a
         line that is longer than `LONGEST_LINE_BYTES`.
     """
     number, rest, is_cut = 0, b"", False

@@ -1,8 +1,8 @@
-"""Kafka Connect's logical types as text: what a connector encodes as numbers or bytes by default, made readable again.
+"""Kafka Connect's logical types as text: makes readable what a connector encodes as numbers or bytes by default.
 
 Holds one function, for values that come with their Connect schema. Without a schema milliseconds and microseconds look
-alike; such values stay as they are, and are refused when they are cast. A connector that is configured as
-`connectors/README.md` says sends text, and has no use for this.
+alike; such values stay as they are, and are refused when they are cast. A connector that is configured as in
+`ingest/cdc/connectors/README.md` sends text and does not need this.
 """
 
 import base64
@@ -13,12 +13,12 @@ from typing import Any
 from pipeline_assets.ingest.cdc.formats.documents import encode, shown
 
 _DAY_SECONDS = 86_400
-# PostgreSQL's numeric has 131,072 digits before the point and 16,383 after it, at most. More is an attack on memory.
+# PostgreSQL's numeric has at most 131,072 digits before the point and 16,383 after it. More is an attack on memory.
 _LARGEST_SCALE = 20_000
 _MOST_DIGITS = 150_000
 _MOST_BYTES = 65_536
 
-# What Debezium 3.6 makes of PostgreSQL's infinity and -infinity, by unit.
+# Debezium 3.6 writes PostgreSQL's infinity and -infinity as these numbers, by unit.
 _INFINITE = {
     1_000: {9223372036825200: "infinity", -9223372036832400: "-infinity"},
     1_000_000: {9223372036825200000: "infinity", -9223372036832400000: "-infinity"},
@@ -27,14 +27,14 @@ _INFINITE = {
 
 
 def plain(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
-    """Gives a value as text that the caster reads, if its schema names a logical type; others stay as they are.
+    """Return a value as text that the caster reads, if its schema names a logical type; others stay as they are.
 
     Args:
-        value: As in the record's payload.
+        value: Value in the record's payload.
         schema: Its field of the record's schema.
 
     Raises:
-        ValueError: It is no value of that type.
+        ValueError: The value does not belong to that type.
     """
     if value is None:
         return None
@@ -44,7 +44,7 @@ def plain(value: Any, schema: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any J
         if schema.get("type") == "array":
             return [plain(item, schema["items"]) for item in value]
     except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{shown(value)} is no {schema.get('name') or schema.get('type')}") from error
+        raise ValueError(f"{shown(value)} is not a valid {schema.get('name') or schema.get('type')}") from error
     return value
 
 
@@ -80,7 +80,7 @@ def _duration(unit: int) -> Callable[[Any, object], str]:
 
 
 def _decimal(value: Any, schema: Mapping[str, Any]) -> str:  # noqa: ANN401 - any JSON value
-    """Base64 of a two's complement number, or the number itself: what `decimal.format` of the converter says."""
+    """Decode base64 of a two's complement number, or a plain number: the converter's `decimal.format` decides."""
     if isinstance(value, str):
         return _scaled(value, int(schema["parameters"]["scale"]))
     if isinstance(value, bool | dict | list):
@@ -96,7 +96,7 @@ def _variable_decimal(value: Mapping[str, Any], _: object) -> str:
 
 
 def _scaled(unscaled: str, scale: int) -> str:
-    """A two's complement number, big end first, times 10 to the minus scale."""
+    """Return a two's complement number (big-endian) times 10 to the minus scale."""
     data = base64.b64decode(unscaled, validate=True)
     if abs(scale) > _LARGEST_SCALE or not 0 < len(data) <= _MOST_BYTES:
         raise ValueError(scale)
@@ -109,7 +109,7 @@ def _scaled(unscaled: str, scale: int) -> str:
 
 
 def _digits(number: int) -> str:
-    """The decimal digits of any number; str() refuses those of more than 4,300."""
+    """Return the decimal digits of any number; str() refuses more than 4,300 digits."""
     if number.bit_length() < 13_000:
         return str(number)
     head, tail = divmod(number, 10**3_900)
@@ -123,9 +123,9 @@ def _int(value: object) -> int:
 
 
 def _civil(days: int) -> str:
-    """The date of a day since 1970 in the proleptic Gregorian calendar, any year (Hinnant, days_from_civil).
+    """Return the date of a day since 1970 in the proleptic Gregorian calendar, any year (Hinnant, days_from_civil).
 
-    Years as in ISO 8601 and Java: 0000 is 1 BC, beyond 9999 there is a sign.
+    Years are written as in ISO 8601 and Java: 0000 is 1 BC, years beyond 9999 have a sign.
     """
     days += 719_468
     era, day_of_era = divmod(days, 146_097)

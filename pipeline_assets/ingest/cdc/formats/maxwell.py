@@ -1,11 +1,11 @@
 """Maxwell's records as change events: the JSON that Maxwell's daemon makes of MySQL's binary log.
 
-What must be set in Maxwell, and why, is in `connectors/README.md`.
+The required settings of Maxwell, and the reasons, are in `ingest/cdc/connectors/README.md`.
 
 What orders the events: the row event's place in the log (`position`), then `xoffset`, the row's number in the
 transaction. Both have to be switched on. The last row of a transaction has no `xoffset` but `commit: true`. Rows of a
-bootstrap are read after the place where it was asked for. Old versions of Maxwell tell that place; newer ones tell
-none, and so no order between a bootstrap and the changes around it.
+bootstrap are read after the place where it was requested. Old versions of Maxwell give that place; newer ones do not,
+so the order between a bootstrap and the changes around it is unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,17 +48,17 @@ _LAST_SECOND = 253_402_300_799  # of the year 9999
 def parse(
     value: Raw, key: Raw = None, *, origin: str, place: int, keys: Mapping[str, Sequence[str]]
 ) -> list[ChangeEvent] | Reject | None:
-    """Gives the events that a record is: two, a delete and an insert, for an update that changes the key.
+    """Parse a record into its events: two, a delete and an insert, for an update that changes the key.
 
     Args:
         value: A record.
-        key: The Kafka record's key. It says nothing that the record does not.
+        key: The Kafka record's key. It adds nothing to the record.
         origin: Where the record was: file, topic-partition.
-        place: Where in there: line, offset.
+        place: Place in the origin: line, offset.
         keys: Source table (`database.table`) to the columns that name a row.
 
     Returns:
-        The events; a reject; or None for a record that carries no data of a row: bootstrap marks, schema changes.
+        The events; a reject; or None for a record without data of a row: bootstrap marks, schema changes.
     """
     table = None
     try:
@@ -66,7 +66,7 @@ def parse(
         if record is None:
             return None
         if not isinstance(record, dict) or not isinstance(record.get("type"), str):
-            raise RefusedError("envelope: the record is no object with type, database and table")
+            raise RefusedError("envelope: the record is not an object with type, database and table")
         if record["type"] in _NO_DATA:
             return None
         table = _table(record)
@@ -127,18 +127,18 @@ def _table(record: Document) -> str:
 
 
 def _rows(record: Document) -> tuple[Document, Document]:
-    """The row as it is now (of a delete, as it was last), and former values of columns that an update changed."""
+    """Return the row as it is now (deleted: as it was last), and former values of columns that an update changed."""
     row, old = record.get("data"), record.get("old")
     if not isinstance(row, dict):
         hint = "; records that Maxwell encrypted are not read" if "encrypted" in record else ""
-        raise RefusedError(f"data: it is no object but {shown(row)}{hint}")
+        raise RefusedError(f"data: it is not an object but {shown(row)}{hint}")
     if not isinstance(old, dict | None):
-        raise RefusedError(f"old: it is no object but {shown(old)}")
+        raise RefusedError(f"old: it is not an object but {shown(old)}")
     return row, old or {}
 
 
 def _primary_key(record: Document) -> Document | None:
-    """The key as Maxwell names it, if output_primary_keys and output_primary_key_columns are on."""
+    """Return the key as Maxwell names it, if output_primary_keys and output_primary_key_columns are on."""
     names, values = record.get("primary_key_columns"), record.get("primary_key")
     if not (isinstance(names, list) and isinstance(values, list) and len(names) == len(values)):
         return None
@@ -146,7 +146,7 @@ def _primary_key(record: Document) -> Document | None:
 
 
 def _position(op: str, record: Document) -> tuple[int, int]:
-    """Gives commit_lsn and tx_seq; see the head of this module."""
+    """Return commit_lsn and tx_seq; see the head of this module."""
     file, _, offset = str(record.get("position") or "").rpartition(":")
     if not file:
         if op == "r":
@@ -158,7 +158,7 @@ def _position(op: str, record: Document) -> tuple[int, int]:
     commit_lsn = binlog.position(file, offset)
     if op == "r":
         return commit_lsn, 0
-    # Twice, so that there is room for the insert of a changed key behind its delete.
+    # Twice, to leave room for the insert of a changed key after its delete.
     if (number := integer(record.get("xoffset"))) is not None:
         return commit_lsn, 2 * min(number, _LAST_IN_TRANSACTION // 2 - 1)
     if record.get("commit") is True:

@@ -1,4 +1,4 @@
-"""The formats of records by name, so that files, Kafka and replays choose a parser in one way."""
+"""The formats of records by name, so that files, Kafka and replays choose a parser in the same way."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -13,7 +13,7 @@ Format = Literal["debezium", "maxwell"]
 def parse(
     record_format: Format, value: Raw, key: Raw = None, *, origin: str, place: int, keys: Mapping[str, Sequence[str]]
 ) -> Sequence[ChangeEvent | Reject]:
-    """Gives what a record of some format is: an event, two for a changed key, a reject; nothing if it has no data."""
+    """Parse a record of some format: into one event, two for a changed key, or a reject; nothing if it has no data."""
     if record_format == "maxwell":
         found = maxwell.parse(value, key, origin=origin, place=place, keys=keys)
         if isinstance(found, list):

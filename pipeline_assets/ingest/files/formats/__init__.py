@@ -1,4 +1,4 @@
-"""File formats: a landed file opened as a DuckDB relation of records, and the damage that each format can have.
+"""File formats: opens a landed file as a DuckDB relation of records, and finds the damage that each format can have.
 
-`open_records` is the way in. Casts to the contract are in `ingest.conform.conform`.
+The entry point is `open_records`. Casts to the contract are in `ingest.conform.conform`.
 """

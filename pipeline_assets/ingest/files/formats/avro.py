@@ -1,8 +1,8 @@
-"""Read Avro container files block by block: header, codec, and the records that each block declares.
+"""Reads Avro container files block by block: header, codec, and the records that each block declares.
 
 DuckDB's Avro reader stops without an error at the end of a truncated file and at a damaged block: half of a file came
-back as if it were whole. The container declares the records of each block, so a walk over its blocks (by seeks,
-without decoding) tells how many rows must come out. What the bytes of a block mean is in `avro_values`.
+back as if it were complete. The container declares the records of each block, so a walk over its blocks (by seeks,
+without decoding) tells how many rows must come out. `avro_values` knows what the bytes of a block mean.
 
 Format: Apache Avro 1.12 specification, "Object Container Files".
 """
@@ -21,7 +21,7 @@ import pyarrow as pa
 Schema = str | list[Any] | dict[str, Any]
 
 MAX_BLOCK_BYTES = 128 * 1024 * 1024
-"""Of an unpacked block that is decoded here. Writers cut blocks at 16 KiB to 1 MiB."""
+"""Limit of an unpacked block that is decoded here. Writers cut blocks at 16 KiB to 1 MiB."""
 
 _MAGIC = b"Obj\x01"
 _SYNC_BYTES = 16
@@ -29,18 +29,18 @@ _MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 
 class AvroError(Exception):
-    """A file that is not a whole Avro container."""
+    """A file is not a complete Avro container."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A whole container file.
+    """A complete container file.
 
     Attributes:
-        schema: What its writer declared.
+        schema: The schema that its writer declared.
         codec: How its blocks are packed.
         start: Where the first block begins.
-        records: How many its blocks declare.
+        records: Number of records that its blocks declare.
     """
 
     schema: Schema
@@ -50,10 +50,10 @@ class Container:
 
 
 def count_records(path: Path) -> int:
-    """Number of records that the blocks of an Avro container declare.
+    """Return the number of records that the blocks of an Avro container declare.
 
     Raises:
-        AvroError: The file is no Avro container, is truncated, or a block does not end with the sync marker.
+        AvroError: The file is not an Avro container, is truncated, or a block does not end with the sync marker.
     """
     return _walk(path)[2]
 
@@ -94,7 +94,7 @@ def blocks(path: Path, container: Container) -> Iterator[tuple[int, bytes]]:
 
 
 def _unpacked(codec: str, data: bytes) -> bytes:
-    """The bytes of a block, at most one more than `MAX_BLOCK_BYTES`."""
+    """Unpack the bytes of a block; return at most one byte more than `MAX_BLOCK_BYTES`."""
     most = MAX_BLOCK_BYTES + 1
     try:
         if codec == "null":
@@ -116,7 +116,7 @@ def _unpacked(codec: str, data: bytes) -> bytes:
 
 
 def _unsnapped(data: bytes) -> bytes:
-    """Snappy's own preamble has the size; Avro puts the CRC-32 of the unpacked bytes behind."""
+    """Unpack Snappy, whose preamble holds the size; Avro appends the CRC-32 of the unpacked bytes."""
     size = shift = 0
     for byte in data[:5]:
         size |= (byte & 0x7F) << shift
@@ -132,7 +132,7 @@ def _unsnapped(data: bytes) -> bytes:
 
 
 def _walk(path: Path) -> tuple[dict[bytes, bytes], int, int]:
-    """Metadata, the place of the first block, and the number of records."""
+    """Return the metadata, the place of the first block, and the number of records."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -161,7 +161,7 @@ def _read(file: BinaryIO, size: int) -> bytes:
 
 
 def _long(file: BinaryIO) -> int:
-    """A zig-zag variable-length integer."""
+    """Read a zig-zag variable-length integer."""
     value = 0
     for shift in range(0, 70, 7):
         byte = _read(file, 1)[0]

@@ -1,7 +1,7 @@
-"""Open an Avro file as a DuckDB relation of records.
+"""Opens an Avro file as a DuckDB relation of records.
 
-DuckDB reads flat records of plain types; everything else, and files at which it fails, are decoded here into a Parquet
-file beside (`avro_values`).
+DuckDB reads flat records of plain types. All other files, and those at which DuckDB fails, are decoded here into a
+temporary Parquet file (`avro_values`).
 """
 
 import importlib.resources
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyarrow import parquet
 
 _BATCH_ROWS = 20_000
-_EMPTY_ROWS = 1_000_000  # records without a byte, of a schema of nulls, that a block may declare
+_EMPTY_ROWS = 1_000_000  # records of zero bytes (a schema of nulls) that a block may declare
 
 
 def open_avro(con: duckdb.DuckDBPyConnection, path: Path, scratch: Path, *, careful: bool) -> Records:
@@ -36,7 +36,7 @@ def open_avro(con: duckdb.DuckDBPyConnection, path: Path, scratch: Path, *, care
         careful: True if DuckDB has failed at this file.
 
     Raises:
-        UnreadableFile: It is no whole Avro file.
+        UnreadableFile: The file is not a complete Avro file.
     """
     try:
         container = avro.read_container(path)
@@ -69,11 +69,11 @@ def load_avro(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _decode(path: Path, container: avro.Container, columns: Sequence[avro_values.Column], target: Path) -> None:
-    """Writes all records as Parquet, a batch at a time."""
+    """Write all records as Parquet, a batch at a time."""
     schema = pa.schema([(f"f{i}", column.arrow) for i, column in enumerate(columns)])
     reads = [column.read for column in columns]
     values: list[list[Any]] = [[] for _ in columns]
-    from pyarrow import parquet  # 0.1 s, which files that DuckDB reads need not pay
+    from pyarrow import parquet  # importing takes 0.1 s, which files that DuckDB reads do not pay
 
     with parquet.ParquetWriter(target, schema, compression="lz4") as writer:
         for count, data in avro.blocks(path, container):

@@ -1,11 +1,12 @@
-"""Decode Avro records exactly, whatever their schema.
+"""Decodes Avro records exactly, whatever their schema.
 
-DuckDB's reader takes decimals on bytes for text, knows no unknown logical type, no union within a record and no
-recursion, ends at text that is no UTF-8, and its whole database is invalid after a `time-micros` it cannot hold. This
-one is for what that one does not read rightly: five to ten times slower, in memory bounded by one block.
+DuckDB's reader takes decimals on bytes for text and knows no unknown logical type, no union within a record and no
+recursion. It ends at text that is not UTF-8, and after a `time-micros` that it cannot hold its whole database is
+invalid. This decoder reads what DuckDB does not read correctly: five to ten times slower, in memory bounded by one
+block.
 
 Format: Apache Avro 1.12 specification. "Language implementations must ignore unknown logical types when reading, and
-should use the underlying Avro type", which goes for those that are declared wrongly, too.
+should use the underlying Avro type"; this also holds for logical types that are declared wrongly.
 """
 
 import json
@@ -33,7 +34,7 @@ _NATIVE: dict[str, tuple[str, pa.DataType]] = {
     "string": ("BLOB", pa.binary()),
 }
 _PER_SECOND = {"millis": 1_000, "micros": 1_000_000, "nanos": 1_000_000_000}
-# What DuckDB reads exactly; a value that it cannot hold ends its scan with an error.
+# Logical types that DuckDB reads exactly; a value that it cannot hold ends its scan with an error.
 _TRUSTED = {"date", "timestamp-millis", "timestamp-micros", "local-timestamp-millis", "uuid"}
 
 
@@ -54,7 +55,7 @@ class Column:
         dtype: DuckDB type; "JSON" for JSON text.
         evolves_to: As in `records.SourceField`.
         arrow: Arrow type.
-        read: Gives its value as Arrow takes it.
+        read: Reads its value in the form that Arrow takes.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Column:
 
 
 def is_trusted(schema: Schema) -> bool:
-    """Tell whether a schema is of flat records of types that DuckDB reads rightly."""
+    """Tell whether a schema describes flat records of types that DuckDB reads correctly."""
     if not (isinstance(schema, dict) and schema.get("type") == "record"):
         return False
     names = [str(field["name"]).lower() for field in schema["fields"]]
@@ -82,7 +83,7 @@ def _is_trusted(schema: Schema) -> bool:
 
 
 def _unwrapped(schema: Schema) -> Schema:
-    """The schema without what makes it nullable: `["null", "long"]` is a long."""
+    """Return the schema without its null branch: `["null", "long"]` is a long."""
     if isinstance(schema, list):
         others = [branch for branch in schema if branch != "null"]
         return others[0] if len(others) == 1 else schema
@@ -90,10 +91,10 @@ def _unwrapped(schema: Schema) -> Schema:
 
 
 def columns(schema: Schema) -> list[Column]:
-    """Give the columns of a file of this schema, to be read one after the other.
+    """Return the columns of a file with this schema, which are read one after the other.
 
     Raises:
-        AvroError: It is no schema.
+        AvroError: It is not a schema.
     """
     if not (isinstance(schema, dict) and schema.get("type") == "record"):
         schema = {"type": "record", "name": "record", "fields": [{"name": "avro_schema", "type": schema}]}
@@ -135,7 +136,7 @@ def _evolves_to(logical: str | None, definition: dict[str, Any]) -> str:
 
 
 def read_long(buf: bytes, pos: int) -> tuple[int, int]:
-    """Read a zig-zag variable-length integer of at most 64 bits; give it, and the place behind it."""
+    """Read a zig-zag variable-length integer of at most 64 bits; return it and the place after it."""
     byte = buf[pos]
     pos += 1
     value, shift = byte & 0x7F, 7
@@ -192,7 +193,7 @@ _PRIMITIVES: dict[str, Kind] = {
 
 
 class _Compiler:
-    """Makes a `Kind` of a schema; `names` are the named types seen so far."""
+    """Makes a `Kind` of a schema; `names` holds the named types seen so far."""
 
     def __init__(self) -> None:
         self.names: dict[str, Kind] = {}
@@ -219,12 +220,12 @@ class _Compiler:
         return Kind(kind.read, _logical_text(schema, logical)) if logical else kind
 
     def declared(self, schema: dict[str, Any], space: str) -> str:
-        """Give the full name of a named type."""
+        """Return the full name of a named type."""
         name, own = str(schema["name"]), schema.get("namespace", space)
         return f"{own}.{name}" if own and "." not in name else name
 
     def logical(self, schema: dict[str, Any]) -> str | None:
-        """Give the logical type, if it is known and fits the type that it is declared on."""
+        """Return the logical type if it is known and fits the type on which it is declared."""
         logical, base = schema.get("logicalType"), schema["type"]
         if logical == "decimal" and base in ("bytes", "fixed"):
             precision, scale = schema.get("precision"), schema.get("scale", 0)
@@ -256,12 +257,12 @@ class _Compiler:
         return Kind(read, write)
 
     def later(self, name: str) -> Kind:
-        """Stands for a record that may hold itself, until it is made."""
+        """Stand in for a record that may contain itself, until it is made."""
 
         def read(buf: bytes, pos: int) -> tuple[Any, int]:
             return self.names[name].read(buf, pos)
 
-        def write(value: Any) -> str:  # noqa: ANN401  what `read` gave
+        def write(value: Any) -> str:  # noqa: ANN401  what `read` returned
             return self.names[name].write(value)
 
         return Kind(read, write)

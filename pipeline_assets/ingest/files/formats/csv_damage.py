@@ -1,29 +1,31 @@
-"""Find the physical lines of a CSV file that a stray quote has damaged, so that it costs its own line and no other.
+"""Finds the physical lines of a CSV file that a stray quote has damaged, so that it costs only its own line.
 
 A quote that is opened and never closed swallows the lines below, up to the next stray quote or the end of the file. By
-the rules of quoting that is one value; nothing is wrong with it but its content. So this is decided by evidence:
+the rules of quoting that is one value; only its content is wrong. So the decision is made by evidence:
 
-1. A line whose quotes are closed is what it is, whatever it holds. Text after a closing quote, or a carriage return
-   outside quotes, damages that line.
+1. A line whose quotes are closed is taken as it is, whatever it holds. Text after a closing quote, or a carriage return
+  outside quotes, damages that line.
 2. A line that leaves a quote open begins a value of several lines, a block. The block is damaged if it is never closed
-   (within `MAX_LINE_BYTES`), if text follows its closing quote, or if it does not have the header's number of fields.
-3. Else its lines are looked at, one by one. A line is *full* if alone it has the header's number of fields, and these
-   fit the types of the contract; of the first and the last line without the quote that opens or closes the block. The
-   block is damaged if first and last line are full, or one of them and most of the lines between. A value in a column
-   that is no text is damaged in any case if its first line is full: it would fit nothing.
-4. Where no column has a type, the block is doubtful if first and last line are full, and nearly all between. It is
-   weighed (`csv_likeness`): do the lines look like the records around the block; how many values of several lines has
-   the file otherwise? Twenty to one decide, either way. What lies between is a dead letter for each line of the block:
-   a value would be rows that nobody wrote if it were broken up, and records would be lost in silence if it were kept.
-   Of values that a file has by the dozen only those with three lines between are looked at, and of several in a file of
-   one text column none: each would be doubtful.
-5. A block whose first line is full is damaged, too, if its end is rather the beginning of a value that begins with a
-   line end, and what stands below it is no record otherwise. If it is one with an odd quote, all of it is in doubt.
-6. Else it is a value with line ends, also where it quotes lines that look like records.
+  (within `MAX_LINE_BYTES`), if text follows its closing quote, or if it does not have the header's number of fields.
+3. Otherwise its lines are examined one by one. A line is *full* if it has the header's number of fields by itself, and
+  these fit the types of the contract. The first and the last line are examined without the quote that opens or closes
+  the block. The block is damaged if its first and last line are full, or if one of them is full and most of the lines
+  between. A value in a column that is not text is damaged in any case if its first line is full: it would fit no such
+  column.
+4. If no column has a type, the block is doubtful if its first and last line are full, and nearly all lines between.
+  Then it is weighed (`csv_likeness`): do its lines look like the records around the block, and how many values of
+  several lines does the file have otherwise? Odds of twenty to one decide, either way. If they are lower, each line of
+  the block becomes a dead letter: breaking up a value would make rows that nobody wrote, and keeping records together
+  would lose them in silence. If a file has such values by the dozen, only those with at least three lines between are
+  examined; if it has several in a single text column, they are not examined at all, because each would be doubtful.
+5. A block whose first line is full is also damaged if its end is more likely the start of a value that begins with a
+  line end, because otherwise the line below it would not be a record. If that line could be a record with an odd quote,
+  all of the block is in doubt.
+6. Otherwise it is a value with line ends, even if it quotes lines that look like records.
 
-Of a damaged block the first line is damaged; reading goes on with the next as the start of a record. A text of several
-lines with a stray quote inside so becomes as many dead letters as it has lines. Lines are read once, in a window of at
-most `MAX_LINE_BYTES`; where a block ends is found once for all lines in it, so the work is linear.
+The first line of a damaged block is damaged; reading goes on with the next line as the start of a record. So a text of
+several lines with a stray quote inside becomes as many dead letters as it has lines. Lines are read once, in a window
+of at most `MAX_LINE_BYTES`; the end of a block is found once for all lines in it, so the work is linear.
 """
 
 import re
@@ -48,11 +50,12 @@ from pipeline_assets.ingest.files.formats.csv_prefix import NEARLY_ALL, Layout
 from pipeline_assets.ingest.files.formats.physical_lines import MAX_LINE_BYTES, QUOTE
 from pipeline_assets.ingest.files.limits import check_time
 
-_LINES_LOOKED_AT = 100  # of a block, between the first and the last
+_LINES_LOOKED_AT = 100  # lines of a block between the first and the last
 _SURE = 3.0  # log odds, twenty to one
-_MANY = 50  # doubtful values in a file: it is wont to have them, and only those with more lines between are looked at
+# Doubtful values that make such values usual in a file; then only those with more lines between are examined.
+_MANY = 50
 _ENOUGH_OF_MANY = 3
-_LINES_BETWEEN_LOOKS = 1_000  # at the clock
+_LINES_BETWEEN_LOOKS = 1_000  # lines between two looks at the clock
 
 _NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
 _DATE = rb"\s*\d{4}-\d\d-\d\d([ T].*)?\s*"
@@ -76,9 +79,9 @@ CARRIAGE_RETURN = "csv: line ends are mixed: a carriage return stands alone outs
 
 @dataclass(frozen=True)
 class Damage:
-    """A damaged line: its number, where it starts, its bytes (of a long one the first), their number, what is wrong.
+    """A damaged line: its number, its start, its bytes (only the first of a long line), their number, and the reason.
 
-    Or a run of `lines` neighbours, without text and reason.
+    Or a run of `lines` neighbouring lines, without text and reason.
     """
 
     line: int
@@ -91,7 +94,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field has to be: a pattern of its text, None for any text; and whether it has to be there."""
+    """What a field has to be: a pattern of its text (None for any text), and whether it is required."""
 
     pattern: re.Pattern[bytes] | None
     required: bool
@@ -101,7 +104,7 @@ TEXT = Kind(None, False)
 
 
 def kind_of(dtype: str, *, required: bool) -> Kind:
-    """Give the kind of a column of a contract, by its DuckDB type."""
+    """Return the kind of a contract's column by its DuckDB type."""
     pattern = _PATTERNS.get(re.split(r"[( ]", normal(dtype))[0])
     return Kind(re.compile(pattern) if pattern else None, required)
 
@@ -110,32 +113,32 @@ class DamageFinder:
     """Reads the lines of one CSV file below its header.
 
     Attributes:
-        has_weighed: Whether a value was doubtful, so that what it is taken for depends on all of the file.
+        has_weighed: Whether a value was doubtful. Then the decision depends on the whole file.
     """
 
     def __init__(self, separator: bytes, kinds: Sequence[Kind], *, is_strict: bool = False) -> None:
-        """Takes what is known of all lines.
+        """Keep what is known of all lines.
 
         Args:
             separator: The delimiter.
             kinds: What the header's fields have to be, in order.
-            is_strict: Also find lines with too few or too many fields, or that are no UTF-8. DuckDB finds them, too,
+            is_strict: Also find lines with too few or too many fields, or that are not UTF-8. DuckDB finds them, too,
                 but takes 7 us and a kilobyte for each.
         """
         self._separator, self._kinds, self._is_strict = separator, kinds, is_strict
         self._has_types = any(kind.pattern is not None for kind in kinds)
-        # Where the last look for the end of a value came to, and the last line before where another value begins.
+        # How far the last search for the end of a value came, and the last line before it where another value begins.
         self._reached = self._reopened = 0
         self._last_doubted = self._records = self._values = self._doubtful = 0
-        self._file: tuple[Path, Content, int] | None = None  # where a survey reads
+        self._file: tuple[Path, Content, int] | None = None  # the file that a survey reads
         self._counts: Counts | None = None
         self.has_weighed = False
         self._header: Sequence[Field] = ()
-        # Full lines between the first and the last of a value that is doubted.
+        # Number of full lines between the first and the last line that make a value doubtful.
         self._enough = 0 if len(kinds) > 1 else 1
 
     def reads(self, path: Path, content: Content, header_lines: int) -> None:
-        """Takes the file, whose values with line ends are counted where one of them is doubtful."""
+        """Set the file. Its values with line ends are counted if one of them is doubtful."""
         self._file = (path, content, header_lines)
 
     @property
@@ -144,7 +147,7 @@ class DamageFinder:
         return len(self._kinds)
 
     def lines_of(self, chunks: Iterable[bytes], terminator: bytes) -> Lines:
-        """Splits bytes, of which good records need no look, into lines."""
+        """Split bytes into lines, passing over good records in bulk."""
         typed = tuple(kind.pattern is not None for kind in self._kinds)
         return Lines(
             chunks,
@@ -152,11 +155,11 @@ class DamageFinder:
         )
 
     def find(self, lines: Lines, *, first_line: int, start: int) -> Iterator[Damage]:
-        """Yields the damaged ones of physical lines.
+        """Yield the damaged ones among physical lines.
 
         Args:
             lines: The lines from the first below the header.
-            first_line: Number of the first.
+            first_line: Number of the first line.
             start: Where it starts.
         """
         window = Window(lines, first_line, start)
@@ -168,7 +171,7 @@ class DamageFinder:
                 yield Damage(line.line, line.start, line.text, line.length, reason)
 
     def _reason(self, window: Window, line: Line) -> str | None:
-        """What is wrong with a line that a record begins on; passes the further lines of a good record."""
+        """Return what is wrong with a line that begins a record, and pass over the further lines of a good record."""
         own = line.text.rstrip(b"\r\n")
         if line.line <= self._last_doubted:
             return DOUBT if own or len(self._kinds) == 1 else None
@@ -193,7 +196,7 @@ class DamageFinder:
         return reason
 
     def _refusal(self, own: bytes, delimiters: int) -> str | None:
-        """Why DuckDB would refuse a line whose quotes are closed; an empty one is no record."""
+        """Return why DuckDB would refuse a line whose quotes are closed; an empty line is not a record."""
         n = len(self._kinds)
         if delimiters + 1 < n:
             return MISSING.format(n, delimiters + 1) if own else None
@@ -207,17 +210,17 @@ class DamageFinder:
         return None
 
     def _block(self, window: Window, line: Line, own: bytes, parsed: Parsed) -> "_Block | None":
-        """Finds the end of a value of several lines; None if it has no good one, or the fields are too few or many."""
+        """Find the end of a value of several lines; None if it has no valid end, or too few or too many fields."""
         at, delimiters = line.line + 1, parsed.delimiters
         if self._reopened <= line.line < self._reached:
-            at = self._reached  # a line before this one has looked: all lines up to there are inside
+            at = self._reached  # an earlier line has searched: all lines up to there are inside quotes
         while (text := window.peek(at)) is not None:
             if QUOTE in text:
                 found = parse(text.rstrip(b"\r\n"), self._separator, inside=True)
                 delimiters += found.delimiters
                 if found.state != "open":
                     break
-                if found.quote >= 0:  # closed, and opened again: the next value of several lines
+                if found.quote >= 0:  # closed and opened again: the next value of several lines
                     self._reopened = at
             at += 1
         self._reached = at
@@ -225,14 +228,14 @@ class DamageFinder:
             return None
         surplus = delimiters + 1 - len(self._kinds)
         text = text.rstrip(b"\r\n")
-        if not text.endswith(self._separator * surplus):  # empty ones are what spreadsheets write
+        if not text.endswith(self._separator * surplus):  # spreadsheets write empty surplus fields
             return None
         without = text[: found.quote] + text[found.quote + 1 :]
         opening = own[: parsed.quote] + own[parsed.quote + 1 :]
         return _Block(at, parsed.delimiters, opening, text, without)
 
     def _judge(self, window: Window, block: "_Block") -> str | None:
-        """What is wrong with a block that is closed and has the right fields, by the evidence of its lines."""
+        """Return what is wrong with a block that is closed and has the right fields, by the evidence of its lines."""
         first = self._is_full(block.first)
         if first and block.column < len(self._kinds) and self._kinds[block.column].pattern is not None:
             return OPEN
@@ -251,7 +254,7 @@ class DamageFinder:
         return self._weigh(window, block, full)
 
     def _weigh(self, window: Window, block: "_Block", full: Sequence[bytes]) -> str | None:
-        """What is wrong with a block without types, of which each line could be a record."""
+        """Return what is wrong with a block in a file without types, if each of its lines could be a record."""
         if self._file is None:
             self._doubtful += 1
             return None
@@ -276,11 +279,14 @@ class DamageFinder:
 
     @property
     def _most(self) -> int:
-        """Doubtful values beyond which a file is wont to have them; one column of text has no other values."""
+        """Number of doubtful values above which such values are usual in a file.
+
+        A single text column has no other values.
+        """
         return _MANY if len(self._kinds) > 1 else 1
 
     def _survey(self) -> Counts:
-        """Counts the file's values of several lines, as if none were damaged whose lines do not prove it."""
+        """Count the file's values of several lines, taking those whose lines prove no damage as good."""
         if self._counts is None and self._file is not None:
             path, content, header_lines = self._file
             other = DamageFinder(self._separator, self._kinds)
@@ -297,7 +303,7 @@ class DamageFinder:
         return (fields_of(text, self._separator) or [])[: len(self._kinds)]
 
     def _around(self, window: Window, block: "_Block") -> list[Fields]:
-        """Records around a block, and those fields of its first and last line that its quotes leave alone."""
+        """Return records around a block, and those fields of its first and last line that its quotes do not touch."""
         n, k = len(self._kinds), block.column
         found: list[Fields] = [[*self._record(block.first)[:k], *[None] * (n - k)]] if k else []
         if k < n - 1 and self._is_full(block.last_without_quote):
@@ -309,7 +315,7 @@ class DamageFinder:
         return found + [self._record(text) for text in chain(above, records) if self._is_full(text)]
 
     def _ends_where_another_begins(self, window: Window, block: "_Block") -> str | None:
-        """What is wrong with a block if the quote that ends it may rather open a value that begins with a line end."""
+        """Return what is wrong with a block whose last quote may instead open a value that begins with a line end."""
         n, opening = len(self._kinds), parse(block.last, self._separator, inside=False)
         if opening.state != "open" or not block.last.endswith(QUOTE) or n == 1:
             return None
@@ -331,7 +337,7 @@ class DamageFinder:
             return None
         if parsed.state != "closed" or not self._is_full(own) or any(below):
             return OPEN
-        self._last_doubted = at  # the value, or a record with a stray quote
+        self._last_doubted = at  # either the value or a record with a stray quote
         return DOUBT
 
     def _stays_inside(self, text: bytes) -> bool:
@@ -380,13 +386,13 @@ def _has_lone_carriage_return(own: bytes) -> bool:
 
 
 def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines: int) -> Iterator[Damage]:
-    """Yields the damaged lines of a file.
+    """Yield the damaged lines of a file.
 
     Args:
         path: The file.
         content: What is known of its bytes.
-        finder: What looks at the lines.
-        header_lines: Physical lines down to the end of the header, blank ones before it included.
+        finder: Examines the lines.
+        header_lines: Physical lines up to the end of the header, blank ones before it included.
     """
     finder.reads(path, content, header_lines)
     lines = finder.lines_of(read_chunks(path, content.compression), content.terminator)
@@ -395,6 +401,6 @@ def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines
 
 
 def _pass_header(lines: Lines, header_lines: int) -> tuple[int, bytes]:
-    """Where the first line below the header starts, and the last line of the header."""
+    """Return where the first line below the header starts, and the last line of the header."""
     passed = [next(lines, (b"", 0)) for _ in range(header_lines)]
     return sum(length for _, length in passed), passed[-1][0].rstrip(b"\r\n") if passed else b""

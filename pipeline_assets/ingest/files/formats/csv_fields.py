@@ -1,4 +1,4 @@
-"""One physical line of a CSV file, read from outside or inside quotes: its state at the end, its fields."""
+"""Reads one physical line of a CSV file that starts outside or inside quotes: its state at the end, its fields."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -11,9 +11,10 @@ class Parsed:
     """A line as read from its start, outside or inside quotes.
 
     Attributes:
-        state: `closed` at its end; `open`: a quote is; `broken`: text follows a closing quote.
-        delimiters: How many end a field in it.
-        quote: Where the last quote is that opened, or of a line that starts inside, the first that closed; -1: none.
+        state: `closed`: outside quotes at its end; `open`: inside quotes; `broken`: text follows a closing quote.
+        delimiters: Number of delimiters in it that end a field.
+        quote: Place of the last quote that opened; for a line that starts inside quotes, of the first that closed; -1
+            if there is no such quote.
     """
 
     state: Literal["closed", "open", "broken"]
@@ -28,7 +29,7 @@ def _after_spaces(text: bytes, at: int) -> int:
 
 
 def _closing(text: bytes, at: int) -> int:
-    """Where the quote is that closes a value, looking from a place in it; -1 if none does."""
+    """Find the quote that closes a value, from a place in the value; -1 if no quote closes it."""
     close = text.find(QUOTE, at)
     while close >= 0 and text[close + 1 : close + 2] == QUOTE:
         close = text.find(QUOTE, close + 2)
@@ -36,7 +37,7 @@ def _closing(text: bytes, at: int) -> int:
 
 
 def parse(text: bytes, separator: bytes, *, inside: bool) -> Parsed:
-    """Reads a line without its end."""
+    """Read a line without its end."""
     at = delimiters = 0
     quote, starts_inside = -1, inside
     while True:
@@ -63,7 +64,7 @@ class Field(NamedTuple):
     """A field of a line.
 
     Attributes:
-        text: Without quotes.
+        text: Its text without quotes.
         is_quoted: Whether it is written in quotes.
     """
 
@@ -72,7 +73,7 @@ class Field(NamedTuple):
 
 
 def fields_of(text: bytes, separator: bytes) -> list[Field] | None:
-    """Splits a line at its delimiters; None if its quotes are not closed in it."""
+    """Split a line at its delimiters; None if its quotes are not closed in it."""
     fields, at = [], 0
     while True:
         start, at = at, _after_spaces(text, at)

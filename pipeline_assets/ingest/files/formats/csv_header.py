@@ -1,8 +1,8 @@
 """The header of a CSV file: which fields it names, where it ends, and what is wrong with it.
 
-A name that is there twice costs the file only where the contract wants that column. A column without a name, and the
-second of a name that nobody wants, are kept in `_rescued` by their place: `(4)`, `(5) amount`. Nothing is kept of an
-unnamed column that is empty, as spreadsheets write them at the end of each line.
+A repeated name makes the file unreadable only if the contract needs that column. A column without a name, and the
+repetition of a name that the contract does not need, are kept in `_rescued` under their place: `(4)`, `(5) amount`. An
+unnamed empty column, which spreadsheets write at the end of each line, is dropped.
 """
 
 import csv
@@ -21,7 +21,7 @@ from pipeline_assets.ingest.files.formats.text_reader import BOM
 
 STRAY_QUOTE = "csv: quote: a stray one in the header, which is read without its quotes"
 TEXT_AFTER = "csv: quote: text follows a closing one in the header, which is read without that text"
-_DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}  # as YAML writes them
+_DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}  # delimiters as YAML writes them
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Header:
     Attributes:
         fields: The fields, in order.
         last_line: Physical line on which it ends.
-        start: Byte that it starts at.
+        start: Byte at which it starts.
         text: Its bytes, without its line end.
-        mended: What it is read as, if a stray quote is in it.
-        problem: What is wrong with it then.
+        mended: The bytes that are read instead, if it holds a stray quote.
+        problem: What is wrong with it in that case.
     """
 
     fields: tuple[SourceField, ...]
@@ -51,7 +51,7 @@ def csv_header(content: Content, delimiter: str, shape: RawShape | None = None) 
     Args:
         content: What is known of its bytes.
         delimiter: One ASCII character.
-        shape: The contract's columns, by which a stray quote or a wrong delimiter is found.
+        shape: The contract's columns, which reveal a stray quote or a wrong delimiter.
 
     Raises:
         UnreadableFile: There is no header, or it cannot name the fields.
@@ -65,7 +65,7 @@ def csv_header(content: Content, delimiter: str, shape: RawShape | None = None) 
     if not first and not record:
         raise UnreadableFile("header: missing")
     wanted = {column.name for column in shape.columns} if shape else None
-    # The first of those that name most columns of the contract.
+    # The first of the readings that name most columns of the contract.
     readings = _readings(first, record, delimiter)
     best = max(readings, key=lambda reading: _known(reading.names, wanted), default=None)
     if best is None:
@@ -80,7 +80,7 @@ def csv_header(content: Content, delimiter: str, shape: RawShape | None = None) 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A way to read the header: its bytes, what they are read as if not as they are, why, and the names."""
+    """One way to read the header: its bytes, the bytes read instead (if any), the reason, and the names."""
 
     text: bytes
     mended: bytes | None
@@ -89,7 +89,7 @@ class _Reading:
 
 
 def _readings(first: bytes, record: bytes | None, delimiter: str) -> list[_Reading]:
-    """The ways to read a header: as it is, if that can be read; without quotes; without text after a closing quote."""
+    """Return the ways to read a header: as it is, if possible; without quotes; without text after a closing quote."""
     ways: list[tuple[bytes, bytes | None, str]] = []
     cut = record and _without_text_after_quotes(record, delimiter.encode())
     if record and cut == record:
@@ -125,13 +125,13 @@ def _names(record: bytes, delimiter: str) -> list[str]:
 
 
 def _known(names: Sequence[str], wanted: set[str] | None) -> int:
-    """How many of the contract's columns are named."""
+    """Count the contract's columns that are named."""
     columns = Columns(wanted or set())
     return len({columns.column(name) for name in names} - {None})
 
 
 def _check_delimiter(record: bytes, names: Sequence[str], delimiter: str, wanted: set[str] | None) -> None:
-    """Raises UnreadableFile where another delimiter gives columns of the contract, and the declared one none."""
+    """Raise UnreadableFile if only another delimiter than the declared one gives columns of the contract."""
     if _known(names, wanted):
         return
     for other, shown in _DELIMITERS.items():
@@ -140,7 +140,7 @@ def _check_delimiter(record: bytes, names: Sequence[str], delimiter: str, wanted
 
 
 def _passed_over(names: list[str], below: bytes, separator: bytes) -> list[str]:
-    """The names without the empty ones at their end, if the first record has no fields for them."""
+    """Return the names without the empty ones at their end, if the first record has no fields for them."""
     named = len(names)
     while named > 1 and not names[named - 1]:
         named -= 1

@@ -1,8 +1,8 @@
-"""Weigh whether lines are records between two stray quotes, or a text: a text may have a delimiter in each line, too.
+"""Weighs whether lines are records between two stray quotes, or a text, which may have a delimiter in each line, too.
 
-Given are the odds of the two, as logarithms that add up: of the number of values with line ends that the file has, of
-the delimiters in each line, of the fields that are in quotes, and of what each field looks like (`C0012` is a letter
-and digits) beside the records around. Does not hold what follows from the odds (`csv_damage`).
+Returns the odds of the two as logarithms that add up. They follow from the number of values with line ends in the file,
+the delimiters in each line, the quoted fields, and from the look of each field (`C0012` is a letter and digits) beside
+the records around. `csv_damage` decides what follows from the odds.
 """
 
 import math
@@ -17,26 +17,27 @@ Fields = Sequence[Field | None]
 """A record's fields; None: unknown."""
 
 _WORDS, _DIGITS = re.compile(rb"[A-Za-z\x80-\xff][A-Za-z\x80-\xff .'-]*"), re.compile(rb"\d+")
-_LONGEST = 40  # bytes that are looked at
+_LONGEST = 40  # bytes that are examined
 
-# How often what stands between two delimiters of a text looks so. Words are found everywhere, so they prove little.
+# How often the text between two delimiters of a text has this look. Words are everywhere, so they prove little.
 _IN_TEXTS = {b"a": 0.9, b"": 0.15, b"9": 0.1}
 _SPACE_FIRST, _OTHER = 0.3, 0.05
-_BY_CHANCE = 0.03  # of the texts with line ends have the delimiters of records in each of their lines
-_ONE_IN_FIFTY = 0.02  # fields of either kind that are reckoned with before one is seen
-_QUOTED = 0.02  # of what stands between two delimiters of a text is in quotes
-_PAIRS, _TEXTS = 0.5, 0.02  # of stray quotes, and texts by chance, that a file has before anything is known of it
-_FURTHER = 1.0  # how much each further doubtful value tells that none is damage: it would take two stray quotes, too
+_BY_CHANCE = 0.03  # share of the texts with line ends that have the delimiters of records in each line by chance
+_ONE_IN_FIFTY = 0.02  # share of fields of either kind that is assumed before such a field is seen
+_QUOTED = 0.02  # share of the parts between two delimiters of a text that are in quotes
+# Number of stray quote pairs, and of such texts, that a file is assumed to have before anything is known of it.
+_PAIRS, _TEXTS = 0.5, 0.02
+_FURTHER = 1.0  # weight of each further doubtful value as a sign of no damage: it would take two stray quotes, too
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Records of a file.
+    """Number of records in a file.
 
     Attributes:
         records: All of them.
         values: Those of several lines that cannot be records.
-        doubtful: Those of which each line could be one.
+        doubtful: Those of which each line could be a record.
     """
 
     records: int
@@ -45,25 +46,27 @@ class Counts:
 
 
 def odds_of_counts(counts: Counts, lines: int, columns: int) -> float:
-    """Give the odds that the lines of a doubtful value are records, by what the file's other records are."""
+    """Return the odds that the lines of a doubtful value are records, from the file's other records."""
     others = counts.doubtful - 1
     plain = (
         1 - (counts.values + others) / counts.records
     )  # the share of records without line ends: here is a run of them
     odds = math.log(_PAIRS) + lines * math.log(max(plain, _TEXTS))
-    if columns == 1:  # any value is doubtful, so the texts are not by chance
+    if columns == 1:  # any value is doubtful, so the texts are not there by chance
         return odds
     expected = min(_TEXTS + _BY_CHANCE * counts.values + others, counts.doubtful)
     return odds - math.log(expected) - _FURTHER * min(others, 10)
 
 
 def odds_of_delimiters(lines: int, columns: int) -> float:
-    """Give the odds that lines are records, as each of them has the delimiters of one."""
+    """Return the odds that lines are records because each has the delimiters of a record."""
     return -math.log(0.2 + 0.8 * 0.5**lines) if columns > 1 else 0.0
 
 
 def odds_of_quotes(lines: Sequence[Fields], around: Sequence[Fields]) -> float:
-    """Give the odds that lines are records, by their fields in quotes: who quotes all fields does so in each record.
+    """Return the odds that lines are records, by their quoted fields.
+
+    A writer that quotes all fields does so in each record.
 
     Args:
         lines: Fields of lines that may be records, or may be a text.
@@ -73,14 +76,14 @@ def odds_of_quotes(lines: Sequence[Fields], around: Sequence[Fields]) -> float:
     share = (sum(known) + _ONE_IN_FIFTY) / (len(known) + 2 * _ONE_IN_FIFTY)
     quoted, plain = math.log(share / _QUOTED), math.log((1 - share) / (1 - _QUOTED))
     odds = 0.0
-    for fields in lines:  # the fields of one line tell of each other
+    for fields in lines:  # the fields of one line are not independent of each other
         found = [quoted if field.is_quoted else plain for field in fields if field]
         odds += sum(found) / len(found) if found else 0.0
     return odds
 
 
 def odds_of_looks(lines: Sequence[Fields], around: Sequence[Fields], columns: int) -> float:
-    """Give the odds that lines are records, by what their fields look like.
+    """Return the odds that lines are records, by the look of their fields.
 
     Args:
         lines: Fields of lines that may be records, or may be a text.
@@ -107,11 +110,11 @@ def _share_in_texts(look: bytes) -> float:
 
 
 def _likelihood(looks: Sequence[bytes], known: Counter[bytes]) -> float:
-    """Logarithm; each look tells of the next, in a text as in records."""
+    """Return the logarithm of the likelihood; each look makes the same look more likely, in a text as in records."""
     found, odds = known.copy(), 0.0
     for look in looks:
         share, total = _share_in_texts(look), found.total() + 1
-        # Where many look like no other, one that looks new is no great surprise.
+        # Where many looks occur only once, a new one is no great surprise.
         new = min(sum(count == 1 for count in found.values()) / total / 2, share)
         odds += math.log(max((share + found[look]) / total, new))
         found[look] += 1

@@ -1,4 +1,4 @@
-"""The physical lines of a CSV file for a closer look, without those whose records are good (`csv_prefix`)."""
+"""The physical lines of a CSV file for closer examination, without those whose records are good (`csv_prefix`)."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,18 +8,18 @@ from itertools import takewhile
 from pipeline_assets.ingest.files.formats.csv_prefix import Layout, Prefix, good_prefix
 from pipeline_assets.ingest.files.formats.physical_lines import MAX_LINE_BYTES, QUOTE
 
-_LINE_OVERHEAD_BYTES = 48  # of a bytes object
+_LINE_OVERHEAD_BYTES = 48  # size of a bytes object
 _LEAST_PIECE_BYTES, _LARGEST_PIECE_BYTES = 64 * 1024, 1024 * 1024
 
 NEIGHBOURS = 10
-"""Lines that tell what records look like, above a value and below it."""
+"""Number of lines, above and below a value, that show what records look like."""
 
 
 class Lines:
-    """Physical lines with their ends, and their lengths; of a line over the limit only the start is kept."""
+    """Physical lines with their ends and lengths; of a line over the limit only the start is kept."""
 
     def __init__(self, chunks: Iterable[bytes], layout: Layout) -> None:
-        """Takes the file's bytes, and how it is written."""
+        """Keep the file's bytes and its layout."""
         self._chunks, self._data, self._at = iter(chunks), b"", 0
         self._ready: Iterator[bytes] = iter(())
         self._n_ready = 0
@@ -44,7 +44,7 @@ class Lines:
         return text, len(text)
 
     def _long_line(self) -> tuple[bytes, int]:
-        """Takes a line that is longer than a piece, or the last."""
+        """Take a line that is longer than a piece, or the last line."""
         dropped = 0
         while (end := self._data.find(self._layout.terminator, self._at)) < 0:
             if (surplus := len(self._data) - self._at - MAX_LINE_BYTES) > 0:
@@ -64,10 +64,10 @@ class Lines:
         return bool(chunk)
 
     def pass_good(self) -> Prefix:
-        """Passes the records that are good without a closer look; none while lines of the last look are left.
+        """Pass over the records that are proved good in bulk; pass none while lines of the last examination are left.
 
-        The pieces grow while all is good. After damage at least `_LEAST_PIECE_BYTES` are looked at line by line, so
-        the cost of looking in vain stays below that of the lines.
+        The pieces grow while all is good. After damage at least `_LEAST_PIECE_BYTES` are examined line by line, so the
+        cost of vain proofs stays below that of the lines.
         """
         lines = size = 0
         last: deque[bytes] = deque(maxlen=NEIGHBOURS)
@@ -92,13 +92,13 @@ class Lines:
         return Prefix(lines, size)
 
     def look_closer_at(self, full_lines: int) -> None:
-        """Passes values without types that have fewer lines which could be records, from the next piece on."""
+        """From the next piece on, pass over values without types that have fewer lines which could be records."""
         self._layout = replace(self._layout, enough_without_types=full_lines)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A physical line: its number, where it starts, its bytes (of a long one the first), their number."""
+    """A physical line: its number, its start, its bytes (only the first of a long line), their number."""
 
     line: int
     start: int
@@ -110,17 +110,17 @@ class Window:
     """Lines that were read but not yet passed: about `MAX_LINE_BYTES` of them."""
 
     def __init__(self, lines: Lines, first_line: int, start: int) -> None:
-        """Takes lines, the number of the first, and where it starts."""
+        """Start with lines, the number of the first, and where it starts."""
         self._source = lines
         self._held: list[tuple[bytes, int]] = []
         self._head = self._bytes = 0
         self._start = start
         self.next_line = first_line
-        # The lines that were passed last; that of `pop` is the last of them.
+        # The lines that were passed last; the one that `pop` returned is the last of them.
         self._passed: deque[bytes] = deque(maxlen=NEIGHBOURS + 1)
 
     def pop(self) -> Line | None:
-        """Passes the next line; where none is held, all good records before it."""
+        """Pass the next line; if no line is held, first pass all good records before it."""
         if self._head == len(self._held):
             passed = self._source.pass_good()
             self.next_line += passed.lines
@@ -141,18 +141,18 @@ class Window:
         return line
 
     def look_closer_at(self, full_lines: int) -> None:
-        """As `Lines.look_closer_at`."""
+        """Forward to `Lines.look_closer_at`."""
         self._source.look_closer_at(full_lines)
 
     def above(self) -> Iterator[bytes]:
-        """Gives lines above the one that was passed last, the nearest first, up to one with a quote.
+        """Return lines above the one that was passed last, the nearest first, up to one with a quote.
 
-        Below that quote may stand the end of a value, and above it its lines: these are no records.
+        That quote may end a value whose lines stand above it, and these are not records.
         """
         return takewhile(lambda text: QUOTE not in text, list(self._passed)[-2::-1])
 
     def peek(self, line: int) -> bytes | None:
-        """Looks at a line that was not passed; None at the end of the file, or beyond the window."""
+        """Look at a line that was not passed yet; None at the end of the file, or beyond the window."""
         at = self._head + line - self.next_line
         while at >= len(self._held):
             if self._bytes > MAX_LINE_BYTES:
@@ -165,6 +165,6 @@ class Window:
         return self._held[at][0]
 
     def drop_through(self, line: int) -> None:
-        """Passes all lines up to one."""
+        """Pass all lines up to a given one."""
         while self.next_line <= line and self.pop() is not None:
             pass

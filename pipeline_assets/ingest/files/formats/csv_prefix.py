@@ -1,12 +1,13 @@
-"""Prove in bulk that the first records of a piece of a CSV file are good, so that none of them is looked at by itself.
+"""Proves in bulk that the first records of a piece of a CSV file are good, so that they are not examined one by one.
 
-A file of 1.4 million values with line ends took 45 CPU seconds line by line, and takes 1.5 in bulk. What is proved here
-is good by the rules of `csv_damage`; what is not may be good all the same, and is looked at there. The proof:
+A file of 1.4 million values with line ends took 45 CPU seconds line by line, and takes 1.5 in bulk. Records that are
+proved here are good by the rules of `csv_damage`; records without proof may be good all the same, and are examined
+there. The proof:
 
-1. Each quote stands at the edge of a field or beside its double, so that counting quotes tells which bytes they hold.
+1. Each quote stands at the edge of a field or beside its double, so counting quotes tells which bytes they enclose.
 2. Outside quotes no carriage return stands alone.
-3. Each record of several lines has the header's number of fields, and too few of its lines have as many delimiters as
-   a record to pass for records. Nor may its end be the beginning of a value that begins with a line end.
+3. Each record of several lines has the header's number of fields, and too few of its lines have as many delimiters as a
+  record to pass for records. Nor may its end be the beginning of a value that begins with a line end.
 """
 
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ import polars as pl
 from pipeline_assets.ingest.files.formats.physical_lines import QUOTE, bytes_series, positions
 
 NEARLY_ALL = 0.9
-"""Of the lines of a value that are full, for it to be doubted where no field has a type: all of less than ten."""
+"""Share of a value's lines that must be full for doubt, if no field has a type: all of fewer than ten lines."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Good records at the start of a piece: their physical lines, their bytes, their number, those of several lines."""
+    """Good records at the start of a piece: their physical lines, bytes and number, and how many have several lines."""
 
     lines: int
     size: int
@@ -36,10 +37,10 @@ class Layout:
     Attributes:
         separator: The delimiter.
         terminator: The byte that ends a line.
-        typed: For each field, whether it is of a type that is no text.
-        lines_looked_at: Of a value, between its first and its last, as `csv_damage` does.
-        enough_without_types: Full lines that it takes to doubt a value where no field has a type.
-        is_strict: Whether each record has to have the header's number of fields, and to be UTF-8.
+        typed: For each field, whether its type is other than text.
+        lines_looked_at: Lines of a value, between its first and its last, that are examined, as in `csv_damage`.
+        enough_without_types: Number of full lines that make a value doubtful if no field has a type.
+        is_strict: Whether each record must have the header's number of fields and be UTF-8.
     """
 
     separator: bytes
@@ -88,9 +89,9 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _bad_quotes(values: pl.Series, quotes: pl.Series, layout: Layout) -> list[int]:
-    """Where the first quotes are that stand at no edge of a field."""
+    """Find the first quotes that do not stand at the edge of a field."""
     outside = pl.Series([layout.terminator[0]], dtype=pl.UInt8)
-    around = pl.concat([outside, values, pl.Series([0], dtype=pl.UInt8)])  # what follows a piece is not known
+    around = pl.concat([outside, values, pl.Series([0], dtype=pl.UInt8)])  # the byte after a piece is not known
     opening, closing = quotes.gather_every(2), quotes.gather_every(2, offset=1)
     found = []
     for places, byte, edges in (
@@ -103,7 +104,7 @@ def _bad_quotes(values: pl.Series, quotes: pl.Series, layout: Layout) -> list[in
 
 
 def _last_at_edge(data: bytes, quotes: pl.Series, bad: list[int], layout: Layout) -> list[int]:
-    """Where the last good quote is, if it ends a record at the edge of a field: it may rather open a value there."""
+    """Find the last good quote if it ends a record at the edge of a field: it may instead open a value there."""
     known = int(quotes.search_sorted(min(bad), side="left")) if bad else len(quotes)
     if not known or known % 2:
         return []
@@ -115,7 +116,7 @@ def _last_at_edge(data: bytes, quotes: pl.Series, bad: list[int], layout: Layout
 
 
 def _lone_carriage_returns(values: pl.Series, quotes: pl.Series, layout: Layout) -> list[int]:
-    """Where the first carriage return is that stands alone outside quotes."""
+    """Find the first carriage return that stands alone outside quotes."""
     if layout.terminator == b"\r":
         return []
     returns = positions(values, b"\r")
@@ -127,7 +128,7 @@ def _lone_carriage_returns(values: pl.Series, quotes: pl.Series, layout: Layout)
 def _doubtful_records(
     values: pl.Series, quotes: pl.Series, ends: pl.Series, last_lines: pl.Series, layout: Layout
 ) -> list[int]:
-    """Which record is the first, from 0, that is not proved to be good, of several lines or, if strict, of one."""
+    """Return the number of the first record, from 0, that is not proved good; single lines count only if strict."""
     first_lines = (last_lines.shift(1) + 1).fill_null(0)
     numbers = (last_lines >= first_lines if layout.is_strict else last_lines > first_lines).arg_true()
     if numbers.is_empty():
@@ -169,8 +170,8 @@ def _doubtful_records(
 
 
 def _before_blank(values: pl.Series, ends: pl.Series, layout: Layout) -> pl.Series:
-    """Whether a record ends with a quote, and below it is a blank line, or one whose first field is but a quote."""
-    unknown = pl.Series([10, 10], dtype=pl.UInt8)  # what stands around a piece
+    """Tell whether a record ends with a quote above a blank line, or above one whose first field is only a quote."""
+    unknown = pl.Series([10, 10], dtype=pl.UInt8)  # the bytes around a piece
     around = pl.concat([unknown, values, unknown])
     before, last, next_, after = (around.gather(ends + offset) for offset in (0, 1, 3, 4))
     if layout.terminator == b"\n":

@@ -1,7 +1,7 @@
-"""Find damaged lines of a CSV file in bulk, as long as it has no quote: 27 million of them in seconds.
+"""Finds damaged lines of a CSV file in bulk, as long as it has no quote: 27 million of them in seconds.
 
-A file without quotes, of which most lines are broken, is no file of records but a page, a log or a bomb. One that has
-quotes is looked at line by line (`csv_damage`).
+A file without quotes whose lines are mostly broken is not a file of records but a page, a log or a bomb. A file with
+quotes is examined line by line (`csv_damage`).
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from pipeline_assets.ingest.files.formats.physical_lines import MAX_LINE_BYTES, 
 def find_all_damage(
     path: Path, content: Content, separator: bytes, finder: DamageFinder, header_lines: int
 ) -> Iterator[Damage]:
-    """Yields damaged lines, also those with too few or too many fields; of many, runs of neighbours.
+    """Yield damaged lines, those with too few or too many fields included; if there are many, runs of neighbours.
 
     Args:
         path: The file.
         content: What is known of its bytes.
         separator: The delimiter.
-        finder: What looks at lines from the first quote on; strict.
-        header_lines: Physical lines down to the end of the header.
+        finder: Examines lines from the first quote on; strict.
+        header_lines: Physical lines up to the end of the header.
     """
     finder.reads(path, content, header_lines)
     line, start, left, number = 1, 0, header_lines, 0
@@ -56,7 +56,7 @@ def find_all_damage(
 
 
 def _is_plain(block: bytes, content: Content) -> bool:
-    """Whether no byte in it needs to be looked at: a carriage return within a line, or one that is no UTF-8."""
+    """Tell whether no byte needs examination: neither a carriage return within a line nor text that is not UTF-8."""
     try:
         return (content.uniform_line_ends or b"\r" not in block) and (block.isascii() or bool(block.decode()))
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Open a CSV file as records: its header, and the relation of what stands below."""
+"""Opens a CSV file as records: its header, and the relation of the lines below."""
 
 import re
 import uuid
@@ -36,12 +36,12 @@ def open_csv(
     """Open a CSV file.
 
     Args:
-        con: As of `open_records`.
+        con: As in `open_records`.
         path: The file.
         content: What is known of its bytes.
         delimiter: One ASCII character.
         scratch: Directory for copies.
-        shape: The contract's columns: their types tell a stray quote from a value with line ends (`csv_damage`).
+        shape: The contract's columns: their types distinguish a stray quote from a value with line ends (`csv_damage`).
 
     Raises:
         UnreadableFile: The header cannot name the fields.
@@ -58,7 +58,7 @@ def open_csv(
 
 
 def _has_many_lines(content: Content) -> bool:
-    """Whether DuckDB is not to note what it refuses until it is known to be little: each costs it 7 us and 1 KB."""
+    """Tell whether DuckDB should not record rejects until there are known to be few: each costs it 7 us and 1 KB."""
     return content.physical_lines > limits.MAX_DEAD_LETTERS
 
 
@@ -78,7 +78,7 @@ def _kinds(fields: Sequence[SourceField], shape: RawShape | None) -> list[Kind]:
 
 @dataclass
 class CsvRecords(Records):
-    """The records of a CSV file. Damaged lines are found only if the first scan does not account for each line.
+    """The records of a CSV file. Damaged lines are searched only if the first scan does not account for each line.
 
     Attributes:
         header: The header.
@@ -91,12 +91,12 @@ class CsvRecords(Records):
     _is_weighed: bool = False
 
     def read(self, path: Path, content: Content, *, with_rejects: bool = True) -> None:
-        """Read from a file, of which each line begins a record or is part of one.
+        """Read from a file in which each line begins a record or is part of one.
 
         Args:
             path: The file.
             content: What is known of its bytes.
-            with_rejects: Whether what is refused is noted. Else `finish` asks for another scan if anything was.
+            with_rejects: Whether DuckDB records rejects. If not, `finish` asks for another scan if there were any.
         """
         self._drop_rejects()
         self.path, self.content, self._starts = path, content, None
@@ -134,14 +134,14 @@ class CsvRecords(Records):
         return True
 
     def _is_complete(self, n_rows: int) -> bool:
-        """Whether a scan that noted no rejects had none: no line is damaged, and each record came out."""
+        """Tell whether a scan without recorded rejects had none: no line is damaged, and each record came out."""
         if self._damage is None or self._damage.number:
             return False
         starts = self._record_starts()
         return starts is not None and not starts.open_quote and len(starts.offsets) == n_rows + 1
 
     def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome | None:
-        """Account for a scan, as `Records.finish`; the damaged lines are among the rejects."""
+        """Account for a scan, as `Records.finish` does; the damaged lines are among the rejects."""
         if not self.is_clean(con, n_rows):
             if self._damage is None and self.mend():
                 return None

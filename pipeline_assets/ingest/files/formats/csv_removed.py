@@ -1,6 +1,7 @@
-"""The damaged lines of a CSV file as they are left out: where they are, and the copy without them.
+"""The damaged lines of a CSV file that are left out: where they are, and the copy without them.
 
-A file may have 27 million of them, so only the first are kept in full; of the others runs of neighbouring lines.
+A file may have 27 million of them, so only the first are kept in full; the others are kept as runs of neighbouring
+lines.
 """
 
 from array import array
@@ -18,12 +19,12 @@ class Removed:
     """Damaged lines, ascending.
 
     Attributes:
-        kept: The first in full.
-        number: How many there are.
+        kept: The first ones in full.
+        number: Number of all damaged lines.
     """
 
     def __init__(self, damages: Iterable[Damage]) -> None:
-        """Takes the lines."""
+        """Collect the lines."""
         self.kept: list[Damage] = []
         self.number = self._bytes = 0
         self._lines, self._counts, self._starts, self._lengths = (array("Q") for _ in range(4))
@@ -49,12 +50,12 @@ class Removed:
             self._bytes += len(damage.text)
 
     def ranges(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yields start and length of what goes, and what comes in its place: nothing."""
+        """Yield start and length of each range to remove, with nothing in its place."""
         for start, length in zip(self._starts, self._lengths, strict=True):
             yield start, length, b""
 
     def lines_in_file(self, lines: pl.Series) -> pl.Series:
-        """Gives the lines in the file of lines of the copy."""
+        """Turn line numbers of the copy into line numbers of the file."""
         counts = pl.Series(self._counts, dtype=pl.Int64)
         after = counts.cum_sum()
         places = pl.Series(self._lines, dtype=pl.Int64) - (after - counts)
@@ -63,13 +64,13 @@ class Removed:
 
 
 def write_changed(path: Path, content: Content, target: Path, ranges: Iterable[tuple[int, int, bytes]]) -> None:
-    """Copies a file, decompressed, with something else in place of some of its bytes.
+    """Copy a file, decompressed, with other bytes in place of some ranges.
 
     Args:
         path: The file.
         content: What is known of its bytes.
         target: The copy.
-        ranges: Start and length of what goes, ascending and apart, and what comes in its place.
+        ranges: Start and length of each range, ascending and apart, and the bytes in its place.
     """
     with target.open("wb") as file:
         base = at = 0

@@ -1,7 +1,7 @@
-"""Take a JSON array that holds an element which is no JSON apart into its elements, one a line.
+"""Takes a JSON array apart into its elements, one per line, if one of its elements is not valid JSON.
 
-One lone surrogate or one `nul` among a million records would otherwise cost them all. Only the array itself must be
-whole: each bracket and each quote is closed, and nothing follows the last one.
+Otherwise one lone surrogate or one `nul` among a million records would cost them all. Only the array itself must be
+complete: each bracket and each quote is closed, and nothing follows the last bracket.
 """
 
 import re
@@ -50,7 +50,7 @@ class _Splitter:
 
     def _take(self, token: bytes) -> None:
         if token in b"\r\n":
-            self._element += b"\t" if self._in_string else b" "  # in a string neither is JSON
+            self._element += b"\t" if self._in_string else b" "  # within a string both are invalid JSON
         elif token == b'"':
             self.is_broken |= self._depth == 0
             self._in_string = not self._in_string
@@ -89,14 +89,14 @@ _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"\t\t")
 
 
 def write_elements(chunks: Iterable[bytes], target: Path) -> bool:
-    """Writes the elements of an array, one a line, as they are but for line ends.
+    """Write the elements of an array, one per line, unchanged except for line ends.
 
     Args:
         chunks: The text.
         target: The file to write.
 
     Returns:
-        False if the text is no whole array.
+        False if the text is not a complete array.
     """
     with target.open("wb") as out:
         splitter = _Splitter(out)

@@ -1,7 +1,7 @@
-"""Open one landed file as a DuckDB relation of records.
+"""Opens one landed file as a DuckDB relation of records.
 
-Holds the formats (csv, jsonl, json, parquet, avro), and what their failures are called. Does not hold the account
-after the scan (`records`), casting (`conform`) or anything of a table.
+Holds the formats (csv, jsonl, json, parquet, avro) and the texts of their failures. `records` accounts for the scan,
+`ingest.conform` casts values; nothing here knows a table.
 
 The flow of one file::
 
@@ -65,10 +65,10 @@ __all__ = (
 
 
 def resolve_format(path: str, given: Format | Literal["auto"]) -> Format:
-    """The format given or, for "auto", that of the suffix below a compression suffix.
+    """Return the given format or, for "auto", that of the suffix before a compression suffix.
 
     Raises:
-        UnreadableFile: The suffix says nothing.
+        UnreadableFile: The suffix names no format.
     """
     if given != "auto":
         return given
@@ -79,7 +79,7 @@ def resolve_format(path: str, given: Format | Literal["auto"]) -> Format:
 
 
 def _delimiter(path: Path, content: Content, given: Format | Literal["auto"], delimiter: str) -> str:
-    """The delimiter: a tab in files named `.tsv` or `.tab`, unless their first line has commas only."""
+    """Return the delimiter: a tab in files named `.tsv` or `.tab`, unless their first line has commas only."""
     first = content.head.lstrip(b"\r\n").split(b"\n", 1)[0]
     is_named = given == "auto" and _suffix(path.name) in (".tsv", ".tab")
     return "\t" if is_named and delimiter == "," and (b"\t" in first or b"," not in first) else delimiter
@@ -108,12 +108,12 @@ def open_records(
     Args:
         con: Connection with `SET TimeZone = 'UTC'`; temporary tables for rejects are made on it.
         path: The file.
-        content: What `read_content` found of it.
+        content: What `read_content` found in it.
         format: csv, jsonl, json, parquet, avro, or "auto" to go by the name.
-        delimiter: One character between the fields of a CSV file; with "auto", a file named .tsv has tabs all the same.
-        temp_dir: An existing directory for copies, where a format cannot be read from a stream.
+        delimiter: One character between the fields of a CSV file; with "auto", a file named .tsv still has tabs.
+        temp_dir: An existing directory for copies, for formats that cannot be read from a stream.
         careful: Decode Parquet and Avro without DuckDB, which has failed at a value of this file. Slower.
-        shape: The contract's columns, which tell a stray quote in a CSV file from a value with line ends.
+        shape: The contract's columns, which distinguish a stray quote in a CSV file from a value with line ends.
 
     Raises:
         UnreadableFile: The file is known to be unreadable before any record is read.
@@ -137,9 +137,9 @@ def open_records(
 
 
 def file_failure(error: BaseException) -> str:
-    """A dead letter's reason for a file during whose scan DuckDB raised `error`; one line, without paths.
+    """Return a dead letter's reason for a file during whose scan DuckDB raised `error`; one line, without paths.
 
-    Re-raises errors that say nothing of the file: out of memory, disk full, interrupted.
+    Raises the error again if it does not concern the file: out of memory, disk full, interrupted.
     """
     if isinstance(error, UnreadableFile):
         return error.reason
@@ -163,7 +163,7 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kin
         return _open_lines(con, path, content, kind, scratch)
     path, content = _json_document(path, content, scratch)
     layout = "array" if content.head.lstrip().startswith(b"[") else "unstructured"
-    if layout == "array" and content.last_visible != b"]":  # cut behind a comma, it is whole to DuckDB
+    if layout == "array" and content.last_visible != b"]":  # cut after a comma, it is complete to DuckDB
         raise UnreadableFile("json: malformed: the array has no end; was the file cut?")
     source = (
         f"(SELECT json::VARCHAR AS _text FROM read_json_objects({quote_text(str(path))}, format = '{layout}', "
@@ -182,7 +182,7 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kin
 
 
 def _open_lines(con: duckdb.DuckDBPyConnection, path: Path, content: Content, kind: Format, scratch: Path) -> Records:
-    """JSON, one record a line."""
+    """Open JSON with one record per line."""
     rejects_id = uuid.uuid4().hex
     source, lines = _line_reader(path, content, rejects_id), _line_reader(path, content, None)
     keys = json_records.keys(con, lines)
@@ -199,7 +199,7 @@ def _json_fields(keys: json_records.Keys) -> tuple[SourceField, ...]:
 
 
 def _line_reader(path: Path, content: Content, rejects_id: str | None) -> str:
-    """A one-column CSV without quotes reads lines; U+001F cannot stand in JSON, so no JSON is ever split."""
+    """Return a reader of lines: a one-column CSV without quotes. JSON cannot hold U+001F, so no JSON is ever split."""
     return (
         f"read_csv({quote_text(str(path))}, auto_detect = false, header = false, "
         f"delim = '\x1f', quote = '', escape = '', "
@@ -208,7 +208,7 @@ def _line_reader(path: Path, content: Content, rejects_id: str | None) -> str:
 
 
 def _json_document(path: Path, content: Content, scratch: Path) -> tuple[Path, Content]:
-    """The file, or a copy without a byte order mark, which DuckDB's JSON reader refuses."""
+    """Return the file, or a copy without a byte order mark, which DuckDB's JSON reader refuses."""
     if not content.head.startswith(BOM):
         return safe_path(path, scratch), content
     target = scratch / "plain"

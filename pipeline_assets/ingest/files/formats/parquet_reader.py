@@ -1,6 +1,6 @@
-"""Open a Parquet file as a DuckDB relation of records.
+"""Opens a Parquet file as a DuckDB relation of records.
 
-Holds the fields and the query. What Arrow reads instead of DuckDB, and why, is in `parquet_values`.
+Holds the fields and the query. `parquet_values` says what Arrow reads instead of DuckDB, and why.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _ROW = "file_row_number"
 def open_parquet(
     con: duckdb.DuckDBPyConnection, path: Path, content: Content, scratch: Path, *, careful: bool
 ) -> Records:
-    """Open a Parquet file; fields are told apart by their place, whatever their names.
+    """Open a Parquet file; fields are identified by their place, whatever their names.
 
     Args:
         con: The connection to read with.
@@ -30,7 +30,7 @@ def open_parquet(
         careful: True if DuckDB has failed at this file.
 
     Raises:
-        UnreadableFile: It is no Parquet file, or a damaged one.
+        UnreadableFile: The file is not a Parquet file, or is damaged.
     """
     if not content.head.startswith(b"PAR1"):
         raise UnreadableFile("file: not a Parquet file (no magic bytes)")
@@ -42,9 +42,9 @@ def open_parquet(
     try:
         wrong: Sequence[int] | None = parquet_values.inexact(path, doubtful) if doubtful and not careful else []
         decoded = parquet_values.decode(path, None if careful else wrong, target) if careful or wrong else []
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # names that are no UTF-8, too
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # also for names that are not UTF-8
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk that is written
+            raise  # an error of the disk that is written
         raise UnreadableFile(f"file: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     instead = {each.index: each for each in decoded}
     exact = f"(SELECT * FROM read_parquet({quote_text(str(target))}, hive_partitioning = false))"
@@ -64,8 +64,8 @@ def open_parquet(
 
 
 def _scan(con: duckdb.DuckDBPyConnection, path: Path, names: Sequence[str]) -> tuple[tuple[SourceField, ...], str]:
-    """The fields as DuckDB reads them, and the query."""
-    # Not `binary_as_string`: bytes that are no UTF-8 would end the scan of the whole file.
+    """Return the fields as DuckDB reads them, and the query."""
+    # Not `binary_as_string`: bytes that are not UTF-8 would end the scan of the whole file.
     options = "binary_as_string = false, hive_partitioning = false"
     source = f"read_parquet({quote_text(str(path))}, {options})"
     dtypes = [dtype for _, dtype, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
@@ -83,7 +83,7 @@ def _scan(con: duckdb.DuckDBPyConnection, path: Path, names: Sequence[str]) -> t
 
 
 def _field(name: str, column: str, dtype: str) -> SourceField:
-    if dtype == "BLOB":  # Hive and Impala write text so; `conform` finds out value by value
+    if dtype == "BLOB":  # Hive and Impala write text like this; `conform` decides value by value
         return SourceField(name, column, dtype, evolves_to="VARCHAR")
     return SourceField(name, column, "VARCHAR" if dtype == "JSON" else dtype)
 

@@ -1,8 +1,8 @@
-"""Read Parquet columns exactly that DuckDB reads wrongly or fails at.
+"""Reads Parquet columns exactly that DuckDB reads wrongly or fails at.
 
-DuckDB cuts INT96 and `TIMESTAMP(NANOS, UTC)` to microseconds without a word, makes doubles of decimals of more than 38
-digits (wrong ones at that), and ends the scan of a file at text that is no UTF-8 and at times it cannot hold. Arrow
-reads them all; its own limit, nanoseconds before 1677 and after 2262 in INT96, is got over by reading these twice.
+DuckDB cuts INT96 and `TIMESTAMP(NANOS, UTC)` to microseconds without a message, turns decimals of more than 38 digits
+into (wrong) doubles, and ends the scan of a file at text that is not UTF-8 and at times that it cannot hold. Arrow
+reads them all. Its own limit, INT96 nanoseconds before 1677 and after 2262, is overcome by reading these columns twice.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ _DUCKDB_TYPES = {
 
 @dataclass(frozen=True)
 class Top:
-    """A field of the records: its name, and whether it may hold what DuckDB reads wrongly."""
+    """A field of the records: its name, and whether it may hold values that DuckDB reads wrongly."""
 
     name: str
     is_doubtful: bool
@@ -39,7 +39,7 @@ class Top:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A field that was read by Arrow: its place, and what `records.SourceField` says of it."""
+    """A field that Arrow has read: its place, and its attributes as in `records.SourceField`."""
 
     index: int
     dtype: str
@@ -47,7 +47,7 @@ class Decoded:
 
 
 def top_fields(con: duckdb.DuckDBPyConnection, path: Path) -> list[Top]:
-    """Give the fields as they are written; DESCRIBE makes `Id_1` of a second one that differs by case only."""
+    """Return the fields as they are written; DESCRIBE renames a second one that differs only by case to `Id_1`."""
     rows = con.execute(
         "SELECT name, coalesce(num_children, 0), coalesce(type, ''), coalesce(logical_type, ''), "
         f"coalesce(precision, 0) FROM parquet_schema({quote_text(str(path))})"
@@ -58,7 +58,7 @@ def top_fields(con: duckdb.DuckDBPyConnection, path: Path) -> list[Top]:
         doubtful = _is_doubtful(kind, logical, precision)
         if below == 0:
             found.append(Top(name, doubtful))
-        elif doubtful:  # what is nested follows its parent
+        elif doubtful:  # nested fields follow their parent
             found[-1] = Top(found[-1].name, True)
         below += children - (below > 0)
     return found
@@ -71,7 +71,7 @@ def _is_doubtful(kind: str, logical: str, precision: int) -> bool:
 
 
 def inexact(path: Path, indexes: Sequence[int]) -> list[int]:
-    """Find those of some fields in which DuckDB would lose something."""
+    """Find those among some fields in which DuckDB would lose something."""
     lost: set[int] = set()
     for _, rows in _batches(path, indexes):
         lost |= {index for index, (values, micros) in rows.items() if index not in lost and _loses(values, micros)}
@@ -81,7 +81,7 @@ def inexact(path: Path, indexes: Sequence[int]) -> list[int]:
 
 
 def decode(path: Path, indexes: Sequence[int] | None, target: Path) -> list[Decoded]:
-    """Write some fields, or all, as Parquet that DuckDB reads rightly: `_line`, and `e0`, `e1`, ... by places."""
+    """Write some fields, or all, as Parquet that DuckDB reads correctly: `_line`, and `e0`, `e1`, ... by place."""
     writer, decoded, line = None, [], 1
     for count, rows in _batches(path, indexes):
         fields = [(index, *_exact(values, micros)) for index, (values, micros) in rows.items()]
@@ -98,7 +98,7 @@ def decode(path: Path, indexes: Sequence[int] | None, target: Path) -> list[Deco
 
 
 def _batches(path: Path, indexes: Sequence[int] | None) -> Iterator[tuple[int, dict[int, tuple[pa.Array, pa.Array]]]]:
-    """Rows and their number; each field twice: INT96 in nanoseconds, which may run over, and in microseconds, cut."""
+    """Yield rows and their number, each field twice: INT96 in nanoseconds (may overflow), and cut to microseconds."""
     with parquet.ParquetFile(path) as file, parquet.ParquetFile(path, coerce_int96_timestamp_unit="us") as again:
         names = file.schema_arrow.names
         chosen = list(range(len(names))) if indexes is None else sorted(indexes)
@@ -139,7 +139,7 @@ def _inner(values: pa.Array) -> list[pa.Array]:
 
 
 def _exact_numbers(values: pa.Array, micros: pa.Array) -> list[int | None]:
-    """Whole units of each value; of INT96 the nanoseconds, whatever the year."""
+    """Return the whole units of each value; for INT96 the nanoseconds, whatever the year."""
     numbers: list[int | None] = values.cast(pa.int64()).to_pylist()
     if values.type == micros.type:
         return numbers
@@ -148,7 +148,7 @@ def _exact_numbers(values: pa.Array, micros: pa.Array) -> list[int | None]:
 
 
 def _exact(values: pa.Array, micros: pa.Array) -> tuple[pa.Array, tuple[str, str | None]]:
-    """A top field as DuckDB reads it rightly, with its type there and what it evolves to."""
+    """Return a top field in a form that DuckDB reads correctly, with its type there and the type that it evolves to."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         return _exact(values.dictionary_decode(), micros.dictionary_decode())
@@ -175,7 +175,7 @@ def _evolves_to(kind: pa.DataType) -> str:
 
 
 def _texts(values: pa.Array, micros: pa.Array) -> list[str]:
-    """The JSON text of each value."""
+    """Return the JSON text of each value."""
     kind = values.type
     if isinstance(kind, pa.UuidType):
         return ["null" if data is None else exact_text.of_uuid(data) for data in values.storage.to_pylist()]

@@ -1,11 +1,11 @@
-"""Where the records of a text file start: the physical line of each, from a second pass over the bytes.
+"""Finds where the records of a text file start: the physical line of each, from a second pass over the bytes.
 
-Holds quote-aware scanning of line ends, and the copy with uniform line ends that DuckDB can read. Does not hold
-parsing of fields, or formats.
+Holds quote-aware scanning of line ends, and the copy with uniform line ends that DuckDB can read. Fields are parsed in
+`csv_fields`, formats are opened in `open_records`.
 
-DuckDB's CSV reader tells no line of the rows it accepts, counts records (not lines) for those it rejects, and stops
-with an error at mixed line ends. This module is only asked about files that need it: those with rejects, blank lines,
-line ends inside quotes, or mixed line ends.
+DuckDB's CSV reader gives no line for the rows it accepts, counts records (not lines) for those it rejects, and stops
+with an error at mixed line ends. This module serves only the files that need it: those with rejects, blank lines, line
+ends inside quotes, or mixed line ends.
 """
 
 import io
@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 
 
 class LineTooLong(Exception):  # noqa: N818  the dead letter's own word
-    """A line that does not fit in memory."""
+    """A line does not fit in memory."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class RecordStarts:
 
 
 def line_starts(path: Path, content: Content) -> RecordStarts:
-    """Start of every physical line; blank ones count, because a line reader yields them too."""
+    """Find the start of every physical line; blank lines count, because a line reader yields them too."""
     found = _Found(keep_blank=True)
     _scan_by_parity(read_chunks(path, content.compression), b"", content.terminator, found)
     return found.result(content)
 
 
 def record_starts(path: Path, content: Content, delimiter: str, *, keep_blank: bool = False) -> RecordStarts | None:
-    """Start of every record of a CSV file; None where it cannot be told.
+    """Find the start of every record of a CSV file; None where it cannot be found.
 
-    Quotes are counted in bulk where each one stands at the edge of a field. A file with quotes elsewhere (6" PLATE)
-    is read line by line instead, as DuckDB reads it: a quote opens a field only at its start, spaces aside.
+    Quotes are counted in bulk if each stands at the edge of a field. A file with quotes elsewhere (6" PLATE) is read
+    line by line instead, as DuckDB reads it: a quote opens a field only at its start, spaces aside.
 
     Args:
         path: The file.
@@ -74,7 +74,7 @@ def record_starts(path: Path, content: Content, delimiter: str, *, keep_blank: b
 
 
 class _Found:
-    """Collects records' ends, chunk by chunk, as starts and lines."""
+    """Collects the ends of records, chunk by chunk, as starts and lines."""
 
     def __init__(self, keep_blank: bool) -> None:
         self._keep_blank = keep_blank
@@ -106,7 +106,7 @@ class _Found:
 
 
 def bytes_series(chunk: bytes) -> pl.Series:
-    """Gives bytes as numbers, without a copy."""
+    """Return bytes as numbers, without a copy."""
     array = pa.Array.from_buffers(pa.uint8(), len(chunk), [None, pa.py_buffer(chunk)])
     series = pl.from_arrow(array)
     if not isinstance(series, pl.Series):
@@ -115,14 +115,14 @@ def bytes_series(chunk: bytes) -> pl.Series:
 
 
 def positions(series: pl.Series, byte: bytes) -> pl.Series:
-    """Gives the places of a byte."""
+    """Return the places of a byte."""
     return (series == byte[0]).arg_true().cast(pl.UInt64)
 
 
 def _scan_by_parity(chunks: Iterable[bytes], separator: bytes, terminator: bytes, found: _Found) -> bool:
-    """Find records by the parity of quotes; False if a quote stands where only parsing tells what it means.
+    """Find records by the parity of quotes; False if a quote stands where only parsing can interpret it.
 
-    Without a separator, quotes mean nothing and every line is a record.
+    Without a separator, quotes have no meaning and every line is a record.
     """
     base, inside, line, last = 0, False, 1, terminator
     edges = [separator, b"\r", b"\n", QUOTE] if separator else []
@@ -176,7 +176,7 @@ def _scan_by_line(chunks: Iterable[bytes], separator: bytes, terminator: bytes, 
 
 
 def _lines(chunks: Iterable[bytes], terminator: bytes) -> Iterator[bytes]:
-    """Split chunks at a terminator, which stays; a line longer than the limit comes as it grew past it."""
+    """Split chunks at a terminator, which is kept; a line over the limit is yielded as soon as it exceeds the limit."""
     rest = b""
     for chunk in chunks:
         parts = (rest + chunk).split(terminator)
@@ -191,7 +191,7 @@ def _lines(chunks: Iterable[bytes], terminator: bytes) -> Iterator[bytes]:
 
 
 def _inside_after(text: bytes, separator: bytes, inside: bool) -> bool:
-    """Whether a line that starts inside (or outside) quotes leaves its end inside quotes."""
+    """Tell whether a line that starts inside (or outside) quotes ends inside quotes."""
     at = 0
     while True:
         if not inside:
@@ -214,7 +214,7 @@ def _inside_after(text: bytes, separator: bytes, inside: bool) -> bool:
 
 
 def header_record(head: bytes, separator: bytes, terminator: bytes) -> bytes | None:
-    """The first record of a file that is not blank, without its line end; None if `head` does not hold all of it."""
+    """Return the first record that is not blank, without its line end; None if `head` does not hold all of it."""
     record, inside = b"", False
     for text in _lines([head], terminator):
         if not record and not text.strip(b"\r\n"):
@@ -227,10 +227,10 @@ def header_record(head: bytes, separator: bytes, terminator: bytes) -> bytes | N
 
 
 def write_uniform(path: Path, content: Content, target: Path, separator: bytes) -> None:
-    """Copy a file with CRLF made LF outside quotes; physical lines stay what they are.
+    """Copy a file with CRLF made LF outside quotes; physical lines stay the same.
 
-    For JSON Lines (no separator) there are no quotes to mind, and a carriage return alone becomes a tab, which is as
-    legal (between tokens) and as illegal (within a string) in JSON as the carriage return was.
+    JSON Lines (no separator) have no such quotes. A lone carriage return becomes a tab, which JSON allows and forbids
+    in the same places: allowed between tokens, forbidden within a string.
 
     Raises:
         LineTooLong: A CSV line does not fit in memory.

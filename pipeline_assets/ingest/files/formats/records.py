@@ -1,7 +1,7 @@
 """The records of one opened file: what to select, and after the scan the account of what the reader refused.
 
-Holds rejects with their raw text, physical lines, and the proof that no record went missing. Does not hold how a
-format is opened (`readers`).
+Holds rejects with their raw text, physical lines, and the proof that no record went missing. `open_records` opens the
+formats.
 """
 
 import re
@@ -33,7 +33,7 @@ _LONG_RAW_CHARACTERS = 10_000  # DuckDB cuts csv_line here
 
 
 class UnreadableFile(Exception):  # noqa: N818  it names a state of the file, as its dead letter does
-    """A file that lands as one dead letter, none of its rows; `reason` is that dead letter's reason."""
+    """A file is kept as one dead letter, without any row; `reason` is that dead letter's reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -41,7 +41,7 @@ class UnreadableFile(Exception):  # noqa: N818  it names a state of the file, as
 
 
 class ContradictoryFile(UnreadableFile):
-    """What came out of a file is not what the file says of itself; reading it again the same way proves nothing."""
+    """What came out of a file contradicts what the file declares; reading it again the same way proves nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Reject:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What finishing a scan tells.
+    """The result of a finished scan.
 
     Attributes:
         rejects: Records that the reader refused.
         line_map: None if `_line` of the scan is right; else an Arrow table (ordinal BIGINT: `_line` as scanned, line
             BIGINT: the physical line, null if it cannot be proved).
-        more: How many more the reader refused than `rejects` holds.
-        is_weighed: Whether what some records are taken for depends on all others of what was read.
+        more: Number of further records that the reader refused and `rejects` does not hold.
+        is_weighed: Whether the interpretation of some records depends on all others that were read.
     """
 
     rejects: list[Reject]
@@ -80,14 +80,14 @@ class Records:
         sql: A SELECT with `_line` BIGINT, one column for each of `fields`, and for JSON `_text` and `_problem`.
         fields: The source's fields, in order.
         con: The connection that holds the temporary tables of rejects.
-        has_problems: True if `sql` has `_problem` VARCHAR (why the record is none, or null) and `_text` VARCHAR.
-        path: What is read: the file, or a copy of it.
+        has_problems: True if `sql` has `_problem` VARCHAR (why the text is not a record, or null) and `_text` VARCHAR.
+        path: The file that is read, or a copy of it.
         content: What is known of the bytes of `path`; None for binary formats.
-        delimiter: Of a CSV file.
-        rejects_id: Names the temporary table of rejects; None for formats without.
+        delimiter: Delimiter of a CSV file.
+        rejects_id: Names the temporary table of rejects; None for formats without rejects.
         scratch: Directory for copies and links, deleted in the end.
-        expected_rows: Rows that must come out, where the file declares them.
-        lines: Of JSON Lines, a relation of all lines that can be read.
+        expected_rows: Rows that must come out, if the file declares them.
+        lines: For JSON Lines, a relation of all lines that can be read.
     """
 
     format: Format
@@ -123,17 +123,17 @@ class Records:
             self.con.execute(f"DROP TABLE IF EXISTS {scans_table(self.rejects_id)}")
 
     def is_clean(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> bool:
-        """Whether there are as many lines as records: no reject, no blank line, no line end in quotes, nothing lost."""
+        """Tell whether there are as many lines as records: no reject, no blank line, no line end in quotes, no loss."""
         header = 1 if self.format == "csv" else 0
         return self.content is not None and (
             self.content.physical_lines == n_rows + header and not self._reject_rows(con)
         )
 
     def finish(self, con: duckdb.DuckDBPyConnection, n_rows: int) -> Outcome | None:
-        """Account for a scan: call it after each one, with the number of rows that came out.
+        """Account for a scan: call it after each scan, with the number of rows that came out.
 
         Returns:
-            The account; None if the file has to be scanned again, because `sql` is another one now.
+            The account; None if the file has to be scanned again, because `sql` has changed.
 
         Raises:
             UnreadableFile: Fewer records came out than the file holds, so some would be lost in silence.
@@ -147,7 +147,7 @@ class Records:
         header = 1 if self.format == "csv" else 0
         rejected = self._reject_rows(con)
         if not rejected and self.content.physical_lines == n_rows + header:
-            return Outcome([], None)  # as many lines as records: no blank line, no line end in quotes, nothing lost
+            return Outcome([], None)  # as many lines as records: no blank line, no line end in quotes, no loss
         starts = self._record_starts()
         if self.format == "jsonl":
             scanned = self._scanned_lines(con, n_rows, len(rejected))
@@ -164,7 +164,7 @@ class Records:
         )
 
     def _scanned_lines(self, con: duckdb.DuckDBPyConnection, n_rows: int, n_rejects: int) -> int:
-        """Number of lines that the line reader yields, blank ones included."""
+        """Return the number of lines that the line reader yields, blank ones included."""
         counts = con.execute(
             f"SELECT count(*), count(*) FILTER ({json_records.NOT_BLANK}) FROM {self.lines}"
         ).fetchone()
@@ -195,7 +195,7 @@ class Records:
         return [_RejectRow.of(*row) for row in rows]
 
     def _raws(self, rows: "Sequence[_RejectRow]") -> list[str]:
-        """Raw text: what DuckDB kept, or the bytes again where it lost some (not UTF-8) or cut (long)."""
+        """Return raw texts: as DuckDB kept them, or read again where it lost bytes (not UTF-8) or cut them (long)."""
         raws = {row.offset: row.text for row in rows}
         again = [row for row in rows if row.offset is not None and row.is_lossy]
         ends = [*(row.offset for row in again[1:]), None]
@@ -229,7 +229,7 @@ class Records:
 
 
 def raw_text(data: bytes) -> str:
-    """Give the raw text of a record, without its line end; of a very long one its start."""
+    """Return the raw text of a record, without its line end; only the start of a very long one."""
     if len(data) >= MAX_LINE_BYTES:
         data = data[:_LONG_RAW_CHARACTERS]
     return data.decode("utf-8", "backslashreplace").rstrip("\r\n")
@@ -244,7 +244,7 @@ def _line_map(starts: RecordStarts | None, rejected: "Sequence[_RejectRow]", n_r
 def _accepted_lines(
     starts: RecordStarts | None, rejected: "Sequence[_RejectRow]", n_rows: int, header: int
 ) -> pl.Series:
-    """Lines of all records but the header and the rejects, if these are as many as the rows that came out."""
+    """Return the lines of all records but the header and the rejects, if they are as many as the rows that came out."""
     unknown = pl.Series([None], dtype=pl.Int64).new_from_index(0, n_rows)
     if starts is None or any(row.offset is None for row in rejected):
         return unknown
@@ -255,7 +255,7 @@ def _accepted_lines(
 
 
 def _placed(rows: "list[_RejectRow]", starts: RecordStarts | None, text_bytes: int) -> "list[_RejectRow]":
-    """The rejects with their lines and lengths; in bulk, because a file may have as many rejects as lines."""
+    """Add lines and lengths to the rejects; in bulk, because a file may have as many rejects as lines."""
     if starts is None or any(row.offset is None for row in rows):
         return rows
     offsets = pl.Series([row.offset for row in rows], dtype=pl.UInt64)
@@ -271,7 +271,7 @@ def _placed(rows: "list[_RejectRow]", starts: RecordStarts | None, text_bytes: i
         strict=True,
     ):
         if own != row.offset:
-            found.append(row)  # starts where no record does: a line would be a guess
+            found.append(row)  # no record starts there: a line would be a guess
         else:
             length = (end if i + 1 < known else text_bytes) - own
             found.append(replace(row, line=line, length=length))
@@ -280,7 +280,10 @@ def _placed(rows: "list[_RejectRow]", starts: RecordStarts | None, text_bytes: i
 
 @dataclass(frozen=True)
 class _RejectRow:
-    """A row of DuckDB's reject table; `offset` is where the record's own text starts, `length` to the next record."""
+    """A row of DuckDB's reject table.
+
+    `offset` is the start of the record's own text, `length` reaches to the next one.
+    """
 
     offset: int | None
     error_type: str
@@ -293,7 +296,7 @@ class _RejectRow:
     def of(cls, position: int | None, error_type: str, message: str, text: str | None) -> Self:
         text = text or ""
         own = text.lstrip("\r\n")
-        # the position is 1-based, and may be that of a blank line before, or of the LF of the CRLF before
+        # the position is 1-based, and may belong to a blank line before, or to the LF of the CRLF before
         offset = None if position is None else position - 1 + len(text) - len(own)
         return cls(offset, error_type, message, own.rstrip("\r\n"))
 
@@ -307,10 +310,10 @@ class _RejectRow:
 
 
 def scans_table(rejects_id: str | None) -> str:
-    """Name of the temporary table in which DuckDB notes the scans of a file."""
+    """Name the temporary table in which DuckDB records the scans of a file."""
     return f"scans_{rejects_id}"
 
 
 def errors_table(rejects_id: str | None) -> str:
-    """Name of the temporary table that holds a file's rejects."""
+    """Name the temporary table that holds a file's rejects."""
     return f"rejects_{rejects_id}"

@@ -1,8 +1,7 @@
-"""What the readers of text files have in common: how DuckDB is asked, and what it can be given to read.
+"""What the readers of text files share: the options for DuckDB, and files in a form that it can read.
 
-DuckDB reads CSV in parallel by guessing where records start; on a file with an unclosed quote its guesses disagree
-(1.8 of 6 million rows came back, one reject). All text is therefore read in one thread, which is also what numbering
-the records needs.
+DuckDB reads CSV in parallel by guessing where records start; on a file with an unclosed quote its guesses disagree (1.8
+of 6 million rows came back, one reject). So all text is read in one thread, which numbering the records needs anyway.
 """
 
 from pathlib import Path
@@ -18,7 +17,7 @@ _BUFFER_BYTES = 2 * MAX_LINE_BYTES
 
 
 def safe_path(path: Path, scratch: Path) -> Path:
-    """Give the path, or a link to it where its name holds characters that DuckDB takes for a glob."""
+    """Return the path, or a link to it if its name holds characters that DuckDB takes for a glob."""
     if not any(c in str(path) for c in "*?[]{}\\"):
         return path
     link = scratch / "link"
@@ -27,7 +26,7 @@ def safe_path(path: Path, scratch: Path) -> Path:
 
 
 def uniform(path: Path, content: Content, separator: bytes, scratch: Path) -> tuple[Path, Content]:
-    """Give the file itself or, where its line ends are mixed, a copy that DuckDB reads with the same physical lines."""
+    """Return the file or, if its line ends are mixed, a copy with the same physical lines that DuckDB can read."""
     if content.uniform_line_ends:
         return safe_path(path, scratch), content
     target = scratch / "uniform"
@@ -39,10 +38,11 @@ def uniform(path: Path, content: Content, separator: bytes, scratch: Path) -> tu
 
 
 def reader_options(content: Content, rejects_id: str | None) -> str:
-    """Give the options of every read of text.
+    """Return the options of every read of text.
 
-    Strict mode: without it, surplus columns vanish without a reject. Without a word about Hive, DuckDB takes a folder
-    on the path that is called `region=north` for a column, and its value for that of the file's own column.
+    Strict mode is on, because without it surplus columns vanish without a reject. Hive partitioning is off, because
+    otherwise DuckDB takes a folder called `region=north` on the path for a column, and its value replaces that of the
+    file's own column.
     """
     rejects = "ignore_errors = true"
     if rejects_id:

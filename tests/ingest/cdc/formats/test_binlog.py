@@ -30,5 +30,5 @@ def test_positions_grow_with_the_log() -> None:
     ],
 )
 def test_what_is_no_place_is_refused(file: object, offset: object) -> None:
-    with pytest.raises(RefusedError, match="is no place in a binary log"):
+    with pytest.raises(RefusedError, match="is not a place in a binary log"):
         binlog.position(file, offset)

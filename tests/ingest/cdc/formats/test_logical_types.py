@@ -67,7 +67,7 @@ def test_decimals_in_numeric_format_keep_their_digits(number: str, text: str) ->
 @pytest.mark.parametrize("number", ["1e999999999", "true", "{}", '"x"', "[1.50]"])
 def test_what_is_no_decimal_is_named_by_its_text(number: str) -> None:
     shown = number.replace('"', "'").replace("true", "True")
-    with pytest.raises(ValueError, match=f"^{re.escape(shown)} is no {K}Decimal$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(shown)} is not a valid {K}Decimal$"):
         plain(decode(number), {"name": K + "Decimal", "parameters": {"scale": "2"}})
 
 
