@@ -1,6 +1,6 @@
-"""A session with the source database: opened, set up so that values have one text, and its errors without secrets.
+"""Opens sessions with a PostgreSQL source, set up so that each value has one text, and reports errors without secrets.
 
-Holds `Database`. What is asked in a session is in `postgres`, `slot`, `snapshot` and `catalog`.
+Holds `Database`. Pulls (`ingest.database.postgres`) and slots (`ingest.cdc.slot`) decide what is asked in a session.
 """
 
 import re
@@ -17,7 +17,7 @@ from pipeline_assets.sql import quote_text
 LOCK_TIMEOUT_SECONDS = 60
 """How long a session waits for a lock, or for transactions that were open when a slot is created."""
 
-# A value's text follows the session, and a database or a role may have defaults of its own for each of these.
+# A value's text depends on the session, and a database or a role may have its own defaults for each of these.
 _SETTINGS = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "iso_8601",
@@ -28,9 +28,9 @@ _SETTINGS = {
     "quote_all_identifiers": "off",
     "search_path": "",
     "client_min_messages": "warning",
-    # Rows that a policy hides are an error, not a snapshot with less in it.
+    # Rows that a policy hides are an error, not a snapshot with fewer rows.
     "row_security": "off",
-    # A transaction of any size is read in one statement.
+    # One statement reads a transaction of any size.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
@@ -39,7 +39,7 @@ _CANCEL_SECONDS = 3.0
 _SETTINGS_SINCE_17 = {"transaction_timeout": "0"}
 _V17 = 170_000
 
-# So that a run notices within two minutes that the host has gone, and does not wait for a packet for ever.
+# With these a run notices within two minutes that the host has gone, and does not wait for a packet for ever.
 _PARAMETERS: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -63,7 +63,7 @@ class SourceDatabaseError(Exception):
 
 
 def redact(text: str) -> str:
-    """The text with `***` for passwords in connection strings, whether URLs or `key=value`."""
+    """Return the text with `***` for passwords in connection strings, whether URLs or `key=value`."""
     return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1:***@", text))
 
 
@@ -76,11 +76,11 @@ class Database:
     """
 
     def __init__(self, url: str, application_name: str) -> None:
-        """Parses the connection string; connects to nothing.
+        """Parse the connection string; connect to nothing.
 
         Args:
             url: `postgresql://user:password@host:port/database`, or libpq's `key=value` form.
-            application_name: What the server's views show of these sessions.
+            application_name: The name of these sessions in the server's views.
 
         Raises:
             SourceDatabaseError: It is not a connection string.
@@ -106,10 +106,10 @@ class Database:
 
     @contextmanager
     def connect(self, *, replication: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """Yields a session in autocommit mode, and closes it, whatever it is in the middle of.
+        """Yield a session in autocommit mode, and close it, whatever it is doing then.
 
         Args:
-            replication: Whether it is to understand the commands of the replication protocol.
+            replication: Whether the session has to understand the commands of the replication protocol.
 
         Raises:
             SourceDatabaseError: For every error of the connection and of what is done with it.
@@ -123,7 +123,7 @@ class Database:
                     yield connection
             except BaseException as error:
                 if not isinstance(error, Exception):
-                    # Interrupted. A server that sorts for minutes would go on: it notices only when it sends.
+                    # Interrupted. A server that sorts for minutes would go on, because it only notices when it sends.
                     with suppress(psycopg.Error):
                         connection.cancel_safe(timeout=_CANCEL_SECONDS)
                 raise
@@ -154,13 +154,13 @@ def _parsed(url: str) -> dict[str, Any] | None:
         parameters = dict(conninfo_to_dict(url))
     except psycopg.Error:  # its text quotes parts of the string
         return None
-    # A password with an @ or a / of its own splits in the wrong place, and its end would be shown as host or port.
+    # A password with an unescaped @ or / splits in the wrong place, and its end would be shown as host or port.
     host, address, port, database = (str(parameters.get(name, "")) for name in ("host", "hostaddr", "port", "dbname"))
     return None if "@" in host + address + database or re.search(r"[^0-9,]", port) else parameters
 
 
 def _explained(error: psycopg.Error) -> str:
-    """What the server said, and what to do if we know."""
+    """Return the server's message, and a remedy if we know one."""
     details = (error.diag.message_detail, error.diag.message_hint, _REMEDIES.get(error.sqlstate or ""))
     message = error.diag.message_primary or str(error).strip() or type(error).__name__
     return redact("; ".join([" ".join(message.split()), *(detail.rstrip(".") for detail in details if detail)]))

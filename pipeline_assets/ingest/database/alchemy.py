@@ -1,7 +1,8 @@
 """Any other database, through SQLAlchemy: rows stream from the driver, and each value becomes its exact text.
 
-Snapshots are what one statement sees. SQLite does not enforce declared types, so values go by what they are. A text of
-its that is no UTF-8 comes as bytes where these are kept, and else ends the reading with an error.
+A snapshot is what one statement sees. SQLite does not enforce declared types, so each value is taken by its actual
+type. A SQLite text that is not UTF-8 is read as bytes if the relation keeps bytes; otherwise it ends the reading with
+an error.
 
 Streaming: https://docs.sqlalchemy.org/en/20/core/connections.html#using-server-side-cursors-a-k-a-stream-results
 """
@@ -45,17 +46,17 @@ _UNREADABLE = (
 
 
 class AlchemyDatabase:
-    """A database that SQLAlchemy has a dialect for, by URL. Every error is a `DatabaseError`.
+    """A database for which SQLAlchemy has a dialect, by URL. Every error is a `DatabaseError`.
 
     Attributes:
         place: The URL without user, driver and options.
     """
 
     def __init__(self, url: str) -> None:
-        """Loads the driver; connects to nothing.
+        """Load the driver; connect to nothing.
 
         Raises:
-            DatabaseError: It is no URL, or its driver is not installed.
+            DatabaseError: It is not a URL, or its driver is not installed.
         """
         try:
             parsed = make_url(url)
@@ -63,12 +64,12 @@ class AlchemyDatabase:
             raise DatabaseError(_UNREADABLE) from None
         if "@" in (parsed.host or ""):  # the rest of a password with an @ in it
             raise DatabaseError(_UNREADABLE)
-        # Copied field by field: a URL cannot be set to have no user.
+        # Copied field by field: a URL cannot be changed to have no user.
         server = URL.create(parsed.get_backend_name(), host=parsed.host, port=parsed.port, database=parsed.database)
         self.place = server.render_as_string()
         self._password = parsed.password
         try:
-            # No pool: a session of its own for each snapshot, closed with it.
+            # No pool: each snapshot has its own session, which is closed with it.
             self._engine = create_engine(parsed, poolclass=NullPool, hide_parameters=True)
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise DatabaseError(
@@ -88,8 +89,8 @@ class AlchemyDatabase:
 
     @contextmanager
     def snapshot(self, relation: Relation) -> Iterator["AlchemySnapshot"]:
-        """Opens a session."""
-        if self._file is not None and not self._file.exists():  # SQLite would make an empty one
+        """Open a session."""
+        if self._file is not None and not self._file.exists():  # SQLite would create an empty one
             raise DatabaseError(
                 f"{self.place}: there is no file {self._file}; sqlite:///path is relative, sqlite:////path not"
             )
@@ -116,16 +117,16 @@ class AlchemySnapshot:
         self._place = place
 
     def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
-        """One part: two sessions would not see the same."""
+        """Return one part: two sessions would not see the same rows."""
         return [Selection()]
 
     @contextmanager
     def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> Iterator[Reading]:
-        """Streams rows."""
+        """Stream rows."""
         columns = self._columns(selection)
         query, values = self._query(selection, columns)
         names = [f"f{number}" for number in range(len(columns))]
-        keeps_bytes = self._relation.keeps_bytes  # then of all columns: any value of SQLite's may be bytes
+        keeps_bytes = self._relation.keeps_bytes  # then for all columns: any value of SQLite's may be bytes
         dtype, kind, convert = ("BLOB", pa.binary(), _to_bytes) if keeps_bytes else ("VARCHAR", pa.string(), to_text)
         if keeps_bytes and self._is_sqlite:
             driver: Any = self._connection.connection.driver_connection
@@ -163,7 +164,7 @@ class AlchemySnapshot:
         return f"SELECT {', '.join(map(self._name, columns))} FROM {relation}{where}", values
 
     def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Any]]:
-        """What is read as SQL, and the parameters."""
+        """Return the relation to read as SQL, and the parameters."""
         values = {name: _sqlite_text(value) if self._is_sqlite else value for name, value in selection.bounds.items()}
         if self._relation.query is None:
             return ".".join(self._name(part) for part in name_parts(str(self._relation.table))), values
@@ -183,7 +184,7 @@ class AlchemySnapshot:
 
 
 def kind_of(types: Collection[type]) -> str:
-    """The kind of a column, as in `Reading.kinds`, by the Python types of all of its values."""
+    """Return the kind of a column, as in `Reading.kinds`, by the Python types of all of its values."""
     found = frozenset(types) - {type(None)}
     if not found:
         return "NULL"
@@ -194,12 +195,12 @@ def kind_of(types: Collection[type]) -> str:
 
 
 def _escaped(sql: str) -> str:
-    """SQL in which SQLAlchemy finds no parameter."""
+    """Escape SQL so that SQLAlchemy finds no parameter in it."""
     return sql.replace(":", r"\:")
 
 
 def to_text(value: Any) -> str:  # noqa: ANN401  whatever a driver gives
-    """The exact text of a value that is not null, in the form that `casts` reads."""
+    """Return the exact text of a value that is not null, in the form that `casts` reads."""
     if isinstance(value, str):
         return value
     for kind, convert in _TEXTS.items():
@@ -209,7 +210,7 @@ def to_text(value: Any) -> str:  # noqa: ANN401  whatever a driver gives
 
 
 def _to_bytes(value: Any) -> bytes:  # noqa: ANN401
-    """The bytes of a value that feeds a column of bytes."""
+    """Return the bytes of a value for a column of bytes."""
     return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else to_text(value).encode()
 
 
@@ -218,7 +219,7 @@ def _base64(value: bytes | bytearray | memoryview) -> str:
 
 
 def _clock(value: timedelta) -> str:
-    """A time of MySQL, which may be negative and may have more than 24 hours."""
+    """Write a time of MySQL, which may be negative and may have more than 24 hours."""
     seconds, rest = divmod(abs(value), timedelta(seconds=1))
     fraction = f".{rest.microseconds:06}" if rest else ""
     sign = "-" if value < timedelta() else ""
@@ -229,7 +230,7 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-# In this order: bool is an int, datetime is a date.
+# The order matters: a bool is also an int, a datetime is also a date.
 _TEXTS: dict[type, Callable[[Any], str]] = {
     bool: lambda value: "true" if value else "false",
     int: str,
@@ -261,7 +262,7 @@ _KINDS: dict[type, str] = {
 
 
 def _sqlite_text(value: Value | str) -> Value | str:
-    """A bound in the shortest of SQLite's forms, so that as text it comes before every other form of the same time."""
+    """Write a bound in SQLite's shortest form, which as text sorts before every other form of the same time."""
     if not isinstance(value, date):
         return value
     shown = value.isoformat(sep=" ").removesuffix("+00:00") if isinstance(value, datetime) else value.isoformat()
@@ -269,5 +270,5 @@ def _sqlite_text(value: Value | str) -> Value | str:
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  a DBAPI connection
-    """Nothing that is read may write."""
+    """Forbid all writes in the session."""
     connection.execute("PRAGMA query_only = ON")

@@ -1,6 +1,6 @@
 """A DuckDB file, read by DuckDB itself: typed columns, no text in between.
 
-Another process that writes the file keeps it locked; that is tried again.
+A process that writes the file keeps it locked; then the pull tries again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from pipeline_assets.ingest.database.protocol import (
 from pipeline_assets.sql import quote_name
 
 _ROWS = 100_000
-# Types that Arrow and Delta take as they are. Everything else goes as text, or as JSON where it is nested.
+# Types that Arrow and Delta take as they are. All other types become text, or JSON if they are nested.
 _PLAIN = {
     "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
     "FLOAT", "DOUBLE", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE",
@@ -44,10 +44,10 @@ class DuckDBFile:
     """
 
     def __init__(self, url: str) -> None:
-        """Opens nothing.
+        """Open nothing yet.
 
         Raises:
-            DatabaseError: It is no path of a file.
+            DatabaseError: It is not the path of a file.
         """
         rest = url.removeprefix("duckdb:")
         self._path = rest.removeprefix("///") if rest.startswith("///") else rest.removeprefix("//")
@@ -60,7 +60,7 @@ class DuckDBFile:
 
     @contextmanager
     def snapshot(self, relation: Relation) -> Iterator["DuckDBSnapshot"]:
-        """Opens the file, to be read only, in one transaction."""
+        """Open the file read-only, in one transaction."""
         with _errors(self.place):
             source = duckdb.connect(self._path, read_only=True)
         with source:
@@ -82,12 +82,12 @@ class DuckDBSnapshot:
         self._place = f"{relation.name} of {place}"
 
     def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
-        """One part: DuckDB reads with all cores as it is."""
+        """Return one part: DuckDB already reads with all cores."""
         return [Selection()]
 
     @contextmanager
     def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> Iterator[Reading]:
-        """Streams rows."""
+        """Stream rows."""
         columns = self._columns(selection)
         fields, shown = [], []
         for number, (name, kind) in enumerate(columns):
@@ -113,11 +113,12 @@ class DuckDBSnapshot:
             with reading(con, stream, tuple(fields), [field.column for field in fields], lambda: kinds) as found:
                 yield found
         finally:
-            # What was not read to its end keeps the file open, and the next connection of the process waits for ever.
+            # A reader that was not read to its end keeps the file open, and the next connection of the process waits
+            # for ever.
             reader.close()
 
     def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value | str]]:
-        """What is read as SQL, and its parameters: DuckDB wants all that are there, and no other."""
+        """Return the relation to read as SQL, and exactly the parameters that it has: DuckDB accepts no other."""
         if self._relation.query is None:
             return ".".join(quote_name(part) for part in name_parts(str(self._relation.table))), {}
         query = self._relation.query
@@ -137,7 +138,7 @@ class DuckDBSnapshot:
 
 
 def _as_arrow_takes_it(name: str, kind: str) -> tuple[str, str]:
-    """SQL of a column, and the type that it then has."""
+    """Return SQL of a column, and the type that it then has."""
     dtype = normal(kind)
     if dtype in _PLAIN or dtype == "BLOB" or dtype.startswith("DECIMAL("):
         return name, dtype
@@ -151,9 +152,9 @@ def _as_arrow_takes_it(name: str, kind: str) -> tuple[str, str]:
 
 
 def _kind(kind: str) -> str:
-    """As in `Reading.kinds`."""
+    """Return the kind of a type, as in `Reading.kinds`."""
     dtype = normal(kind)
-    if dtype in ("HUGEINT", "UHUGEINT"):  # what sum() of whole numbers is
+    if dtype in ("HUGEINT", "UHUGEINT"):  # the type of a sum() of whole numbers
         return "DECIMAL(38,0)"
     return _as_arrow_takes_it("x", dtype)[1]
 

@@ -1,12 +1,12 @@
 """A declared query's named parameters, `:lower` and `:upper`, in the form that each driver binds.
 
-A colon in a string, a comment or a cast (`::date`) is none.
+A colon in a string, a comment or a cast (`::date`) begins no parameter.
 """
 
 import re
 from collections.abc import Callable
 
-# What may hold a colon that is no parameter: strings, quoted names, comments, PostgreSQL's $$...$$ and casts.
+# Parts that may hold a colon without a parameter: strings, quoted names, comments, PostgreSQL's $$...$$ and casts.
 _TOKENS = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | \$(\w*)\$.*?\$\1\$ | ::
         | (?<![\w:]):(?P<name>lower|upper)\b""",
@@ -20,7 +20,7 @@ _CUT = re.compile(
 
 
 def is_cut(query: str) -> bool:
-    """Whether a query gives only so many of its rows: LIMIT, FETCH FIRST or TOP, not those of its parts."""
+    """Tell whether a query limits its own rows: LIMIT, FETCH FIRST or TOP outside of parentheses."""
     text, found = _TOKENS.sub(" ", query).strip(" \t\r\n;"), 1
     while found:
         text, found = re.subn(r"\([^()]*\)", " ", text)
@@ -28,16 +28,16 @@ def is_cut(query: str) -> bool:
 
 
 def names(query: str) -> frozenset[str]:
-    """The parameters that a query has."""
+    """Return the parameters that a query has."""
     return frozenset(found["name"] for found in _TOKENS.finditer(query) if found["name"])
 
 
 def render(query: str, parameter: Callable[[str], str], text: Callable[[str], str] = str) -> str:
-    """Writes a query for a driver, `bare`.
+    """Write a query for a driver; it is made `bare`.
 
     Args:
         query: As declared.
-        parameter: Gives the driver's form of a parameter, `%(lower)s` say.
+        parameter: Returns the driver's form of a parameter, `%(lower)s` say.
         text: Escapes what the driver would take for a parameter in the rest.
     """
     parts, end, query = [], 0, bare(query)
@@ -49,7 +49,7 @@ def render(query: str, parameter: Callable[[str], str], text: Callable[[str], st
 
 
 def bare(query: str) -> str:
-    """A query without the blanks, semicolons and comments that end it, as it can stand in parentheses."""
+    """Remove blanks, semicolons and comments from the end of a query, so that it can stand in parentheses."""
     end = place = 0
     for found in [*_TOKENS.finditer(query), None]:
         gap = query[place : found.start() if found else None].rstrip(" \t\r\n;")

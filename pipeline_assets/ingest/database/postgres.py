@@ -1,7 +1,7 @@
-"""PostgreSQL, read as text: COPY streams what a query gives, at one snapshot that several sessions may share.
+"""PostgreSQL, read as text: COPY streams the result of a query, at one snapshot that several sessions may share.
 
-Text, because it is the one exact form of every type: numeric keeps all digits and NaN, bytes are hex, arrays become
-JSON. 2 million rows of 12 columns take 7 CPU seconds this way, and 180 MB (facts-cdc.md D). PostgreSQL 13 or later.
+Text is the one exact form of every type: numeric keeps all digits and NaN, bytes are hex, arrays become JSON. 2 million
+rows of 12 columns take 7 CPU seconds this way, and 180 MB (facts-cdc.md D). PostgreSQL 13 or later.
 
 COPY: https://www.postgresql.org/docs/current/sql-copy.html
 Snapshots: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
@@ -40,17 +40,21 @@ from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 from pipeline_assets.sql import quote_name, quote_text
 
 WORKERS = 2
-"""Sessions that read a large table side by side the first time. More give little: the server works as much as we do."""
+"""Number of sessions that read a large table side by side the first time.
+
+More add little: the server works as much as we do.
+"""
 
 SPLIT_FROM_ROWS = 500_000
-"""Smaller tables are read by one session."""
+"""A table with fewer rows is read by one session."""
 
 _PARTS = 8  # more parts than workers, because keys are not spread evenly
 _CHUNK_BYTES = 4 * 1024**2
 _INTEGERS = {20: "bigint", 21: "smallint", 23: "integer"}
 _BYTEA = 17
 _NUMERIC = 1700
-# What else is read as text is text. https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat
+# All other types that are read as text stay text.
+# https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat
 _KINDS = {
     16: "BOOLEAN", 17: "BLOB", 20: "BIGINT", 21: "SMALLINT", 23: "INTEGER", 26: "BIGINT", 700: "FLOAT", 701: "DOUBLE",
     1082: "DATE", 1114: "TIMESTAMP", 1184: "TIMESTAMP WITH TIME ZONE",
@@ -64,11 +68,11 @@ _WRITTEN_BY = (
     "(CASE WHEN {row}.xmin::text::bigint > 2 THEN {xmax}::bigint"
     " - ((({xmax}::bigint & 4294967295) - {row}.xmin::text::bigint) & 4294967295) ELSE 0 END)"
 )
-"""The transaction that wrote a row version, with all its bits."""
+"""SQL of the transaction that wrote a row version, with all its bits."""
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
-# Of partitions and of plain inheritance: `pg_partition_tree` knows the former only.
+# Partitions and plain inheritance: `pg_partition_tree` knows only the former.
 _TABLE = """
     WITH RECURSIVE tree(id) AS (
         SELECT to_regclass(%(name)s)::oid UNION SELECT inhrelid FROM tree JOIN pg_inherits ON inhparent = id)
@@ -85,8 +89,8 @@ _STREAM = """
         (SELECT oid FROM pg_database WHERE datname = current_database()), %(oid)s::oid)
 """
 
-# As in `Member`. The catalog's row of a system column is never written again, that of a table is by most DDL. A table
-# that was never rewritten has its first file still, whose number is that of the table.
+# As in `Member`. The catalog never writes the row of a system column again; most DDL writes that of a table again. A
+# table that was never rewritten still has its first file, whose number is the table's.
 _MEMBERS = """
     WITH RECURSIVE tree(id, joined) AS (
         SELECT %(oid)s::oid, 0::bigint
@@ -102,10 +106,10 @@ class PostgresDatabase(postgres_session.Database):
     """A PostgreSQL database, by URL. Every error is a `DatabaseError`."""
 
     def __init__(self, url: str) -> None:
-        """Parses the connection string; connects to nothing.
+        """Parse the connection string; connect to nothing.
 
         Raises:
-            DatabaseError: It is none.
+            DatabaseError: It is not a connection string.
         """
         try:
             super().__init__(url, "pipeline_assets pull")
@@ -115,10 +119,11 @@ class PostgresDatabase(postgres_session.Database):
 
     @contextmanager
     def snapshot(self, relation: Relation) -> Iterator["PostgresSnapshot"]:
-        """Opens a transaction that sees the database at one point in time.
+        """Open a transaction that sees the database at one point in time.
 
-        Tables, and those that a view reads, are locked before (ACCESS SHARE: they can be written, not rewritten). Those
-        of a query are not: a TRUNCATE or a rewrite that commits while it is read can show them as empty.
+        A table, or the tables that a view reads, are locked first (ACCESS SHARE: they can be written, but not
+        rewritten). The tables of a query are not locked: a TRUNCATE or a rewrite that commits while they are read can
+        show them as empty.
         """
         with self._connected() as session:
             table = self._begun(session, relation)
@@ -134,7 +139,7 @@ class PostgresDatabase(postgres_session.Database):
 
     @contextmanager
     def session(self, snapshot: str) -> Iterator[Session]:
-        """Opens a transaction that only reads, at the snapshot of another one, which holds the lock."""
+        """Open a transaction that only reads, at the snapshot of another one, which holds the lock."""
         with self._connected() as session:
             session.execute(_BEGIN)
             session.execute(f"SET TRANSACTION SNAPSHOT {quote_text(snapshot)}".encode())
@@ -143,19 +148,20 @@ class PostgresDatabase(postgres_session.Database):
     @contextmanager
     def _connected(self) -> Iterator[Session]:
         with self.connect() as session:
-            # `Database` leaves no schema to be searched; a query is written for the role's own.
+            # `Database` empties the search path; a query is written for the role's own.
             session.execute("RESET search_path")
             yield session
 
     def _begun(self, session: Session, relation: Relation) -> "_Table | None":
-        """Begins the transaction, with a lock on the table if one is read, and describes it as it is then."""
+        """Begin the transaction, with a lock on the table if one is read, and describe the table as it is then."""
         if relation.table is None:
             session.execute(_BEGIN)
             return None
         before = _described(session, relation, self.place)
         session.execute(_BEGIN)
-        # The transaction's first statement, because any query would take the snapshot; LOCK takes none. What is
-        # rewritten or truncated between snapshot and lock is empty to the snapshot, or has all its rows twice.
+        # This is the transaction's first statement, because any query would take the snapshot; LOCK takes none. If a
+        # table is rewritten or truncated between snapshot and lock, the snapshot sees it empty, or sees all its rows
+        # twice.
         _lock(session, before)
         table = _described(session, relation, self.place)
         if (table.sql_name, table.can_be_locked) != (before.sql_name, before.can_be_locked):
@@ -201,7 +207,7 @@ def _described(session: Session, relation: Relation, place: str) -> _Table:
 
 
 def _transactions(session: Session, table: _Table, xmin: int, xmax: int) -> Transactions:
-    """What is known of a table's transactions at the session's snapshot."""
+    """Return what is known of a table's transactions at the session's snapshot."""
     (stream,) = session.execute(_STREAM, {"oid": table.oid}).fetchone() or ("",)
     joined, created, rewritten = (_WRITTEN_BY.format(row=row, xmax=xmax) for row in "iac")
     members = _MEMBERS.format(joined=joined, created=created, rewritten=rewritten)
@@ -252,7 +258,7 @@ class PostgresSnapshot:
         self._place = f"{relation.name} of PostgreSQL {database.place}"
 
     def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
-        """Cuts a large table by ranges of its key, if that is one column of whole numbers."""
+        """Cut a large table by ranges of its key, if that is one column of whole numbers."""
         if self._table is None or self._table.estimated_rows < SPLIT_FROM_ROWS or len(keys) != 1:
             return [Selection()]
         columns = self._columns(Selection())
@@ -269,14 +275,14 @@ class PostgresSnapshot:
 
     @contextmanager
     def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> Iterator[Reading]:
-        """Streams rows; in a session of its own, if it is one of several parts."""
+        """Stream rows; each of several parts gets its own session."""
         if selection.split is None or self._table is None:
             with self._read(self._session, con, selection) as found:
                 yield found
             return
         with self._database.session(self._exported) as session:
-            # Behind an ALTER that waits for our own first session it would wait for ever, and the source's users with
-            # it. It is an error that may pass: the next attempt lets the ALTER go first.
+            # If this waited behind an ALTER that waits for our own first session, it would wait for ever, and the
+            # source's users with it. So it fails at once, and the next attempt lets the ALTER go first.
             _lock(session, self._table, wait=False)
             with self._read(session, con, selection) as found:
                 yield found
@@ -307,7 +313,7 @@ class PostgresSnapshot:
                 yield found
 
     def _relation_of(self, selection: Selection) -> tuple[str, dict[str, Value | str]]:
-        """What is read as SQL, and the parameters, which psycopg writes into a COPY as literals."""
+        """Return the relation to read as SQL, and its parameters, which psycopg writes into a COPY as literals."""
         if self._table is not None:
             return f"{_escaped(self._table.sql_name)} AS pulled", selection.bounds
         query = parameters.render(str(self._relation.query), "%({})s".format, _escaped)
@@ -329,7 +335,7 @@ class PostgresSnapshot:
         if selection.split is not None:
             key, first, end = selection.split
             name = _escaped(quote_name(key))
-            # A key may be null where no primary key says that it is not; such rows are in the first part.
+            # A key may be null unless a primary key forbids it; such rows belong to the first part.
             null = f" OR {name} IS NULL" if first is None else ""
             bounds = [f"{name} >= {first}"] if first is not None else []
             bounds += [f"{name} < {end}"] if end is not None else []
@@ -337,13 +343,13 @@ class PostgresSnapshot:
         return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
     def _columns(self, selection: Selection, session: Session | None = None) -> list[_Column]:
-        """The columns to read, with their types."""
+        """Return the columns to read, with their types."""
         session = session or self._session
         relation, values = self._relation_of(selection)
         cursor = session.execute(f"SELECT * FROM {relation} LIMIT 0".encode(), values)
         described = list(cursor.description or ())
         distinct([column.name for column in described], self._place)
-        # What is described is what a domain is over, through all domains between.
+        # The description names the type below a domain, through all domains between.
         arrays = session.execute(
             "SELECT oid::bigint, typelem::bigint FROM pg_type WHERE typcategory = 'A' AND oid = ANY(%s)",
             [[column.type_code for column in described]],
@@ -362,12 +368,12 @@ class PostgresSnapshot:
 def _batches(
     cursor: psycopg.Cursor[tuple[Any, ...]], query: str, values: dict[str, Value | str], names: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Parses what COPY sends in chunks of whole rows: each message of the protocol is one row."""
+    """Parse what COPY sends in chunks of whole rows: each message of the protocol is one row."""
     read = csv.ReadOptions(column_names=names, block_size=2**31 - 1, use_threads=False)
     parse = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
     convert = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),
-        # Without quotes it is null, with quotes the empty text.
+        # Without quotes it is null, with quotes it is the empty text.
         null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False,
     )  # fmt: skip
 
@@ -376,7 +382,7 @@ def _batches(
 
     waiting: list[bytes] = []
     size = 0
-    # Without any parameter psycopg would send `%%` as it stands.
+    # Without any parameter psycopg would send `%%` unchanged.
     with cursor.copy(query.encode(), {"none": None, **values}) as copy:
         for row in copy:
             waiting.append(bytes(row))
@@ -389,5 +395,5 @@ def _batches(
 
 
 def _escaped(sql: str) -> str:
-    """SQL in which psycopg finds no parameter."""
+    """Escape SQL so that psycopg finds no parameter in it."""
     return sql.replace("%", "%%")

@@ -1,19 +1,20 @@
-"""Up to where a table of PostgreSQL was read, so that no row version is left out and none comes twice.
+"""How far a table of PostgreSQL was read, so that no row version is left out and none comes twice.
 
-A watermark alone is not enough: a row is stamped when it is written and seen when its transaction commits, which may be
-hours and many pulls later, below the watermark of all of them. So what counts is the transaction that wrote the row
-version (`xmin`). At a snapshot all transactions before its `xmin` have ended: what they wrote is in the rows that are
-read, or never will be. The next pull starts there. It reads again what transactions from there on had already written,
-if any was open; `duplicates` leaves that out.
+A watermark alone is not enough. A row is stamped when it is written but visible when its transaction commits, which may
+be hours and many pulls later, below the watermark of all of them. So the transaction that wrote the row version
+(`xmin`) counts. At a snapshot all transactions before its `xmin` have ended: what they wrote is in the rows that are
+read, or never will be. The next pull starts there. If transactions were open, it reads again what the transactions from
+there on had already written; `may_repeat` names these rows, so that duplicates are left out.
 
-A row may be older than its place in the table: one of a partition that was attached, of a table that inherits since.
-The catalog's own rows have an `xmin`, too, which says what has joined or was rewritten since a pull (`Member`): the
-former is read whole, and either way what is in bronze is left out. A partition that was made since has new rows only.
+A row may be older than its place in the table, if its partition was attached later, or its table inherits since then.
+The catalog's own rows have an `xmin`, too. It tells what has joined or was rewritten since a pull (`Member`): what has
+joined is read completely, and in both cases the rows that are in bronze already are left out. A partition that was
+created since has only new rows.
 
-So everything is found, whatever it was stamped with: a row changed by hand, an import with old dates. The price is that
-the source scans its table (0.3 s for 2 million rows) without sending it. A declared lookback spares that by the
-watermark's index: a transaction that had not begun at a pull is taken to stamp its rows no lower than the greatest
-watermark of that pull, less the lookback. That covers clocks that step and transactions that take their time, not old
+So every change is found, whatever its stamp: a row changed by hand, an import with old dates. The price is that the
+source scans its table (0.3 s for 2 million rows) without sending it. A declared lookback avoids the scan by the
+watermark's index. It assumes that a transaction which had not begun at a pull stamps its rows no lower than the
+greatest watermark of that pull, less the lookback. That covers clocks that step back and long transactions, but not old
 dates.
 """
 
@@ -25,24 +26,24 @@ from pipeline_assets.ingest.database.protocol import Selection, Transactions
 from pipeline_assets.lake import Table
 
 _PREFIX = "increment:"
-_NONE = -(2**63)  # of a mark; it has to be written, or that of another stream would stay in the log
+_NONE = -(2**63)  # stands for a mark of None; it has to be written, or the mark of another stream would stay in the log
 
 NO_PROGRESS = {f"{_PREFIX}stream": 0}
-"""Positions that end it. A pull of another kind commits them: what it saw is not known here."""
+"""Positions that end the progress. A pull of another kind commits them, because what it saw is unknown here."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the last pull saw; positions of the bronze table's log.
+    """What the last pull saw; positions in the bronze table's log.
 
     Attributes:
         stream: Number of what was read: cluster, timeline, database, table and watermark's column.
         xmin: All transactions before this one had ended.
-        xmax: All from this one on had not begun.
-        read_at: When, in microseconds.
-        since: Transactions from `xmin` on began after this, in microseconds; 0 if that is not known.
-        mark: Greatest watermark read; none of the future.
-        floor: What `mark` was at `since`.
+        xmax: All transactions from this one on had not begun.
+        read_at: When it was read, in microseconds.
+        since: Transactions from `xmin` on began after this time, in microseconds; 0 if it is not known.
+        mark: Greatest watermark read that is not in the future.
+        floor: The value of `mark` at `since`.
     """
 
     stream: int
@@ -55,7 +56,7 @@ class Progress:
 
     @classmethod
     def of(cls, bronze: Table) -> "Progress | None":
-        """Reads it from the log; None if the last pull was of another kind."""
+        """Read the progress from the log; None if the last pull was of another kind."""
         if not bronze.exists():
             return None
         log = bronze.open()
@@ -68,7 +69,7 @@ class Progress:
 
     @classmethod
     def first(cls, stream: int, transactions: Transactions, read_at: int, mark: int | None) -> "Progress":
-        """What the first pull has seen."""
+        """Return what the first pull has seen."""
         xmin, xmax = transactions.xmin, transactions.xmax
         if xmin == xmax:
             return cls(stream, xmin, xmax, read_at, read_at, mark, mark)
@@ -76,14 +77,14 @@ class Progress:
 
     @property
     def positions(self) -> dict[str, int]:
-        """As positions to be committed."""
+        """The progress as positions to commit."""
         return {f"{_PREFIX}{name}": _NONE if value is None else value for name, value in asdict(self).items()}
 
     def after(self, transactions: Transactions, read_at: int, mark: int | None) -> "Progress":
-        """What a pull has seen that follows on this one.
+        """Return what a pull that follows this one has seen.
 
         Args:
-            transactions: Of its snapshot.
+            transactions: Transactions of its snapshot.
             read_at: When that was taken.
             mark: Greatest watermark that it read.
         """
@@ -98,16 +99,19 @@ class Progress:
         return Progress(self.stream, xmin, xmax, read_at, since, mark, floor)
 
     def is_followed_by(self, stream: int, transactions: Transactions) -> bool:
-        """Whether a snapshot is a later one of the same. A database restored to an earlier state counts anew."""
+        """Tell whether a snapshot is a later one of the same stream.
+
+        A database restored to an earlier state starts anew.
+        """
         return stream == self.stream and transactions.xmin >= self.xmin and transactions.xmax >= self.xmax
 
     def selection(self, transactions: Transactions, watermark: Watermark, lookback: int | None) -> Selection:
-        """What the next pull reads.
+        """Return what the next pull reads.
 
         Args:
-            transactions: Of its snapshot.
+            transactions: Transactions of its snapshot.
             watermark: The watermark's column.
-            lookback: How far below the floor it looks, in positions; None is all the way.
+            lookback: How far below the floor it reads, in positions; None means all.
         """
         new = Selection(newer_than=self.xmin, members=transactions.attached(self.xmin))
         if lookback is None or self.floor is None:
@@ -115,10 +119,10 @@ class Progress:
         return replace(new, watermark=watermark.column, lower=watermark.value(self.floor - lookback))
 
     def may_repeat(self, transactions: Transactions) -> str | None:
-        """Predicate on the bronze rows that the next pull may read again; None if there are none."""
+        """Return a predicate on the bronze rows that the next pull may read again; None if it reads none again."""
         if transactions.rewritten(self.xmin) or transactions.attached(self.xmin):
             return "TRUE"
         if self.xmin == self.xmax:
             return None
-        # A day more than needed, for a clock that was set back.
+        # One day more than needed, in case a clock was set back.
         return f"_partition_date >= DATE '{at(self.since).date() - timedelta(days=1)}'"

@@ -1,6 +1,6 @@
-"""What all databases have in common when they are read: what of which relation, and batches as DuckDB takes them.
+"""What all databases share when they are read: which part of which relation, and batches in the form that DuckDB takes.
 
-How a database is asked is in `postgres`, `alchemy` and `duckdb_file`.
+`postgres`, `alchemy` and `duckdb_file` know how each database is asked.
 """
 
 import re
@@ -21,18 +21,18 @@ from pipeline_assets.ingest.conform.names import Columns
 from pipeline_assets.ingest.database import parameters
 from pipeline_assets.ingest.database.errors import DatabaseError
 
-_VALUES = 250_000  # in a batch: all of one of 100 columns
+_VALUES = 250_000  # values in a batch: 2,500 rows of 100 columns
 
 
 @dataclass(frozen=True)
 class Relation:
-    """What is read: a table (or view) by name, or a query. One of the two.
+    """The relation that is read: either a table (or view) by name, or a query.
 
     Attributes:
         table: As `schema.table`.
         query: SQL, with `:lower` and `:upper` for its bounds; without them, it is bounded from outside, as a table is.
-        keeps_bytes: Whether values of no declared type are read as bytes, and `conform` tells those that are no text;
-            else bytes among them are base64 text, as a notebook takes them, which has no contract.
+        keeps_bytes: Whether values without a declared type are read as bytes, so that `conform` finds those that are
+            not text. Otherwise bytes among them become base64 text, for a notebook, which has no contract.
     """
 
     table: str | None = None
@@ -54,15 +54,16 @@ class Relation:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows and columns of a relation are read. Everything, if nothing is said.
+    """The rows and columns of a relation that are read. By default everything.
 
     Attributes:
-        watermark: Column, as the contract or the source calls it, that the bounds speak of.
-        lower: Rows from this watermark on, and those without one.
-        upper: Rows below this watermark, without those that have none.
-        newer_than: PostgreSQL: row versions written by this transaction or later ones.
-        members: PostgreSQL: partitions and children (oids) of which all is read, whatever bounds and `newer_than` say.
-        columns: Columns, as the contract calls them; None is all.
+        watermark: Column of the bounds, by its name in the contract or at the source.
+        lower: Read rows from this watermark on, and those without a watermark.
+        upper: Read rows below this watermark, and none without a watermark.
+        newer_than: PostgreSQL: read row versions written by this transaction or later ones.
+        members: PostgreSQL: partitions and children (oids) that are read completely, whatever bounds and `newer_than`
+            are.
+        columns: Columns, by their names in the contract; None means all.
         split: PostgreSQL: key column, and the range of it (from, below; None is open) that is read.
     """
 
@@ -76,16 +77,16 @@ class Selection:
 
     @property
     def bounds(self) -> dict[str, Value | str]:
-        """The bounds that there are, by the names of a query's parameters."""
+        """The bounds that are given, by the names of a query's parameters."""
         given = {"lower": self.lower, "upper": self.upper}
         return {name: value for name, value in given.items() if value is not None}
 
     def condition(self, column: str, parameter: Callable[[str], str]) -> str:
-        """The bounds as a condition on a table's column.
+        """Return the bounds as a condition on a table's column.
 
         Args:
             column: SQL of the watermark's column.
-            parameter: Gives the driver's form of a parameter.
+            parameter: Returns the driver's form of a parameter.
         """
         if self.upper is not None:
             return f"{column} >= {parameter('lower')} AND {column} < {parameter('upper')}"
@@ -94,13 +95,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Member:
-    """A table whose rows are read with those of another one, its partition or child; or that table itself.
+    """A table whose rows are read with those of another: its partition or child, or that table itself.
 
     Attributes:
         oid: Its number.
-        created: Transaction that made it.
-        joined: Transaction that made it, or what it belongs to, a part of the table; 0 for the table itself.
-        rewritten: A transaction not before the last one that wrote all its rows anew (ALTER TABLE); 0 if none did.
+        created: Transaction that created it.
+        joined: Transaction that made it, or a parent of it, a part of the table; 0 for the table itself.
+        rewritten: A transaction not before the last one that rewrote all its rows (ALTER TABLE); 0 if no transaction
+            did.
     """
 
     oid: int
@@ -111,12 +113,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Transactions:
-    """What PostgreSQL says of the transactions at a snapshot.
+    """PostgreSQL's transactions at a snapshot.
 
     Attributes:
-        stream: Names what numbers them, and the table: cluster, timeline, database, table.
-        xmin: All before this one have ended.
-        xmax: All from this one on have not begun.
+        stream: Names the counter of the transactions, and the table: cluster, timeline, database, table.
+        xmin: All transactions before this one have ended.
+        xmax: All transactions from this one on have not begun.
         members: The table, its partitions and children, and theirs.
     """
 
@@ -126,25 +128,25 @@ class Transactions:
     members: Sequence[Member] = ()
 
     def attached(self, since: int) -> list[int]:
-        """Members that have joined since a transaction, and were made before it: rows of theirs may be older, too."""
+        """Return members that joined after a transaction but are older than it: their rows may be older, too."""
         return [member.oid for member in self.members if member.created < since <= member.joined]
 
     def rewritten(self, since: int) -> bool:
-        """Whether rows that were written before a transaction may have been written anew since."""
+        """Tell whether rows that were written before a transaction may have been rewritten since."""
         return any(member.created < since <= member.rewritten for member in self.members)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Rows that are being read, as `conform_sql` takes them.
+    """Rows that are being read, in the form that `conform_sql` takes.
 
     Attributes:
-        sql: A SELECT with `_line` and the columns of `fields`. Can be read once.
+        sql: A SELECT with `_line` and the columns of `fields`. It can be read once.
         fields: The source's columns.
-        counted: To be called when all was read: how many rows the source says it sent.
-        kinds: To be called when all was read: the DuckDB type that each field has at the source, though it may be read
-            as text. DECIMAL where the source names no digits, and where Python values are all that is known:
-            DATETIME with or without zone, NUMBER for whole numbers beside floats, NULL for a column of nothing else.
+        counted: Returns how many rows the source says it sent. Call it when all was read.
+        kinds: Returns the DuckDB type that each field has at the source, although it may be read as text. Call it when
+            all was read. It is DECIMAL if the source gives no digits. If only Python values are known, it may be
+            DATETIME (with or without zone), NUMBER (whole numbers beside floats), or NULL (a column of nulls only).
     """
 
     sql: str
@@ -159,17 +161,17 @@ class Snapshot(Protocol):
 
     @property
     def taken_at(self) -> datetime:
-        """When it was taken, by the source's clock where it can be asked; with its zone."""
+        """When it was taken, with its zone; by the source's clock if that can be asked."""
 
     @property
     def transactions(self) -> Transactions | None:
-        """Of a table whose row versions can be told by their transactions; else None."""
+        """The transactions of a table whose row versions can be distinguished by them; None for other relations."""
 
     def read(self, con: duckdb.DuckDBPyConnection, selection: Selection) -> AbstractContextManager[Reading]:
-        """Reads for as long as the block lasts. From several threads at once, if `splits` gave several parts."""
+        """Read for as long as the block lasts. Several threads may read at once if `splits` returned several parts."""
 
     def splits(self, keys: Sequence[str]) -> Sequence[Selection]:
-        """Cuts the whole relation into parts that are worth being read side by side; one part if it cannot be."""
+        """Cut the whole relation into parts that are worth reading side by side; one part if it cannot be cut."""
 
 
 class Database(Protocol):
@@ -177,19 +179,19 @@ class Database(Protocol):
 
     @property
     def place(self) -> str:
-        """Where it is, for messages, and to tell it from others: without user, driver and options, which may change."""
+        """Where it is, for messages and to identify it: without user, driver and options, which may change."""
 
     def snapshot(self, relation: Relation) -> AbstractContextManager[Snapshot]:
-        """Opens a session at one point in time.
+        """Open a session at one point in time.
 
         Raises:
-            DatabaseError: As everything in the block does that has to do with the database.
+            DatabaseError: The database fails, here or within the block.
         """
 
 
 @dataclass
 class Stream:
-    """Batches on their way into DuckDB, with what would be lost on the way: the error that interrupted them."""
+    """Batches on their way into DuckDB, with the error that interrupted them, which would get lost on the way."""
 
     batches: Iterator[pa.RecordBatch]
     schema: pa.Schema
@@ -197,7 +199,7 @@ class Stream:
     error: BaseException | None = field(default=None)
 
     def reader(self) -> pa.RecordBatchReader:
-        """The batches with the number of each row, `_line`."""
+        """Return the batches with the number of each row, `_line`."""
         schema = pa.schema([*self.schema, pa.field("_line", pa.int64())])
         return pa.RecordBatchReader.from_batches(schema, self._numbered(schema))
 
@@ -209,12 +211,12 @@ class Stream:
                 lines = pa.array(range(first, self.rows + 1), pa.int64())
                 yield pa.RecordBatch.from_arrays([*batch.columns, lines], schema=schema)
         except BaseException as error:
-            self.error = error  # DuckDB would tell its text only
+            self.error = error  # DuckDB would only pass on its text
             raise
 
 
 def _narrow(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Cuts batches of many columns: DuckDB holds several copies of each value that it casts, of 2,048 rows a time."""
+    """Cut batches of many columns: DuckDB holds several copies of each value that it casts, 2,048 rows at a time."""
     for batch in batches:
         rows = max(_VALUES // max(batch.num_columns, 1), 1)
         for start in range(0, batch.num_rows, rows):
@@ -230,15 +232,15 @@ def reading(
     kinds: Callable[[], Sequence[str]],
     counted: Callable[[], int] | None = None,
 ) -> Iterator[Reading]:
-    """Lends a stream to DuckDB for as long as the block lasts.
+    """Lend a stream to DuckDB for as long as the block lasts.
 
     Args:
         con: Connection, or a cursor of it, that is going to read.
         stream: The stream; its columns are those of `fields`.
-        fields: What comes out.
+        fields: The fields of the result.
         columns: SQL of each, over the stream's columns.
         kinds: As in `Reading`.
-        counted: How many rows the source says it sent; those that came in, if it does not say.
+        counted: Returns how many rows the source says it sent; by default, the rows that arrived.
     """
     name = f"pulled_{uuid4().hex}"
     con.register(name, stream.reader())
@@ -250,7 +252,7 @@ def reading(
             raise stream.error from None
         raise
     finally:
-        con.interrupt()  # what a signal has left running reads from it still
+        con.interrupt()  # a query that a signal left running still reads from it
         con.unregister(name)
 
 
@@ -258,12 +260,12 @@ _PART = re.compile(r'(?:"((?:[^"]|"")+)"|([^".]+))(?:\.(?=.)|$)', re.DOTALL)
 
 
 def name_parts(table: str) -> list[str]:
-    """Takes a declared table apart: dots separate schema and name, double quotes hold what has dots of its own.
+    """Split a declared table at its dots into schema and name; double quotes hold names that contain dots.
 
     Capitals are kept either way. A quote within quotes is written twice, as in SQL.
 
     Raises:
-        ValueError: It is no such name.
+        ValueError: It is not such a name.
     """
     parts, at = [], 0
     while at < len(table):
@@ -280,10 +282,10 @@ def name_parts(table: str) -> list[str]:
 
 
 def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
-    """Finds the source's column that feeds a column of the contract: the one of its very name, else the one like it.
+    """Find the source's column that feeds a column of the contract: the one of exactly this name, else a similar one.
 
     Raises:
-        DatabaseError: There is none, or there are several, none of them of the very name.
+        DatabaseError: There is no such column, or there are several similar ones.
     """
     like = Columns([wanted])
     found = [wanted] if wanted in columns else [name for name in columns if like.column(name) is not None]
@@ -297,10 +299,10 @@ def column_of(columns: Sequence[str], wanted: str, place: str) -> str:
 
 
 def distinct(columns: Sequence[str], place: str) -> None:
-    """Refuses a query that gives two columns the same name.
+    """Refuse a query that gives two columns the same name.
 
     Raises:
-        DatabaseError: It does.
+        DatabaseError: It gives a name twice.
     """
     if twice := sorted({column for column in columns if list(columns).count(column) > 1}):
         raise DatabaseError(f"{place} gives the column {', '.join(twice)} more than once: name each with AS")

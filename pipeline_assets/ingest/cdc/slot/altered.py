@@ -1,10 +1,11 @@
-"""What was done to a source's table without a change event: what its catalog says now, against what it said before.
+"""Finds what was done to a source's table without a change event, by comparing its catalog with the last run's notes.
 
-Each run notes what it saw in the change table's log; here the next one compares. What the stream itself tells of a
-table that was altered and altered back is in `pgoutput`; that the table is read again then, in `drain`.
+Each run notes in the change table's log what it saw; this module compares it in the next run. `pgoutput` finds in the
+stream itself that a table was altered and altered back, and `drain` then reads the table again.
 
-A file is new after TRUNCATE, VACUUM FULL and CLUSTER, too, which leave what the stream says true. So it speaks only
-together with a definition that was touched (its `xmin` is the number of the transaction that wrote it last).
+A table's file is also new after TRUNCATE, VACUUM FULL and CLUSTER, which do not contradict the stream. So a new file
+only counts together with a definition that was touched (its `xmin` is the number of the transaction that wrote it
+last).
 """
 
 import json
@@ -30,14 +31,14 @@ class KnownTable(NamedTuple):
 
 
 def note(bronze: Table, found: TableDescription) -> None:
-    """Notes what the source's table looks like, for the next run to see what was altered."""
+    """Note what the source's table looks like, so that the next run sees what was altered."""
     facts = _facts(found)
     if facts != noted(bronze):
         bronze.set_properties({_SOURCE_TABLE: json.dumps(facts)})
 
 
 def noted(bronze: Table) -> dict[str, Any] | None:
-    """Give what was noted last; None if nothing was."""
+    """Return what was noted last; None if nothing was noted."""
     if not bronze.exists():
         return None
     stored = bronze.open().metadata().configuration.get(_SOURCE_TABLE)
@@ -45,10 +46,10 @@ def noted(bronze: Table) -> dict[str, Any] | None:
 
 
 def known(table: str, before: Mapping[str, Any] | None, found: TableDescription) -> dict[int, KnownTable]:
-    """Gives the OID by which the stream's changes are this table's; none if it is another table than it was.
+    """Return the OID by which the stream's changes belong to this table; empty if it is another table than before.
 
-    Of another table the one before and the one now have one name at different times: the name decides, and the table is
-    read again.
+    If it is another table, the former one and the present one had this name at different times: then the name decides,
+    and the table is read again.
     """
     if before is not None and _oid(before) != found.oid:
         return {}
@@ -58,24 +59,26 @@ def known(table: str, before: Mapping[str, Any] | None, found: TableDescription)
 
 
 def new_partitions(before: Mapping[str, Any] | None, found: TableDescription) -> list[int]:
-    """OIDs of partitions that were not there: they may have come with rows."""
+    """Return the OIDs of partitions that are new: they may have come with rows."""
     if before is None or "marks" not in before:
         return []
     return [int(relation) for relation in found.marks["partitions"].keys() - before["marks"]["partitions"].keys()]
 
 
 def reason(before: Mapping[str, Any] | None, found: TableDescription) -> str | None:
-    """Say why the table has to be read again: rows changed, or may have, without a change event. None if they did not.
+    """Return why the table has to be read again because rows may have changed without an event.
 
-    PostgreSQL sends none for rows that get a new column's default, nor for those of a renamed, retyped, recomputed or
-    dropped column; nor when labels of an enum or attributes of a composite type are altered; for what is written while
-    a table is out of the publication, or an operation or some rows or columns are; and for a partition that is
-    truncated or detached (VACUUM FULL of one looks the same). A table that was read, and of which nothing was noted,
-    may have been altered since.
+    Return None if they cannot have.
+
+    PostgreSQL sends no event for rows that get a new column's default, nor for those of a renamed, retyped, recomputed
+    or dropped column. It sends none when labels of an enum or attributes of a composite type are altered, none for what
+    is written while a table, an operation, or some rows or columns are out of the publication, and none for a partition
+    that is truncated or detached (VACUUM FULL of a partition looks the same). A table that was read before notes
+    existed may have been altered since.
 
     Args:
-        before: What was noted; an older version of this program noted less, and what it did not is not compared.
-        found: What the catalog says now.
+        before: What was noted; an older version of this program noted less, and what it did not note is not compared.
+        found: The catalog's present state.
     """
     if before is None:
         return "nothing is known of what it looked like"
@@ -111,7 +114,7 @@ def _touched(marks: Mapping[str, Any], before: Mapping[str, Any], found: TableDe
     if not now["is_listed"]:
         if now["schema"] != marks["schema"]:
             return "it was moved to another schema, which may not be published"
-        if is_rewritten:  # of a listed table PostgreSQL refuses it
+        if is_rewritten:  # PostgreSQL refuses this for a listed table
             return "it was rewritten, and may have been UNLOGGED meanwhile"
     if is_rewritten:
         for column in found.columns:
@@ -126,7 +129,7 @@ def _facts(found: TableDescription) -> dict[str, Any]:
     return {
         "columns": {str(column.number): [column.name, column.type] for column in found.columns},
         "publishing": found.publishing,
-        # Of a table without partitions TRUNCATE is an event.
+        # For a table without partitions, TRUNCATE is an event.
         "files": dict(found.files) if found.is_partitioned else {},
         "marks": dict(found.marks),
     }

@@ -1,6 +1,6 @@
-"""What the source's catalog says of tables, types and publications. Reads only.
+"""Reads tables, types and publications from the source's catalog.
 
-Whether that is good enough for a stream is decided in `health`; values are read by `slot` and `snapshot`.
+`health` decides whether they are good enough for a stream; `slot` and `snapshot` read values.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,15 +20,15 @@ class ColumnDescription:
     """A column of a source table.
 
     Attributes:
-        number: pg_attribute.attnum: stays when the column is renamed, is never given to another one.
+        number: pg_attribute.attnum: it stays when the column is renamed, and is never given to another column.
         name: Its name.
-        type: Its type as in CREATE TABLE, user-defined ones with their schema.
-        type_oid: The same as a number.
+        type: Its type as in CREATE TABLE, user-defined types with their schema.
+        type_oid: The type as a number.
         is_not_null: Whether null is ruled out.
-        has_default: Whether rows that were there before the column got a value with it, or would get one: no change
-            event tells of that.
+        has_default: Whether rows that are older than the column got a value with it, or would get one: there is no
+            change event for that.
         is_generated: GENERATED ALWAYS AS (expression).
-        is_toastable: Whether long values are stored apart, and so may be left out of an update's event.
+        is_toastable: Whether long values are stored separately, so that an update's event may leave them out.
     """
 
     number: int
@@ -43,26 +43,26 @@ class ColumnDescription:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """A table that the source has.
+    """A table of the source.
 
     Attributes:
-        oid: pg_class.oid: stays when the table is renamed or moved to another schema.
+        oid: pg_class.oid: it stays when the table is renamed or moved to another schema.
         name: Schema and name.
-        sql_name: The same as SQL takes it.
-        columns: All that it has now, in order.
-        primary_key: Columns of the primary key, in its order; empty if it has none.
+        sql_name: The name as SQL takes it.
+        columns: All present columns, in order.
+        primary_key: Columns of the primary key, in its order; empty without a primary key.
         replica_identity: pg_class.relreplident: d default, f full, n nothing, i index.
-        identity_columns: What updates and deletes tell of the old row; empty if nothing.
+        identity_columns: Columns of the old row that updates and deletes send; may be empty.
         is_partitioned: Whether it is the root of partitions, and so has no rows itself.
         partition_of: The root, if it is a partition.
         is_published: Whether its changes arrive under its own name.
-        published_columns: Which columns of it do.
+        published_columns: Its columns that are published.
         row_filter: Condition of the publication that its rows must meet, if there is one.
-        publishing: Numbers that change when the publication's options do, when the table leaves it and returns, or when
-            another table takes its name.
-        files: Relation (itself or its partitions) to the number of the file with its rows: a new one after TRUNCATE, or
-            ALTER TABLE that rewrote it.
-        marks: What is touched when rows read differently without an event; see `_MARKS`.
+        publishing: Numbers that change when the publication's options change, when the table leaves it and returns, or
+            when another table takes its name.
+        files: Relation (the table or its partitions) to the number of the file with its rows: a new one after TRUNCATE,
+            or an ALTER TABLE that rewrote it.
+        marks: Catalog entries that are touched when rows read differently without an event; see `_MARKS`.
     """
 
     oid: int
@@ -87,7 +87,7 @@ class Publication:
     """A publication.
 
     Attributes:
-        operations: Of insert, update, delete and truncate those that it publishes; a stream needs all four.
+        operations: The operations (insert, update, delete, truncate) that it publishes; a stream needs all four.
         via_root: Whether changes of partitions arrive under their root's name.
     """
 
@@ -95,7 +95,7 @@ class Publication:
     via_root: bool
 
 
-# Before, pg_publication_tables lists generated columns, but they are never sent.
+# In earlier versions pg_publication_tables lists generated columns, but they are never sent.
 _V18 = 180_000
 
 _INDEX_COLUMNS = """
@@ -107,7 +107,7 @@ _INDEX_COLUMNS = """
 
 _ROOTS = "SELECT relid::oid FROM pg_partition_ancestors(c.oid) UNION SELECT c.oid"
 
-# Types within types: below a domain, of an array's elements, a range's bounds, a composite type's attributes.
+# Types within types: a domain's base, an array's elements, a range's bounds, a composite type's attributes.
 _TYPES = """
     WITH RECURSIVE used (oid) AS (
         SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -123,9 +123,10 @@ _TYPES = """
     )
 """
 
-# file: as in `files`, null for partitions' root. schema: who moved the table to its schema; null in a pinned one.
-# columns, labels, attributes, partitions: who wrote the definition of each column, of each label of its enums, of the
-# attributes of its composite types, and who attached each partition. is_listed: whether the publication names it.
+# file: as in `files`, null for the root of partitions. schema: transaction that moved the table to its schema; null in
+# a pinned one. columns, labels, attributes, partitions: transactions that wrote the definition of each column, of each
+# label of its enums, and of the attributes of its composite types, and that attached each partition. is_listed: whether
+# the publication names it.
 _MARKS = f"""json_build_object(
     'file', pg_relation_filenode(c.oid)::bigint,
     'schema', (SELECT d.xmin::text FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -178,7 +179,7 @@ _TABLES = f"""
 
 
 def tables(session: Session, names: Collection[str], publication: str) -> dict[str, TableDescription]:
-    """Describes tables; those that do not exist are missing."""
+    """Describe tables; those that do not exist are missing in the result."""
     parameters = {
         "tables": list(names), "publication": publication, "sends_generated": session.info.server_version >= _V18,
     }  # fmt: skip
@@ -203,10 +204,10 @@ def _described(
 
 
 def came_with_rows(session: Session, partitions: Collection[int]) -> bool:
-    """Whether one of some partitions had rows when it was attached; one that was created as a partition had none.
+    """Tell whether one of some partitions had rows when it was attached; a table created as a partition had none.
 
     The row type is as old as the table. If it is as old as the partition, rows of that very transaction were there
-    before it, or are events: so these may be read once too often, never too seldom.
+    before the partition, or are events. So such rows may be read once too often, never too seldom.
     """
     found = session.execute(
         """WITH fresh AS (
@@ -229,7 +230,7 @@ def came_with_rows(session: Session, partitions: Collection[int]) -> bool:
 
 
 def open_transactions(session: Session, *, prepared_before_seconds: int | None = None) -> list[str]:
-    """Names transactions of any database that have written and not ended, the oldest first, and how to end them.
+    """List transactions of any database that have written and not ended, oldest first, with the way to end each.
 
     Args:
         session: A session with the server.
@@ -252,7 +253,7 @@ def open_transactions(session: Session, *, prepared_before_seconds: int | None =
 
 
 def publication(session: Session, name: str) -> Publication | None:
-    """Describes a publication; None if it does not exist."""
+    """Describe a publication; None if it does not exist."""
     row = session.execute(
         "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication WHERE pubname = %s", [name]
     ).fetchone()
@@ -263,7 +264,7 @@ def publication(session: Session, name: str) -> Publication | None:
 
 
 def pg_type(session: Session, oid: int) -> PgType | None:
-    """Describes a type; None if it was dropped since."""
+    """Describe a type; None if it was dropped since."""
     row = session.execute(
         """SELECT CASE WHEN e.typarray = t.oid THEN t.typelem ELSE 0 END::bigint, coalesce(e.typdelim, ',')::text,
                t.typbasetype::bigint

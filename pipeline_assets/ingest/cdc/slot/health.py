@@ -1,7 +1,7 @@
-"""What is wrong with a change stream, before anything is read: slot, publication, keys, gaps between slot and lake.
+"""Finds what is wrong with a change stream before it is read: slot, publication, keys, gaps between slot and lake.
 
-A gap makes a table suspect: nothing is written to it until it is read whole again. How that is done is in `drain`; what
-a suspect means for downstream is the component's.
+A gap makes a table suspect: nothing is written to it until it is read again as a whole. `drain` reads it again; the
+components decide what a suspect table means for downstream.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ from pipeline_assets.ingest.conform.names import clash_text, clashes, renamed
 from pipeline_assets.lake import Lake
 from pipeline_assets.sql import quote_text
 
-_SHOWN = 5  # transactions
+_SHOWN = 5  # transactions that a message names
 
 RESNAPSHOT = "resnapshot"
 """Position in a change table's log: 1 from the decision to read the table again until that is done."""
@@ -39,24 +39,24 @@ class ChangeSource:
 
 @dataclass(frozen=True)
 class State:
-    """What was found.
+    """The state of a change stream.
 
     Attributes:
         slot_name: Name of the slot.
         position: Name of the stream's position in each table's log.
         slot: The slot; None if it does not exist.
         end: End of the source's WAL.
-        described: Source table to what the database says of it; a table that it does not know is missing.
+        described: Source table to its description; a table that the database does not have is missing.
         positions: Table name to its position in the lake; None for a table that was never read.
         suspects: Table name to what is wrong and what to run.
-        to_snapshot: Names of tables to be read whole.
-        altered: Of these the ones that were altered without a change event, with what was done to them.
-        noted: Table name to what its log says of the source's table as it was; None if nothing.
+        to_snapshot: Names of tables that have to be read as a whole.
+        altered: Those of them that were altered without a change event, with what was done to them.
+        noted: Table name to the notes of its log about the source's table; None without notes.
         blocked: Why the slot cannot be read at all; empty if it can.
         slot_problems: Further problems of the slot.
         unreadable: Table name to problems that keep it from being read: it does not exist, or is not published.
         publication: Problems of the publication that concern every table.
-        identity: Table name to problems of its keys or its replica identity: its changes would not tell which row.
+        identity: Table name to problems of its keys or its replica identity: its changes would not identify the row.
     """
 
     slot_name: str
@@ -77,25 +77,25 @@ class State:
 
     @property
     def left_alone(self) -> set[str]:
-        """Names of the tables that nothing is read of."""
+        """Names of the tables of which nothing is read."""
         return {*self.suspects, *self.unreadable, *self.identity}
 
 
 def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot: Collection[str] = ()) -> State:
-    """Looks at the database and the tables' logs; changes nothing.
+    """Inspect the database and the tables' logs; change nothing.
 
     Args:
         lake: The lake.
         source: The declaration.
         postgres: The database.
-        resnapshot: Names of tables that are to be read whole again, and so are not suspect.
+        resnapshot: Names of tables that are to be read again as a whole, and so are not suspect.
 
     Raises:
         SourceDatabaseError: The database cannot be reached.
     """
     position = stream_position(postgres)
-    # In this order: another run may go on meanwhile, and the slot never stands further than the tables, these never
-    # further than the WAL.
+    # The order matters, because another run may go on meanwhile: the slot is never ahead of the tables, and these are
+    # never ahead of the WAL.
     slot = postgres.slot()
     positions = {table.name: table.bronze(lake).position(position) for table in source.tables}
     end = postgres.flush_lsn()
@@ -119,12 +119,12 @@ def inspect(lake: Lake, source: ChangeSource, postgres: Postgres, *, resnapshot:
 
 
 def stream_position(postgres: Postgres) -> str:
-    """Names the position that every table keeps in its log; another slot or database cluster has another name."""
+    """Name the position that every table keeps in its log; another slot or database cluster gets another name."""
     return f"slot:{postgres.slot_name}@{postgres.system_identifier()}"
 
 
 def remedy(source: str, table: str) -> str:
-    """What to run when the lake and the slot have parted."""
+    """Say what to run when the lake and the slot have diverged."""
     return (
         f"Changes may be missing from {table}, so nothing is written to it: run the job {source}__resnapshot, which "
         "reads the tables whole again and then goes on with the stream"
@@ -132,7 +132,7 @@ def remedy(source: str, table: str) -> str:
 
 
 def toasted(state: State, table: ChangeTable) -> list[str]:
-    """Columns whose unchanged long values an update does not send, so that silver keeps what it has."""
+    """Return the columns whose unchanged long values an update does not send, so that silver keeps its values."""
     found = state.described.get(table.source_table)
     if found is None or found.replica_identity == "f":
         return []
@@ -140,7 +140,7 @@ def toasted(state: State, table: ChangeTable) -> list[str]:
 
 
 def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
-    """Why changes of a table may be missing; None if they cannot be."""
+    """Return why changes of a table may be missing; None if they cannot be missing."""
     position, slot = state.positions[table.name], state.slot
     if position is None:
         if table.bronze(lake).position(COMMIT_LSN) is None:
@@ -164,7 +164,7 @@ def _suspicion(state: State, lake: Lake, table: ChangeTable) -> str | None:
 
 
 def _alteration(state: State, postgres: Postgres, table: ChangeTable) -> str | None:
-    """What was done to a table's rows without a change event; None if nothing was."""
+    """Return what was done to a table's rows without a change event; None if nothing was done."""
     found, before = state.described.get(table.source_table), state.noted[table.name]
     if found is None:
         return None
@@ -177,7 +177,7 @@ def _alteration(state: State, postgres: Postgres, table: ChangeTable) -> str | N
 def _check_slot(state: State, source: ChangeSource, postgres: Postgres) -> None:
     slot, name = state.slot, state.slot_name
     if slot is None:
-        return  # to be created; a table that has been read through it is suspect
+        return  # it will be created; a table that was read through it is suspect
     if slot.plugin != "pgoutput":
         what = f"uses {slot.plugin}, not pgoutput" if slot.plugin else "is one of physical replication"
         state.blocked.append(f"the slot {name} {what}: {_another_slot(name)}")

@@ -1,8 +1,8 @@
-"""PostgreSQL's text of a value as JSON in Debezium's encoding, chosen by the type's OID.
+"""Turns PostgreSQL's text of a value into JSON in Debezium's encoding, chosen by the type's OID.
 
 Replication and COPY both send the text that a type's output function makes, so one set of encoders gives the same JSON
-for a row of the stream and a row of a snapshot. The text depends on the session (`connection` settles that); what
-column has which type, and what a message looks like, is in `pgoutput`.
+for a row of the stream and a row of a snapshot. The text depends on the session's settings, which
+`ingest.postgres_session` fixes. `pgoutput` knows the types of columns and the layout of messages.
 
     bool                              true, false
     smallint, integer, bigint, oid    JSON number
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import orjson
 
 Encoder = Callable[[bytes], bytes]
-"""The text of a value that is not null, in UTF-8, to JSON."""
+"""Turns the text of a value that is not null, in UTF-8, into JSON."""
 
 
 class PgType(NamedTuple):
@@ -29,7 +29,7 @@ class PgType(NamedTuple):
 
     Attributes:
         element: OID of the element type of an array; 0 for other types.
-        delimiter: Between the elements of an array of these.
+        delimiter: Delimiter between the elements of an array of this type.
         base: OID of the type below a domain; 0 for other types.
     """
 
@@ -43,7 +43,7 @@ def _string(raw: bytes) -> bytes:
 
 
 def _quoted(raw: bytes) -> bytes:
-    """Of types whose text holds nothing that JSON escapes."""
+    """Quote a text that holds no character that JSON escapes."""
     return b'"' + raw + b'"'
 
 
@@ -56,7 +56,7 @@ def _float(raw: bytes) -> bytes:
 
 
 def _bytes(raw: bytes) -> bytes:
-    r"""From `\x68656c6c6f`."""
+    r"""Encode bytes given as `\x68656c6c6f`."""
     return b'"' + b2a_base64(unhexlify(raw[2:]), newline=False) + b'"'
 
 
@@ -68,19 +68,19 @@ _BUILT_IN: dict[int, Encoder] = {
     **dict.fromkeys((700, 701), _float),
     # numeric, date, time, timestamp, timestamptz, timetz, interval, uuid
     **dict.fromkeys((1700, 1082, 1083, 1114, 1184, 1266, 1186, 2950), _quoted),
-    # text, varchar, bpchar, json, jsonb: the catalog has nothing to add
+    # text, varchar, bpchar, json, jsonb: the catalog adds nothing
     **dict.fromkeys((25, 1043, 1042, 114, 3802), _string),
 }
 
 
 class Encoders:
-    """Encoders by type OID, looked up once."""
+    """Encoders by type OID, each looked up once."""
 
     def __init__(self, look_up: Callable[[int], PgType | None]) -> None:
-        """Takes the catalog.
+        """Start with the built-in types.
 
         Args:
-            look_up: Tells of a type that is not among the built-in scalars; None if the type was dropped since.
+            look_up: Describes a type that is not among the built-in scalars; None if the type was dropped since.
         """
         self._look_up = look_up
         self._known = dict(_BUILT_IN)
@@ -102,11 +102,11 @@ class Encoders:
 
 
 def array_encoder(element: Encoder, delimiter: str = ",") -> Encoder:
-    r"""An encoder of arrays: `{{1,2},{NULL,4}}`, `{"a \"b\"",c}`, `[2:3]={1,2}`.
+    r"""Return an encoder of arrays: `{{1,2},{NULL,4}}`, `{"a \"b\"",c}`, `[2:3]={1,2}`.
 
     Args:
         element: Encoder of the element type.
-        delimiter: The element type's; a comma for all built-in types but box.
+        delimiter: The element type's delimiter; a comma for all built-in types but box.
     """
     mark = re.escape(delimiter.encode())
     token = re.compile(rb'"((?:[^"\\]|\\.)*)"|[^{}"' + mark + rb"]+|[{}" + mark + rb"]", re.DOTALL)
@@ -118,7 +118,7 @@ def array_encoder(element: Encoder, delimiter: str = ",") -> Encoder:
             return element(_ESCAPED.sub(rb"\1", quoted))
         return fixed.get(found[0]) or element(found[0])
 
-    # Text and JSON have the same structure, so each token is replaced where it stands.
+    # Text and JSON have the same structure, so each token is replaced in its place.
     return lambda raw: token.sub(to_json, raw[raw.index(b"{") :])
 
 

@@ -1,7 +1,6 @@
-"""Messages of PostgreSQL's output plugin pgoutput (protocol version 1) as change events.
+"""Decodes messages of PostgreSQL's output plugin pgoutput (protocol version 1) into change events.
 
-Holds the decoder and what it knows of a table (`Relation`). How messages are fetched is in `slot`, how a value becomes
-JSON in `pg_text`.
+Holds the decoder and its knowledge of a table (`Relation`). `slot` fetches messages, `pg_text` turns values into JSON.
 
 Protocol: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 """
@@ -37,16 +36,16 @@ _Values = list[bytes | None]
 """JSON of a row's columns, in the table's order; None for a value that was not sent (unchanged TOAST)."""
 
 _Change = tuple[str, str, str | None, str | None, str | None, tuple[str, ...]]
-"""table, op, key, before, after, unavailable: how a `ChangeEvent` begins."""
+"""table, op, key, before, after, unavailable: the first fields of a `ChangeEvent`."""
 
 
 class Decoder:
-    """Decodes one stream of messages: it remembers the tables that were announced in it.
+    """Decodes one stream of messages; it remembers the tables that were announced in it.
 
     Attributes:
-        commit_lsn: Of the transaction that was begun last; 0 before the first.
-        unlike: Tables whose changes were passed over, as their columns were others at the time: to the commit position
-            of the last one, and what was different.
+        commit_lsn: Commit position of the transaction that was begun last; 0 before the first.
+        unlike: Tables whose changes were passed over because their columns differed at the time, with the commit
+            position of the last such change and the difference.
     """
 
     def __init__(
@@ -56,15 +55,16 @@ class Decoder:
         origin: str,
         known: Mapping[int, KnownTable] | None = None,
     ) -> None:
-        """Starts before the first message.
+        """Start before the first message.
 
         Args:
-            keys: Table (`public.customers`) to its key columns, in the order that `key` is to have. Of other tables
-                the key is what the message flags as such, which is every column under REPLICA IDENTITY FULL.
-            encoders: By type OID.
-            origin: Of the events.
-            known: Tables by their OIDs. Such a table's events come under its name here, whatever it was called at the
-                time, and those of another table that was called so come under a name of their own.
+            keys: Table (`public.customers`) to its key columns, in the order that `key` has to have. For other tables
+                the key consists of the columns that the message flags as such, which are all columns under REPLICA
+                IDENTITY FULL.
+            encoders: Encoders by type OID.
+            origin: Origin of the events.
+            known: Tables by their OIDs. Such a table's events come under its name here, whatever its name was at the
+                time; those of another table that had the name come under a separate name.
         """
         self._keys = keys
         self._known = known or {}
@@ -77,7 +77,7 @@ class Decoder:
         self.unlike: dict[str, tuple[int, str]] = {}
 
     def events(self, messages: Iterable[tuple[int, bytes]], upto: int) -> Iterator[ChangeEvent]:
-        """Yields the events of whole transactions, in commit order.
+        """Yield the events of whole transactions, in commit order.
 
         Args:
             messages: (LSN, message); read no further than a transaction that is not wanted.
@@ -131,7 +131,7 @@ class Decoder:
             raise SourceDatabaseError(f"{self._origin}: message {chr(kind)!r} is not of pgoutput's protocol version 1")
 
     def _relation(self, announced: "_Announced") -> "Relation":
-        """How to read the rows of a table that was announced, and whether they are those that the table has now."""
+        """Return how to read the rows of an announced table; note if they differ from those of the present table."""
         oid, table, columns, types, identity = announced
         self._unlike.pop(oid, None)
         known = self._known.get(oid)
@@ -147,7 +147,7 @@ class Decoder:
 class Relation:
     """A table as the stream announced it last: how to read its rows.
 
-    Rows are assembled by one `%` of a template and their values: an eighth of the time that a dictionary takes.
+    Rows are assembled by one `%` of a template and their values, in an eighth of the time that a dictionary takes.
 
     Attributes:
         table: Schema and name.
@@ -157,15 +157,15 @@ class Relation:
         self, table: str, columns: Sequence[str], types: Sequence[int], identity: Sequence[str], key: Sequence[str],
         encoders: Encoders,
     ) -> None:  # fmt: skip
-        """Compiles templates and encoders.
+        """Compile templates and encoders.
 
         Args:
             table: Schema and name.
-            columns: Names, in the order of the values; in documents they are as the contract has them.
+            columns: Names, in the order of the values; documents hold them under the contract's names.
             types: Their type OIDs.
-            identity: Columns of the replica identity: what is sent of the old row unless all of it is.
-            key: Key columns in the order that `key` is to have. If the table has not got all of them, keys are None.
-            encoders: By type OID.
+            identity: Columns of the replica identity: the part of the old row that is sent unless all of it is sent.
+            key: Key columns in the order that `key` has to have. If the table lacks one of them, keys are None.
+            encoders: Encoders by type OID.
         """
         self.table = table
         identity = [new for new, name in zip(renamed(columns, key), columns, strict=True) if name in identity]
@@ -179,7 +179,10 @@ class Relation:
         self._identity_has_key = set(self._key) <= set(self._identity)
 
     def changes(self, data: bytes) -> Sequence[_Change]:
-        """Reads an insert, update or delete. An update of the key is two changes: the old row went, a new one came."""
+        """Read an insert, update or delete.
+
+        An update of the key is two changes: a delete of the old row, an insert of the new.
+        """
         table, kind, marker = self.table, data[0], data[5]
         if marker == _NEW:
             new, _ = self.values(data, 6)
@@ -203,7 +206,7 @@ class Relation:
         return (table, "d", old_key, before, None, ()), (table, "c", key, None, *after)
 
     def values(self, data: bytes, at: int) -> tuple[_Values, int]:
-        """Reads the row whose number of columns stands at `at`; returns also where it ends."""
+        """Read the row whose number of columns stands at `at`; also return where it ends."""
         at += 2
         values: _Values = []
         for encode in self._encoders:
@@ -225,7 +228,7 @@ class Relation:
         return values, at
 
     def text_row(self, line: bytes) -> _Values:
-        r"""Reads a line of COPY's text format: tabs between values, `\N` for null, escapes as in C."""
+        r"""Read a line of COPY's text format: tabs between values, `\N` for null, escapes as in C."""
         raw = line[:-1].split(b"\t")
         return [
             b"null" if text == b"\\N" else encode(_unescaped(text) if b"\\" in text else text)
@@ -233,16 +236,16 @@ class Relation:
         ]
 
     def row(self, values: _Values) -> str:
-        """The JSON object of a row that has all its values."""
+        """Return the JSON object of a row that has all its values."""
         return (self._row_template % tuple(values)).decode()
 
     def key(self, values: _Values) -> str | None:
-        """The JSON object of the key; None if a column of it is not there."""
+        """Return the JSON object of the key; None if one of its columns was not sent."""
         found = [values[at] for at in self._key]
         return (self._key_template % tuple(found)).decode() if found and None not in found else None
 
     def _after(self, values: _Values) -> tuple[str, tuple[str, ...]]:
-        """The JSON object of the values that are known, and the names of the others."""
+        """Return the JSON object of the known values, and the names of the other columns."""
         if None not in values:
             return self.row(values), ()
         known = [at for at, value in enumerate(values) if value is not None]
@@ -252,13 +255,13 @@ class Relation:
 
 
 def _template(columns: Sequence[str]) -> bytes:
-    """`{"a":%b,"b":%b}`."""
+    """Build a template such as `{"a":%b,"b":%b}`."""
     names = [orjson.dumps(name).replace(b"%", b"%%") + b":%b" for name in columns]
     return b"{" + b",".join(names) + b"}"
 
 
 class _Announced(NamedTuple):
-    """A table as a message announces it: before its first change in a stream, and again when it was altered."""
+    """A table as a message announces it: before its first change in a stream, and again after it was altered."""
 
     oid: int
     table: str
@@ -271,7 +274,7 @@ def _announced(data: bytes) -> _Announced:
     oid = _SIZE(data, 1)[0]
     schema, at = _name(data, 5)
     name, at = _name(data, at)
-    at += 3  # replica identity and the number of columns
+    at += 3  # skip the replica identity and the number of columns
     columns, types, identity = [], [], []
     while at < len(data):
         column, end = _name(data, at + 1)
@@ -285,13 +288,13 @@ def _announced(data: bytes) -> _Announced:
 
 
 def _difference(known: KnownTable, columns: Sequence[str], identity: Sequence[str], keys: Sequence[str]) -> str | None:
-    """Why rows with these columns are not those of the table; None if they are, as far as the names tell.
+    """Return why rows with these columns differ from the table's; None if they match, as far as the names tell.
 
-    Fewer columns are no difference: the others were added since. Their order tells two that changed names.
+    Fewer columns are no difference: the others were added since. The order of columns reveals two that swapped names.
     """
     expected = iter(known.columns)
     for column in columns:
-        if column not in expected:  # takes what comes before it
+        if column not in expected:  # consumes the columns before it
             return f"its column {column} was called otherwise, or stood elsewhere"
     if missing := [key for key in keys if key not in renamed(identity, keys)]:
         return f"its updates and deletes did not tell {', '.join(missing)} of the old row"
@@ -299,7 +302,7 @@ def _difference(known: KnownTable, columns: Sequence[str], identity: Sequence[st
 
 
 def _name(data: bytes, at: int) -> tuple[str, int]:
-    """A string that ends in a zero byte, and where the next thing starts."""
+    """Read a string that ends in a zero byte, and return where the next item starts."""
     end = data.index(b"\0", at)
     return data[at:end].decode(), end + 1
 

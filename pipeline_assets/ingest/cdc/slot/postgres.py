@@ -1,8 +1,7 @@
-"""A PostgreSQL database as a source of changes: the one door to everything that talks to it.
+"""A PostgreSQL database as a source of changes: everything that talks to it goes through this module.
 
-Nothing is kept open between calls: each opens a session of its own (5 ms) and closes it. Sessions are made in
-`connection`; slots, snapshots and the catalog are read in the modules of these names. What a run does with it is in
-`drain`. PostgreSQL 15 or later.
+Nothing is kept open between calls: each call opens its own session (5 ms) and closes it. `ingest.postgres_session`
+makes sessions; `slot`, `snapshot` and `catalog` read what their names say; `drain` is a run. PostgreSQL 15 or later.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,10 +24,10 @@ __all__ = [
 
 
 class Postgres:
-    """A database, the slot of our stream in it, and the publication that says what the slot sends.
+    """A database, the slot of our stream in it, and the publication that decides what the slot sends.
 
-    Every method raises `SourceDatabaseError` if the database cannot be reached or refuses; the text names the
-    host and the database, never the password.
+    Every method raises `SourceDatabaseError` if the database cannot be reached or refuses; the text names the host and
+    the database, never the password.
 
     Attributes:
         slot_name: The slot.
@@ -36,7 +35,7 @@ class Postgres:
     """
 
     def __init__(self, url: str, *, slot: str, publication: str) -> None:
-        """Connects to nothing yet.
+        """Connect to nothing yet.
 
         Args:
             url: `postgresql://user:password@host:port/database` of a role with LOGIN, REPLICATION, and SELECT on the
@@ -45,7 +44,7 @@ class Postgres:
             publication: Name of the publication.
 
         Raises:
-            SourceDatabaseError: The URL is none.
+            SourceDatabaseError: The URL is not valid.
         """
         self.slot_name = slot
         self.publication_name = publication
@@ -56,50 +55,53 @@ class Postgres:
         return f"Postgres({self._database.place}, slot={self.slot_name}, publication={self.publication_name})"
 
     def system_identifier(self) -> str:
-        """The number of the database cluster: another one means another WAL, in which our positions mean nothing."""
+        """Return the number of the database cluster.
+
+        Another one means another WAL, in which our positions are meaningless.
+        """
         with self._database.connect(replication=True) as session:
             row = session.execute("IDENTIFY_SYSTEM").fetchone()
         return str(row[0]) if row else ""
 
     def flush_lsn(self) -> int:
-        """End of the WAL on disk: the target of a run. Every transaction committed by now starts before it.
+        """Return the end of the WAL on disk: the target of a run. Every transaction committed by now starts before it.
 
-        (With synchronous_commit = off the latest ones may not, and are in the next run.)
+        (With synchronous_commit = off the latest ones may start after it; they come in the next run.)
         """
         with self._database.connect() as session:
             return slot.flush_lsn(session)
 
     def slot(self) -> SlotStatus | None:
-        """The slot's status; None if it does not exist."""
+        """Return the slot's status; None if it does not exist."""
         with self._database.connect() as session:
             return slot.status(session, self.slot_name)
 
     def publication(self) -> Publication | None:
-        """What the publication publishes; None if it does not exist."""
+        """Return what the publication publishes; None if it does not exist."""
         with self._database.connect() as session:
             return catalog.publication(session, self.publication_name)
 
     def open_transactions(self) -> list[str]:
-        """Transactions that have written and not ended, the oldest first, each with how to end it."""
+        """Return transactions that have written and not ended, the oldest first, each with the way to end it."""
         with self._database.connect() as session:
             return catalog.open_transactions(session)
 
     def describe(self, tables: Collection[str]) -> dict[str, TableDescription]:
-        """Describes tables (`public.customers`); those that the database has not got are missing."""
+        """Describe tables (`public.customers`); those that the database lacks are missing in the result."""
         with self._database.connect() as session:
             return catalog.tables(session, tables, self.publication_name)
 
     def came_with_rows(self, partitions: Collection[int]) -> bool:
-        """Whether one of some partitions (OIDs) had rows when it was attached, of which there are no events."""
+        """Tell whether one of some partitions (OIDs) had rows when it was attached; there are no events for these."""
         with self._database.connect() as session:
             return catalog.came_with_rows(session, partitions)
 
     def create_slot(self) -> SlotStatus:
-        """Creates the slot, after all transactions that are open now have ended; they may take a minute.
+        """Create the slot after all transactions that are open now have ended, which may take a minute.
 
         Raises:
             SourceDatabaseError: There is no publication (the slot would not find one that comes later), a transaction
-                does not end, or as everywhere.
+                does not end, or the database fails.
         """
         with self._database.connect() as session:
             slot.require_publication(session, self._database, self.publication_name)
@@ -113,12 +115,12 @@ class Postgres:
         return created
 
     def drop_slot(self) -> None:
-        """Drops the slot; nothing if it does not exist."""
+        """Drop the slot; do nothing if it does not exist."""
         with self._database.connect() as session:
             slot.drop(session, self.slot_name)
 
     def advance(self, lsn: int) -> None:
-        """Lets the slot forget the transactions whose commit starts before `lsn`. It never moves back."""
+        """Let the slot forget the transactions whose commit starts before `lsn`. It never moves back."""
         with self._database.connect() as session:
             slot.advance(session, self.slot_name, lsn)
 
@@ -129,26 +131,29 @@ class Postgres:
         keys: Mapping[str, Sequence[str]],
         known: Mapping[int, KnownTable] | None = None,
     ) -> EventStream:
-        """The changes in the slot, which stay in it. Loop over them; then `reached` says how far that was.
+        """Return the changes in the slot, which stay in it. Loop over them; then `reached` tells how far that was.
 
         Args:
             upto: Exclusive bound: a transaction whose commit starts there or later is left out.
-            max_changes: Ends with the first transaction that brings the number of messages to this; so one larger
-                transaction comes whole.
-            keys: Table to its key columns, in the order that `key` is to have them. Events of other tables come too.
-            known: Tables by their OIDs; their events come under their names, whatever they were called at the time.
+            max_changes: Ends with the first transaction that brings the number of messages to this; so a larger
+                transaction comes as a whole.
+            keys: Table to its key columns, in the order that `key` has to have. Events of other tables come too.
+            known: Tables by their OIDs; their events come under their present names, whatever their names were at the
+                time.
         """
         decoder = Decoder(keys, self._encoders, f"slot {self.slot_name}", known or {})
         return Changes(self._database, self.slot_name, self.publication_name, upto, max_changes, decoder)
 
     def pending(self, limit: int) -> Pending:
-        """Counts what waits in the slot: up to about `limit` events, and for seconds at most. For a sensor."""
+        """Count what waits in the slot, for a sensor: up to about `limit` events, and for a few seconds at most."""
         with self._database.connect() as session:
             slot.require_publication(session, self._database, self.publication_name)
             return slot.pending(session, self.slot_name, self.publication_name, limit)
 
     def snapshot(self, tables: Collection[str]) -> AbstractContextManager[Snapshot]:
-        """A consistent view of tables for as long as the block lasts. They cannot be altered or truncated meanwhile.
+        """Take a consistent view of tables for as long as the block lasts.
+
+        They cannot be altered or truncated meanwhile.
 
         Needs a free replication slot for a moment.
 

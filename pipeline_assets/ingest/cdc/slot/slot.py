@@ -1,7 +1,7 @@
 """A logical replication slot: what it holds back, and the changes in it.
 
-Holds the statements about one slot, and `Changes`, which reads it without taking anything out. How messages become
-events is in `pgoutput`; what a run does with them, and when the slot may move on, in `drain`.
+Holds the statements about one slot, and `Changes`, which reads it without taking anything out. `pgoutput` turns
+messages into events; `drain` decides what a run does with them, and when the slot may move on.
 
 Functions: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION
 """
@@ -24,8 +24,8 @@ from pipeline_assets.sql import quote_name, quote_text
 PLUGIN = "pgoutput"
 COUNT_SECONDS = 5
 
-# PostgreSQL 18 goes on without a publication that it does not find, and so without the changes, with this warning.
-# Older ones end with an error.
+# If PostgreSQL 18 does not find a publication, it goes on without it, and so without the changes, with this warning.
+# Older versions end with an error.
 _PUBLICATION_SKIPPED = "55000"
 
 
@@ -36,16 +36,17 @@ class SlotStatus:
     Attributes:
         plugin: Its output plugin; None for a physical slot.
         database: Its database.
-        is_in_database: Whether that is the one we are connected to: only there it can be read.
-        is_active: Whether somebody reads it now.
-        other_reader: Who reads it now, if it is not this program.
-        wal_status: reserved, extended, unreserved or lost; None before it reserved any.
+        is_in_database: Whether that is the database we are connected to: it can only be read there.
+        is_active: Whether some process reads it now.
+        other_reader: The process that reads it now, if it is not this program.
+        wal_status: reserved, extended, unreserved or lost; None before it has reserved any WAL.
         confirmed_flush_lsn: Transactions whose commit starts before it are not sent again.
-        restart_lsn: First WAL that it keeps; None if none.
+        restart_lsn: First WAL that it keeps; None if it keeps none.
         lag_bytes: WAL from `confirmed_flush_lsn` to the end: what a run has to go through.
         retained_bytes: WAL from `restart_lsn` to the end: what the disk holds for it. More than `lag_bytes` if a
             transaction has been open for long.
-        safe_wal_bytes: How much more may be written until it is in danger of being lost; None without a limit.
+        safe_wal_bytes: How much more WAL may be written before the slot is in danger of being lost; None without a
+            limit.
         invalidation_reason: Why it was lost (PostgreSQL 17 and later).
     """
 
@@ -73,9 +74,9 @@ class Pending:
     """What waits in a slot.
 
     Attributes:
-        events: Number of events, if `is_complete`; else there are this many at least.
+        events: Number of events, if `is_complete`; otherwise there are at least this many.
         is_complete: Whether all were counted.
-        first_commit_at: When the earliest transaction among those counted was committed; None if there is none.
+        first_commit_at: When the earliest counted transaction was committed; None without one.
     """
 
     events: int
@@ -84,7 +85,7 @@ class Pending:
 
 
 def status(session: Session, name: str) -> SlotStatus | None:
-    """Looks at a slot; None if it does not exist."""
+    """Return a slot's status; None if it does not exist."""
     row = session.execute(
         """SELECT s.plugin, s.database, coalesce(s.database = current_database(), false), s.active,
                CASE WHEN s.active AND a.application_name IS DISTINCT FROM current_setting('application_name')
@@ -101,16 +102,16 @@ def status(session: Session, name: str) -> SlotStatus | None:
 
 
 def create(session: Session, name: str) -> None:
-    """Creates a slot; returns when all transactions that were open have ended."""
+    """Create a slot; return when all transactions that were open have ended."""
     session.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [name, PLUGIN])
 
 
 @contextmanager
 def no_endless_wait(database: Database) -> Iterator[None]:
-    """Around what creates a slot, which waits for every open transaction that has written, of any database.
+    """Wrap the creation of a slot, which waits for every open transaction that has written, in any database.
 
     Raises:
-        SourceDatabaseError: One does not end: it was prepared long ago, or outlasts the time that a session
+        SourceDatabaseError: A transaction does not end: it was prepared long ago, or outlasts the time that a session
             waits for a lock.
     """
     with database.connect() as session:
@@ -132,12 +133,12 @@ def _waits(database: Database, transactions: Sequence[str]) -> SourceDatabaseErr
 
 
 def drop(session: Session, name: str) -> None:
-    """Drops a slot; nothing if it does not exist."""
+    """Drop a slot; do nothing if it does not exist."""
     session.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name])
 
 
 def advance(session: Session, name: str, lsn: int) -> None:
-    """Moves a slot on; nothing if it stands there or further."""
+    """Move a slot forward; do nothing if it is there or further already."""
     session.execute(
         """SELECT pg_replication_slot_advance(slot_name, '0/0'::pg_lsn + %(lsn)s::numeric)
            FROM pg_replication_slots
@@ -147,7 +148,7 @@ def advance(session: Session, name: str, lsn: int) -> None:
 
 
 def pending(session: Session, name: str, publication: str, limit: int) -> Pending:
-    """Counts events in a slot, up to about `limit` messages, or for `COUNT_SECONDS`."""
+    """Count events in a slot, up to about `limit` messages, or for `COUNT_SECONDS`."""
     query = f"""
         SELECT count(*), count(*) FILTER (WHERE kind IN ('I', 'U', 'D', 'T')), min(time)
         FROM (SELECT chr(get_byte(data, 0)) AS kind,
@@ -165,19 +166,19 @@ def pending(session: Session, name: str, publication: str, limit: int) -> Pendin
 
 
 class Changes:
-    """The events of a slot up to a bound, in commit order, whole transactions only. Each loop reads them anew.
+    """The events of a slot up to a bound, in commit order, whole transactions only. Each loop reads them again.
 
-    They stream: the server keeps what it decoded in temporary files, and here there is one row at a time. Leaving a
+    They stream: the server keeps what it decoded in temporary files, and this side holds one row at a time. Leaving a
     loop early ends its session.
 
     Attributes:
-        reached: After a loop that ran to its end the position up to which (exclusively) all was yielded; None before.
+        reached: After a loop that ran to its end, the position up to which (exclusively) all was yielded; None before.
     """
 
     def __init__(
         self, database: Database, slot: str, publication: str, upto: int, max_changes: int, decoder: Decoder
     ) -> None:
-        """Reads nothing yet. See `Postgres.peek`."""
+        """Read nothing yet. See `Postgres.peek`."""
         self.reached: int | None = None
         self._database = database
         self._slot = slot
@@ -206,7 +207,7 @@ class Changes:
                 with session.cursor() as cursor, cursor.copy(query.encode()) as copy:
                     copy.set_types(["int8", "bytea"])
                     yield from self._decoder.events(self._counted(copy.rows()), upto)
-            except psycopg.errors.UndefinedObject:  # as it was there a moment ago, it was not when something committed
+            except psycopg.errors.UndefinedObject:  # it exists now, so it was missing when something committed
                 raise self._gap() from None
         if _PUBLICATION_SKIPPED in warnings:
             raise self._gap()
@@ -222,21 +223,21 @@ class Changes:
         for row in rows:
             self._messages += 1
             yield row
-        # Not set if the decoder stopped at the bound: then nothing is missing, however many there were.
+        # Not set if the decoder stopped at the bound: then nothing is missing, however many messages there were.
         self._is_cut = self._messages >= self._max_changes
 
 
 def flush_lsn(session: Session) -> int:
-    """End of the WAL that is on disk: what a slot can be read up to."""
+    """Return the end of the WAL that is on disk: a slot can be read up to there."""
     (lsn,) = session.execute("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint").fetchone() or (0,)
     return int(lsn)
 
 
 def require_publication(session: Session, database: Database, name: str) -> None:
-    """Makes sure that there is one.
+    """Check that a publication exists.
 
     Raises:
-        SourceDatabaseError: There is not.
+        SourceDatabaseError: It does not exist.
     """
     if catalog.publication(session, name) is None:
         raise SourceDatabaseError(
@@ -246,9 +247,9 @@ def require_publication(session: Session, database: Database, name: str) -> None
 
 
 def _peek(slot: str, publication: str, upto: int | None, max_changes: int) -> str:
-    """A FROM clause with the messages of a slot: lsn, xid, data. Both limits take effect at a commit only."""
+    """Return a FROM clause with the messages of a slot: lsn, xid, data. Both limits take effect at a commit only."""
     bound = "NULL" if upto is None else f"'0/0'::pg_lsn + {upto}::numeric"
-    # The option is a list of SQL identifiers, which folds an unquoted one to lower case.
+    # The option is a list of SQL identifiers, and unquoted identifiers are folded to lower case.
     return (
         f"pg_logical_slot_peek_binary_changes({quote_text(slot)}, {bound}, {max_changes}, 'proto_version', '1', "
         f"'publication_names', {quote_text(quote_name(publication))})"

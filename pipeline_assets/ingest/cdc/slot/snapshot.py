@@ -1,4 +1,4 @@
-"""Tables read whole at one point of the WAL, so that the stream goes on exactly there.
+"""Reads tables as a whole at one point of the WAL, so that the stream continues exactly there.
 
 A temporary slot gives the point and exports the snapshot that belongs to it: a transaction whose commit starts before
 the point is in the rows, any other is in the stream.
@@ -33,7 +33,7 @@ class Snapshot:
         self, session: Session, described: dict[str, TableDescription], encoders: Encoders, origin: str, point: int,
         ts_us: int,
     ) -> None:  # fmt: skip
-        """Made by `take`."""
+        """Keep what `take` has opened."""
         self.point = point
         self.ts_us = ts_us
         self._session = session
@@ -42,20 +42,20 @@ class Snapshot:
         self._origin = origin
 
     def truncate(self, table: str) -> ChangeEvent:
-        """The event that says: what is not among the rows is not in the table. It comes before the first row."""
+        """Return the event that comes before the first row: the table holds only the rows that follow."""
         return self._event((table, "t", None, None, None, ()), 0)
 
     def rows(self, table: str, keys: Sequence[str]) -> Iterator[ChangeEvent]:
-        """Yields a table's rows as `r` events, in no order; what the publication leaves out is left out here too.
+        """Yield a table's rows as `r` events, in no order; what the publication leaves out is left out here, too.
 
-        One table at a time: finish a loop before the next one starts.
+        Read one table at a time: finish a loop before the next one starts.
 
         Args:
-            table: One of those that the snapshot was taken of.
+            table: One of the tables of the snapshot.
             keys: Its key columns.
 
         Raises:
-            SourceDatabaseError: It has not got these columns, or cannot be read.
+            SourceDatabaseError: The table lacks these columns, or cannot be read.
         """
         described = self._described[table]
         columns = [column for column in described.columns if column.name in described.published_columns]
@@ -75,8 +75,8 @@ class Snapshot:
     def _event(
         self, change: tuple[str, str, str | None, None, str | None, tuple[str, ...]], number: int
     ) -> ChangeEvent:
-        # No record is one byte before another (they are 8-aligned), so no transaction has this commit position.
-        # The same as position of the change: a commit is never before its changes, and `debezium.parse` minds that.
+        # Records are 8-aligned, so none starts one byte before another and no transaction has this commit position. The
+        # change gets the same position: a commit is never before its changes, and `debezium.parse` relies on that.
         lsn = self.point - 1
         return ChangeEvent(*change, lsn, number, lsn, None, self.ts_us, self._origin, self.point)
 
@@ -85,7 +85,7 @@ class Snapshot:
 def take(
     database: Database, tables: Collection[str], slot: str, publication: str, encoders: Encoders
 ) -> Iterator[Snapshot]:
-    """Takes a snapshot for as long as the block lasts. See `Postgres.snapshot`."""
+    """Take a snapshot for as long as the block lasts. See `Postgres.snapshot`."""
     with database.connect() as session, database.connect() as reader:
         before = _described(database, session, tables, publication)
         with database.connect(replication=True) as exporter:
@@ -95,9 +95,9 @@ def take(
             reader.execute(f"SET TRANSACTION SNAPSHOT {quote_text(name)}".encode())
         listed = ", ".join(described.sql_name for described in before.values())
         reader.execute(f"LOCK TABLE {listed} IN ACCESS SHARE MODE".encode())
-        # From here on the tables stay as they are. TRUNCATE, or ALTER TABLE that rewrites, between the snapshot and the
-        # lock would have left it with no rows: they are not versioned. Locking first could block the source for as
-        # long as the slot waits for open transactions.
+        # From here on the tables stay as they are. A TRUNCATE, or an ALTER TABLE that rewrites, between the snapshot
+        # and the lock would have left the snapshot without rows, because these commands are not versioned. Locking
+        # first could block the source for as long as the slot waits for open transactions.
         after = _described(database, session, tables, publication)
         for table, described in after.items():
             if described.files != before[table].files:
@@ -128,9 +128,9 @@ def _described(
 
 
 def _export(exporter: Session, slot: str) -> tuple[int, str]:
-    """Creates a temporary slot, which goes with its session. Returns its position, and the name of its snapshot.
+    """Create a temporary slot, which ends with its session. Return its position and the name of its snapshot.
 
-    The snapshot can be taken over until the session's next command.
+    The snapshot can be used until the session's next command.
     """
     name = f"{slot[:40]}_snapshot_{secrets.token_hex(4)}"
     command = f"CREATE_REPLICATION_SLOT {quote_name(name)} TEMPORARY LOGICAL {PLUGIN} (SNAPSHOT 'export')"
