@@ -180,11 +180,9 @@ class CustomerMetrics(pa.DataFrameModel):
         nullable=True, str_length={"min_value": 1}, description="Name; null when the shop's database has none."
     )
     email: pl.String = pa.Field(
-        nullable=True, str_matches=EMAIL, description="E-mail address, lower case; null when none is known."
+        nullable=True, str_matches=EMAIL, description="E-mail address, lower case; null when unknown."
     )
-    phone: pl.String = pa.Field(
-        nullable=True, str_matches=PHONE, description="Telephone number; null when none is known."
-    )
+    phone: pl.String = pa.Field(nullable=True, str_matches=PHONE, description="Telephone number; null when unknown.")
     paid_gbp: Amount = pa.Field(
         nullable=True, description="Sum of the customer's payments that were not refunded, GBP; null without payments."
     )

@@ -4,23 +4,23 @@ A quote that is opened and never closed swallows the lines below, up to the next
 the rules of quoting that is one value; only its content is wrong. So the decision is made by evidence:
 
 1. A line whose quotes are closed is taken as it is, whatever it holds. Text after a closing quote, or a carriage return
-  outside quotes, damages that line.
+   outside quotes, damages that line.
 2. A line that leaves a quote open begins a value of several lines, a block. The block is damaged if it is never closed
-  (within `MAX_LINE_BYTES`), if text follows its closing quote, or if it does not have the header's number of fields.
+   (within `MAX_LINE_BYTES`), if text follows its closing quote, or if it does not have the header's number of fields.
 3. Otherwise its lines are examined one by one. A line is *full* if it has the header's number of fields by itself, and
-  these fit the types of the contract. The first and the last line are examined without the quote that opens or closes
-  the block. The block is damaged if its first and last line are full, or if one of them is full and most of the lines
-  between. A value in a column that is not text is damaged in any case if its first line is full: it would fit no such
-  column.
+   these fit the types of the contract. The first and the last line are examined without the quote that opens or closes
+   the block. The block is damaged if its first and last line are full, or if one of them is full and most of the lines
+   between. A value in a column that is not text is damaged in any case if its first line is full: it would fit no such
+   column.
 4. If no column has a type, the block is doubtful if its first and last line are full, and nearly all lines between.
-  Then it is weighed (`csv_likeness`): do its lines look like the records around the block, and how many values of
-  several lines does the file have otherwise? Odds of twenty to one decide, either way. If they are lower, each line of
-  the block becomes a dead letter: breaking up a value would make rows that nobody wrote, and keeping records together
-  would lose them in silence. If a file has such values by the dozen, only those with at least three lines between are
-  examined; if it has several in a single text column, they are not examined at all, because each would be doubtful.
+   Then it is weighed (`csv_likeness`): do its lines look like the records around the block, and how many values of
+   several lines does the file have otherwise? Odds of twenty to one decide, either way. If they are lower, each line of
+   the block becomes a dead letter: breaking up a value would make rows that nobody wrote, and keeping records together
+   would lose them in silence. If a file has such values by the dozen, only those with at least three lines between are
+   examined; if it has several in a single text column, they are not examined at all, because each would be doubtful.
 5. A block whose first line is full is also damaged if its end is more likely the start of a value that begins with a
-  line end, because otherwise the line below it would not be a record. If that line could be a record with an odd quote,
-  all of the block is in doubt.
+   line end, because otherwise the line below it would not be a record. If that line could be a record with an odd
+   quote, all of the block is in doubt.
 6. Otherwise it is a value with line ends, even if it quotes lines that look like records.
 
 The first line of a damaged block is damaged; reading goes on with the next line as the start of a record. So a text of

@@ -7,7 +7,7 @@ there. The proof:
 1. Each quote stands at the edge of a field or beside its double, so counting quotes tells which bytes they enclose.
 2. Outside quotes no carriage return stands alone.
 3. Each record of several lines has the header's number of fields, and too few of its lines have as many delimiters as a
-  record to pass for records. Nor may its end be the beginning of a value that begins with a line end.
+   record to pass for records. Nor may its end be the beginning of a value that begins with a line end.
 """
 
 from dataclasses import dataclass

@@ -48,7 +48,7 @@ def open_csv(
     """
     separator = delimiter.encode()
     if len(separator) != 1 or separator in b'"\r\n':
-        raise ValueError(f"delimiter {delimiter!r}: give one ASCII character that is no quote and no line end")
+        raise ValueError(f"delimiter {delimiter!r}: give one ASCII character, neither a quote nor a line end")
     header = csv_header(content, delimiter, shape)
     records = CsvRecords("csv", "", header.fields, con, path, scratch, content=content, delimiter=delimiter)
     records.header, records.kinds = header, _kinds(header.fields, shape)
