@@ -139,7 +139,7 @@ def retype(
     columns: Annotated[list[str], typer.Argument(help='COLUMN=TYPE, e.g. quantity=BIGINT "price=DECIMAL(18,2)"')],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would be done.")] = False,
 ) -> None:
-    """Return columns of a table other types. First show how many values fit, and which do not."""
+    """Give columns of a table other types. First show how many values fit, and which do not."""
     from pipeline_assets.ingest.conform import retype as retyping
 
     wanted = dict(column.rpartition("=")[::2] for column in columns)

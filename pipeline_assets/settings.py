@@ -237,7 +237,7 @@ def ensure_private(folder: Path) -> Path:
 
 
 def ensure_home() -> None:
-    """Return the process a HOME if it lacks a usable one, as containers and service units often do.
+    """Give the process a HOME if it lacks a usable one, as containers and service units often do.
 
     DuckDB and Dagster's tools look for their folders below it and fail without it. Call this first in a process.
     """

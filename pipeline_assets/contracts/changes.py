@@ -117,7 +117,7 @@ def _derived(model: Model, table: str, keys: Sequence[str], own: Model, *, gone:
         column.alias = name  # the source's own name; the class attribute needs one that cannot clash
         if name not in keys:
             required += [] if column.nullable else [name]
-            # Both, because pandera heeds the first only if the second is set.
+            # Both: the second marks the first as set on purpose.
             column.nullable = column.nullable_explicit = True
         columns["__annotations__"][f"source_{at}"] = annotation.raw_annotation
         columns[f"source_{at}"] = column

@@ -200,7 +200,7 @@ class Following:
     def _changed(self, model: str, upstream: str, key: str) -> str | bool:
         """Return the name of an in-memory table of the changed keys and their partitions.
 
-        True for all keys, False for no key.
+        Return True if all keys count as changed, False if no key does.
         """
         plan, pin = self.upstream(model, upstream, by_dates=False)
         applied = plan.applied[pin.position] if pin else None

@@ -62,7 +62,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _leave_newest_version(database: Path) -> None:
-    """Remove all versions but the newest: whichever process creates the tables creates those of the newest version."""
+    """Remove the older of two versions: each process creates the tables of the newest version."""
     with closing(sqlite3.connect(database, timeout=30)) as con:
         if not con.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
             return

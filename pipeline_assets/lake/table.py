@@ -189,7 +189,7 @@ class Table(TableReader):
         )
 
     def retype(self, con: duckdb.DuckDBPyConnection, columns: Mapping[str, str]) -> int:
-        """Return columns other types: rewrite all rows in one commit. History and positions stay.
+        """Give columns other types: rewrite all rows in one commit. History and positions stay.
 
         The commit does not list which dates changed, so tables downstream are rebuilt with the new types.
 
@@ -212,7 +212,7 @@ class Table(TableReader):
         return self._commit(con, plan, (), expect=None, positions=None, metadata=None)
 
     def widen(self, con: duckdb.DuckDBPyConnection, schema: Schema) -> list[Widening]:
-        """Return columns the types of a schema, where every possible value stays what it is.
+        """Give columns the types of a schema, where every possible value stays what it is.
 
         The first run that needs it rewrites all rows; a log message says so beforehand.
 

@@ -61,7 +61,7 @@ class DataQualityFramework:
 
     @classmethod
     def add_suite(cls, name: str, model: Model) -> None:
-        """Return a contract a name until the process ends. The same name again replaces it.
+        """Give a contract a name until the process ends. The same name again replaces it.
 
         Args:
             name: The name for `validate_dataframe`.

@@ -29,7 +29,7 @@ class RecordSet(Protocol):
     def sql(self) -> str:
         """A SELECT with `_line` BIGINT and one column for each of `fields`.
 
-        With problems also `_text` and `_problem`.
+        If the records can have problems, it also has `_text` and `_problem`.
         """
 
     @property

@@ -86,7 +86,7 @@ def document(raw: Raw) -> Any:  # noqa: ANN401 - any JSON value
 def raw_text(value: Raw, key: Raw = None) -> str:
     """Return a record as the text of a dead letter.
 
-    Together with its key, if that came separately, as one JSON object.
+    If its key came separately, one JSON object holds both.
     """
     if key is None:
         return _text(value)

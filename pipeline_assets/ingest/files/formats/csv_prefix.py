@@ -170,7 +170,7 @@ def _doubtful_records(
 
 
 def _before_blank(values: pl.Series, ends: pl.Series, layout: Layout) -> pl.Series:
-    """Tell whether a record ends with a quote above a blank line, or above one whose first field is only a quote."""
+    """Mark the records that end with a quote above a blank line, or above a line whose first field is only a quote."""
     unknown = pl.Series([10, 10], dtype=pl.UInt8)  # the bytes around a piece
     around = pl.concat([unknown, values, unknown])
     before, last, next_, after = (around.gather(ends + offset) for offset in (0, 1, 3, 4))
