@@ -15,7 +15,7 @@ from benchmarks import measure
 from benchmarks.captured import CUSTOMERS, SLOT, UPDATES
 from benchmarks.pipeline import MEMORY_LIMIT, LandingToGold, parse_dbt
 from benchmarks.report import Result, Target
-from pipeline_assets.components.dbt_models import dbt_executable
+from pipeline_assets.components.assets.lean_dbt import dbt_executable
 from pipeline_assets.contracts.base import raw_shape
 from pipeline_assets.demo.postgres_server import PostgresServer
 from pipeline_assets.demo.shop_db import open_shop

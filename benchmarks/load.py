@@ -24,7 +24,7 @@ def run(folder: Path) -> Result:
         "a fresh process loads the code location",
         ["", "CPU s", "wall s", "peak MB"],
         [[name, usage.cpu_seconds, usage.wall_seconds, usage.peak_rss_mb] for name, usage in middle.items()],
-        [Target("CPU seconds, times the bare imports", middle[_OURS].cpu_seconds / middle[_PEER].cpu_seconds, 1.5)],
+        [Target("CPU seconds, times the bare imports", middle[_OURS].cpu_seconds / middle[_PEER].cpu_seconds, 1.4)],
         [f"Medians of {_ROUNDS} alternating runs."],
         {"runs": found},
     )

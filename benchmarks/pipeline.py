@@ -1,7 +1,7 @@
 """The pipeline as contenders use it: its environment, and the command that brings landing files to gold.
 
 The command does what a Dagster run does, without Dagster: ingest, audit, then dbt's command line with the variables and
-options of `components.dbt_models`. So what is measured is this project's work, not the orchestrator's.
+options of `components.assets.lean_dbt`. So what is measured is this project's work, not the orchestrator's.
 """
 
 import json
@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from shutil import copy, rmtree
 
-from pipeline_assets.components.dbt_models import LEAN_DBT, dbt_executable
+from pipeline_assets.components.assets.lean_dbt import LEAN_DBT, dbt_executable
 from pipeline_assets.settings import project_root
 
 BRONZE = "bronze.shop__invoice_lines"

@@ -1,16 +1,20 @@
 """The code location as a whole: what the shop has by name, and that the parts of every source agree with each other."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import dagster as dg
 import jinja2
 import pytest
+from dagster_shared.libraries import DagsterLibraryRegistry
 
 from pipeline_assets.components import ChangeFiles, ChangeStream, DatabaseTable, LandingFiles, RestResource
 from pipeline_assets.components.assets.changes import CapturedTable, captured
-from pipeline_assets.components.dbt_models import LakeTranslator, LeanDbtCliResource, table_name
+from pipeline_assets.components.assets.lean_dbt import DBT_VERSION, LeanDbtCliResource
+from pipeline_assets.components.dbt_models import LakeTranslator, table_name
 from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.definitions import defs
 from pipeline_assets.ingest.batch.batch import PULL_COLUMNS
@@ -234,6 +238,22 @@ def test_the_private_names_that_we_override_are_still_there() -> None:
     base = LeanDbtCliResource.__mro__[1]
     assert hasattr(base, "_cli_version")
     assert hasattr(base, "_initialize_dbt_core_adapter")
+
+
+@pytest.mark.slow
+def test_to_load_the_code_location_loads_neither_dbt_nor_drivers_of_other_databases() -> None:
+    heavy = ["dbt", "dbt_common", "networkx", "sqlalchemy", "dlt", "tomlkit"]
+    program = (
+        "import sys, gc, pipeline_assets.definitions as d; d.defs(); assert gc.isenabled(); "
+        f"print(*(name for name in {heavy} if name in sys.modules)); import dbt.version"  # and who wants dbt gets it
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+
+
+def test_the_ui_shows_the_dbt_that_runs(loaded: dg.Definitions) -> None:
+    shown = {name: found for name, found in DagsterLibraryRegistry.get().items() if name.startswith("dbt-")}
+    assert shown == {"dbt-core": DBT_VERSION}
 
 
 def test_domain_code_knows_neither_dagster_nor_dbt() -> None:

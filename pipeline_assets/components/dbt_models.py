@@ -6,32 +6,32 @@ positions in the Delta logs (`lake.changes`, dbt_project/macros); a run by hand 
 Concept: https://docs.dagster.io/integrations/libraries/dbt
 """
 
-import importlib.metadata
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import (
+
+from pipeline_assets.components.assets.column_lineage import column_lineage
+from pipeline_assets.components.assets.contract_checks import table_contract_check
+from pipeline_assets.components.assets.lean_dbt import (
+    DAGSTER_DBT_SELECT_METADATA_KEY,
+    LEAN_DBT,
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
     DbtCliInvocation,
     DbtCliResource,
     DbtProject,
-    dbt_assets,
+    LeanDbtCliResource,
+    dbt_executable,
+    prepare_if_stale,
+    specs_of,
 )
-from packaging import version
-
-from pipeline_assets.components.assets.column_lineage import column_lineage
-from pipeline_assets.components.assets.contract_checks import table_contract_check
 from pipeline_assets.components.automation.cancellation import RETRIES, interruptible
 from pipeline_assets.components.automation.landing_sensor import SOURCE_TAG
 from pipeline_assets.components.resources import LakeResource
@@ -43,39 +43,8 @@ from pipeline_assets.lake.spill import spill_folder
 from pipeline_assets.partitions import DAILY, range_of_tags
 from pipeline_assets.settings import load_settings, project_root
 
-# What dbt reads or writes without need: each costs start-up time, none is read by anything here.
-LEAN_DBT = {
-    "DBT_LOG_LEVEL_FILE": "none",
-    "DBT_CACHE_SELECTED_ONLY": "true",
-    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-    "DBT_VERSION_CHECK": "false",
-    # A test that reads silver and gold belongs to gold: its other parents are there by then.
-    "DBT_INDIRECT_SELECTION": "buildable",
-}
-
 # Unit tests test the SQL, not the data: `make test` runs them, not each night's run.
 _BUILD = ["build", "--exclude-resource-type", "unit_test"]
-
-
-class TransformError(Exception):
-    """The dbt project cannot be used; the message holds dbt's own words."""
-
-
-class LeanDbtCliResource(DbtCliResource):
-    """dagster-dbt's resource without two start-up costs.
-
-    These are a `dbt --version` child that asks the package index, and a second adapter in Dagster's process that only
-    fetches row counts (ours come from the Delta log).
-
-    Overrides two private members of dagster-dbt 0.29; tests/components/test_dbt_models.py fails if they vanish.
-    """
-
-    @cached_property
-    def _cli_version(self) -> version.Version:
-        return version.parse(importlib.metadata.version("dbt-core"))
-
-    def _initialize_dbt_core_adapter(self, args: object) -> Any:  # noqa: ANN401 - as in the base class
-        return None
 
 
 class LakeTranslator(DagsterDbtTranslator):
@@ -128,15 +97,16 @@ def _layer(
 ) -> dg.AssetsDefinition:
     """The models of one layer as one step. One step a layer, so that silver's checks stand between it and gold."""
     models = _models(manifest)
+    names = [unique_id for unique_id, props in models.items() if props["schema"] == layer]
+    specs, check_specs = specs_of(names, manifest, project, translator)
 
-    @dbt_assets(
-        manifest=manifest,
-        project=project,
-        select=f"config.schema:{layer}",
+    @dg.multi_asset(
+        specs=specs,
+        check_specs=check_specs,
         name=f"dbt_{layer}",
-        partitions_def=DAILY,
+        can_subset=True,
+        op_tags={DAGSTER_DBT_SELECT_METADATA_KEY: f"config.schema:{layer}"},
         backfill_policy=dg.BackfillPolicy.single_run(),
-        dagster_dbt_translator=translator,
         pool="transform",
         # Of two runs at once, as two people on the command line can start them, the slower one plans again.
         retry_policy=RETRIES,
@@ -188,38 +158,6 @@ def _layer_order(props: Mapping[str, Any]) -> int:
 def _readers(unique_id: str, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The tables that read a model's table."""
     return [table_name(props) for props in models.values() if unique_id in props["depends_on"]["nodes"]]
-
-
-def prepare_if_stale(project: DbtProject) -> None:
-    """Parses the dbt project only if it has changed since its manifest was made.
-
-    dagster-dbt's `prepare_if_dev` parses again in every run worker of `dagster dev` (+6 CPU seconds a run).
-    """
-    if not is_stale(project.manifest_path, Path(project.project_dir)):
-        return
-    folder = str(project.project_dir)
-    command = [dbt_executable(), "--quiet", "parse", "--project-dir", folder, "--profiles-dir", folder]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **LEAN_DBT})  # noqa: S603
-    if done.returncode:
-        raise TransformError(f"dbt cannot parse {folder}:\n{done.stdout}{done.stderr}")
-
-
-def is_stale(manifest: Path, project: Path) -> bool:
-    """Tells whether a source file of a dbt project came, changed or went after its manifest was made."""
-    if not manifest.exists():
-        return True
-    made = manifest.stat().st_mtime
-    # A file that went leaves a younger folder behind. Not the project's own folder: dbt writes into it.
-    roots = [root for name in ("models", "macros", "tests") if (root := project / name).is_dir()]
-    folders = [*roots, *(folder for root in roots for folder in root.rglob("*/"))]
-    files = (path for folder in (project, *folders) for path in folder.glob("*"))
-    sources = (path for path in files if path.suffix in {".sql", ".yml", ".yaml"})
-    return any(path.stat().st_mtime > made for path in (*folders, *sources))
-
-
-def dbt_executable() -> str:
-    """The dbt of this environment; the PATH may hold another one, or none."""
-    return str(Path(sys.executable).parent / "dbt")
 
 
 def lake_environment() -> dict[str, str]:

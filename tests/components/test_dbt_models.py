@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipeline_assets.components.dbt_models import is_stale
+from pipeline_assets.components.assets.lean_dbt import is_stale
 from pipeline_assets.definitions import defs
 from pipeline_assets.demo import shop
 from pipeline_assets.lake import Lake, Table

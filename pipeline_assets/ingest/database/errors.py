@@ -6,11 +6,11 @@ A syntax error fails at once, with the database's own text.
 
 import logging
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 import duckdb
 import psycopg
-from sqlalchemy.exc import DBAPIError
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -22,6 +22,9 @@ from tenacity import (
 from pipeline_assets.ingest.batch.batch import PullError
 from pipeline_assets.ingest.postgres_session import redact
 from pipeline_assets.lake import PositionMovedError, TypesMovedError
+
+if TYPE_CHECKING:  # whoever has such an error has loaded SQLAlchemy, and nobody else needs to
+    from sqlalchemy.exc import DBAPIError
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ def of_postgres(place: str, error: psycopg.Error, password: str | None) -> Datab
     return DatabaseError(f"PostgreSQL {place}: {without_secrets(text, password)}{remedy}", is_transient=is_transient)
 
 
-def of_sqlalchemy(place: str, error: DBAPIError, password: str | None) -> DatabaseError:
+def of_sqlalchemy(place: str, error: "DBAPIError", password: str | None) -> DatabaseError:
     """Tells an error of any other driver. Raise it `from None`."""
     original = error.orig if error.orig is not None else error
     text = str(original)

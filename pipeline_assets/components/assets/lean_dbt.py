@@ -1,0 +1,154 @@
+"""dagster-dbt as this package uses it, without its start-up costs: dbt as a child process, and never in Dagster's own.
+
+Holds what of dagster-dbt is used, imported so that it does not load dbt-core, and the resource that calls dbt. Does not
+hold which models there are: `dbt_models`.
+"""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_shared.libraries import DagsterLibraryRegistry
+from packaging import version
+
+DBT_VERSION = importlib.metadata.version("dbt-core")
+
+
+@contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """Let imports in the block miss a package, unless it is loaded already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # what the import system takes for "not there"
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+# dagster-dbt supports environments without dbt-core; with it, it loads dbt's adapters and its graph (+1.9 CPU seconds a
+# process, half of what the code location costs) to know dbt's version and to select models, which we do by ourselves.
+with _absent("dbt"):
+    from dagster_dbt import (
+        DagsterDbtTranslator,
+        DagsterDbtTranslatorSettings,
+        DbtCliInvocation,
+        DbtCliResource,
+        DbtProject,
+    )
+    from dagster_dbt.asset_utils import DAGSTER_DBT_SELECT_METADATA_KEY
+
+# What the UI shows of this code location. Without dbt-core dagster-dbt takes for granted that there is dbt Fusion.
+DagsterLibraryRegistry.register("dbt-core", DBT_VERSION, is_dagster_package=False)
+DagsterLibraryRegistry._libraries.pop("dbt-fusion", None)
+
+# What dbt reads or writes without need: each costs start-up time, none is read by anything here.
+LEAN_DBT = {
+    "DBT_LOG_LEVEL_FILE": "none",
+    "DBT_CACHE_SELECTED_ONLY": "true",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "DBT_VERSION_CHECK": "false",
+    # A test that reads silver and gold belongs to gold: its other parents are there by then.
+    "DBT_INDIRECT_SELECTION": "buildable",
+}
+
+
+class TransformError(Exception):
+    """The dbt project cannot be used; the message holds dbt's own words."""
+
+
+class LeanDbtCliResource(DbtCliResource):
+    """dagster-dbt's resource without two start-up costs.
+
+    These are a `dbt --version` child that asks the package index, and a second adapter in Dagster's process that only
+    fetches row counts (ours come from the Delta log).
+
+    Overrides two private members of dagster-dbt 0.29; tests/test_definitions.py fails if they vanish.
+    """
+
+    @cached_property
+    def _cli_version(self) -> version.Version:
+        return version.parse(DBT_VERSION)
+
+    def _initialize_dbt_core_adapter(self, args: object) -> Any:  # noqa: ANN401 - as in the base class
+        return None
+
+
+def specs_of(
+    models: Sequence[str], manifest: Mapping[str, Any], project: DbtProject, translator: DagsterDbtTranslator
+) -> tuple[list[dg.AssetSpec], list[dg.AssetCheckSpec]]:
+    """Give models as assets, and the tests attached to them as checks.
+
+    `dagster_dbt.dbt_assets` does the same for models that it selects with dbt's graph.
+
+    Args:
+        models: Unique ids of the models.
+        manifest: Of the dbt project.
+        project: The dbt project.
+        translator: Says which asset a model is.
+    """
+    specs = {model: translator.get_asset_spec(manifest, model, project) for model in models}
+    checks = {
+        check.key: check
+        for model, spec in specs.items()
+        for child in manifest["child_map"][model]
+        if (check := translator.get_asset_check_spec(spec, manifest, child, project))
+    }
+    return list(specs.values()), list(checks.values())
+
+
+def prepare_if_stale(project: DbtProject) -> None:
+    """Parse the dbt project only if it has changed since its manifest was made.
+
+    dagster-dbt's `prepare_if_dev` parses again in every run worker of `dagster dev` (+6 CPU seconds a run).
+    """
+    if not is_stale(project.manifest_path, Path(project.project_dir)):
+        return
+    folder = str(project.project_dir)
+    command = [dbt_executable(), "--quiet", "parse", "--project-dir", folder, "--profiles-dir", folder]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **LEAN_DBT})  # noqa: S603
+    if done.returncode:
+        raise TransformError(f"dbt cannot parse {folder}:\n{done.stdout}{done.stderr}")
+
+
+def is_stale(manifest: Path, project: Path) -> bool:
+    """Tell whether a source file of a dbt project came, changed or went after its manifest was made."""
+    if not manifest.exists():
+        return True
+    made = manifest.stat().st_mtime
+    # A file that went leaves a younger folder behind. Not the project's own folder: dbt writes into it.
+    roots = [root for name in ("models", "macros", "tests") if (root := project / name).is_dir()]
+    folders = [*roots, *(folder for root in roots for folder in root.rglob("*/"))]
+    files = (path for folder in (project, *folders) for path in folder.glob("*"))
+    sources = (path for path in files if path.suffix in {".sql", ".yml", ".yaml"})
+    return any(path.stat().st_mtime > made for path in (*folders, *sources))
+
+
+def dbt_executable() -> str:
+    """Give the dbt of this environment; the PATH may hold another one, or none."""
+    return str(Path(sys.executable).parent / "dbt")
+
+
+__all__ = [
+    "DAGSTER_DBT_SELECT_METADATA_KEY",
+    "LEAN_DBT",
+    "DagsterDbtTranslator",
+    "DagsterDbtTranslatorSettings",
+    "DbtCliInvocation",
+    "DbtCliResource",
+    "DbtProject",
+    "LeanDbtCliResource",
+    "TransformError",
+    "dbt_executable",
+    "is_stale",
+    "prepare_if_stale",
+    "specs_of",
+]
