@@ -13,7 +13,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from pipeline_assets.components import ChangeFiles, ChangeStream, DatabaseTable, LandingFiles, RestResource
 from pipeline_assets.components.assets.changes import CapturedTable, captured
-from pipeline_assets.components.assets.lean_dbt import DBT_VERSION, LeanDbtCliResource
+from pipeline_assets.components.assets.lean_dbt import DBT_VERSION
 from pipeline_assets.components.dbt_models import LakeTranslator, table_name
 from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.definitions import defs
@@ -232,12 +232,6 @@ def test_a_declared_state_is_a_model_of_that_source(
     assert stated
     for state, name in stated.items():
         assert (of_changes[state].macro, of_changes[state].source) == ("change_state", name)
-
-
-def test_the_private_names_that_we_override_are_still_there() -> None:
-    base = LeanDbtCliResource.__mro__[1]
-    assert hasattr(base, "_cli_version")
-    assert hasattr(base, "_initialize_dbt_core_adapter")
 
 
 @pytest.mark.slow

@@ -7,9 +7,7 @@ Concept: https://docs.dagster.io/integrations/libraries/dbt
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,11 +19,9 @@ from pipeline_assets.components.assets.column_lineage import column_lineage
 from pipeline_assets.components.assets.contract_checks import table_contract_check
 from pipeline_assets.components.assets.lean_dbt import (
     DAGSTER_DBT_SELECT_METADATA_KEY,
-    LEAN_DBT,
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
     DbtCliInvocation,
-    DbtCliResource,
     DbtProject,
     LeanDbtCliResource,
     dbt_executable,
@@ -79,7 +75,11 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
         manifest = json.loads(project.manifest_path.read_text())
         models = _models(manifest)
         layers = list(dict.fromkeys(props["schema"] for props in sorted(models.values(), key=_layer_order)))
-        resource = LeanDbtCliResource(project_dir=str(project.project_dir), dbt_executable=dbt_executable())
+        resource = LeanDbtCliResource(
+            project_dir=str(project.project_dir),
+            dbt_executable=dbt_executable(),
+            parsed_project=str(project.manifest_path.with_name("partial_parse.msgpack")),
+        )
         return dg.Definitions(
             assets=[_layer(layer, project, manifest, translator) for layer in layers],
             asset_checks=[
@@ -111,17 +111,14 @@ def _layer(
         # Of two runs at once, as two people on the command line can start them, the slower one plans again.
         retry_policy=RETRIES,
     )
-    def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
+    def build(context: dg.AssetExecutionContext, dbt: LeanDbtCliResource, lake: LakeResource) -> Iterator[Any]:
         # A sensor asks for what is new, and the logs know what that touches. Who asks by hand wants those days rebuilt;
         # who runs checks alone (no partition) asks for none.
         days = range_of_tags(context.run.tags)
         asked = {} if days is None or SOURCE_TAG in context.run.tags else asked_days(*days)
         # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
-        with (
-            TemporaryDirectory(dir=spill_folder()) as target,
-            _environment({**LEAN_DBT, **lake_environment(), **asked}),
-        ):
-            invocation = dbt.cli(_BUILD, context=context, target_path=Path(target))
+        with TemporaryDirectory(dir=spill_folder()) as target:
+            invocation = dbt.build(context, _BUILD, Path(target), {**lake_environment(), **asked})
             for event in _until_canceled(invocation):
                 if isinstance(event, dg.Output | dg.AssetMaterialization):
                     props = models[str(event.metadata["unique_id"].value)]
@@ -201,18 +198,3 @@ def _facts(
         )
         facts |= {"dagster/column_lineage": lineage} if lineage else {}
     return facts
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for a child process, and puts the old ones back."""
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value

@@ -134,7 +134,7 @@ class Location:
                 arguments, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
             except OSError:  # it has ended
                 continue
-            if b"/dbt\0" in arguments and str(self.folder).encode() in environment:
+            if b"pipeline_assets.dbt_plugin.server\0" in arguments and str(self.folder).encode() in environment:
                 found.append(int(folder.name))
         return found
 

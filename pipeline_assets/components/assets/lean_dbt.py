@@ -1,6 +1,7 @@
 """dagster-dbt as this package uses it, without its start-up costs: dbt as a child process, and never in Dagster's own.
 
-Holds what of dagster-dbt is used, imported so that it does not load dbt-core, and the resource that calls dbt. Does not
+Holds what of dagster-dbt is used, imported so that it does not load dbt-core, and the resource that calls dbt, whose
+processes are `dbt_server`'s. Does not
 hold which models there are: `dbt_models`.
 """
 
@@ -10,13 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster_shared.libraries import DagsterLibraryRegistry
 from packaging import version
+
+from pipeline_assets.components.assets.dbt_server import DbtCall, start_ahead
 
 DBT_VERSION = importlib.metadata.version("dbt-core")
 
@@ -44,7 +46,10 @@ with _absent("dbt"):
         DbtCliResource,
         DbtProject,
     )
-    from dagster_dbt.asset_utils import DAGSTER_DBT_SELECT_METADATA_KEY
+    from dagster_dbt.asset_utils import (
+        DAGSTER_DBT_SELECT_METADATA_KEY,
+        get_updated_cli_invocation_params_for_context,
+    )
 
 # What the UI shows of this code location. Without dbt-core dagster-dbt takes for granted that there is dbt Fusion.
 DagsterLibraryRegistry.register("dbt-core", DBT_VERSION, is_dagster_package=False)
@@ -66,20 +71,61 @@ class TransformError(Exception):
 
 
 class LeanDbtCliResource(DbtCliResource):
-    """dagster-dbt's resource without two start-up costs.
+    """dagster-dbt's resource, with a dbt process that stays from call to call (`dbt_server`).
 
-    These are a `dbt --version` child that asks the package index, and a second adapter in Dagster's process that only
+    And without a `dbt --version` child that asks the package index, and a second adapter in Dagster's process that only
     fetches row counts (ours come from the Delta log).
-
-    Overrides two private members of dagster-dbt 0.29; tests/test_definitions.py fails if they vanish.
     """
 
-    @cached_property
-    def _cli_version(self) -> version.Version:
-        return version.parse(DBT_VERSION)
+    parsed_project: str
+    """The file in which `dbt parse` leaves the project."""
 
-    def _initialize_dbt_core_adapter(self, args: object) -> Any:  # noqa: ANN401 - as in the base class
-        return None
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Start dbt beside the run's first steps: it is ready when silver's turn comes."""
+        super().setup_for_execution(context)
+        start_ahead(Path(self.parsed_project), Path(self.project_dir))
+
+    def build(
+        self,
+        context: dg.AssetExecutionContext,
+        arguments: Sequence[str],
+        target_path: Path,
+        environment: Mapping[str, str],
+    ) -> DbtCliInvocation:
+        """Start a dbt command over what the step has selected.
+
+        Args:
+            context: The step's.
+            arguments: The command and its flags.
+            target_path: Where dbt puts its artefacts.
+            environment: Beside this process's own.
+        """
+        asked = get_updated_cli_invocation_params_for_context(context, {}, DagsterDbtTranslator())
+        folder = Path(asked.dbt_project.project_dir if asked.dbt_project else self.project_dir)
+        environment = {
+            **os.environ,
+            **LEAN_DBT,
+            "DBT_WRITE_JSON": "false",
+            "DBT_LOG_FORMAT": "json",
+            "DBT_TARGET_PATH": str(target_path),
+            "DBT_LOG_PATH": str(target_path),
+            "DBT_PROFILES_DIR": self.profiles_dir or str(folder),
+            "DBT_PROJECT_DIR": str(folder),
+            **({"DBT_INDIRECT_SELECTION": asked.indirect_selection} if asked.indirect_selection else {}),
+            **environment,
+        }
+        call = DbtCall(Path(self.parsed_project), folder, [*arguments, *asked.selection_args], environment)
+        return DbtCliInvocation(
+            process=call,  # type: ignore[arg-type]  # the part of Popen that it uses
+            manifest=asked.manifest,
+            dagster_dbt_translator=asked.dagster_dbt_translator,
+            project_dir=folder,
+            target_path=target_path,
+            raise_on_error=True,
+            context=context,
+            project=asked.dbt_project,
+            cli_version=version.parse(DBT_VERSION),
+        )
 
 
 def specs_of(
