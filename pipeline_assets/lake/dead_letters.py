@@ -1,13 +1,19 @@
 """The dead letter table beside each bronze table: records that did not fit, where they came from and why.
 
-Dead letters replace those of an earlier reading, or are appended. `ingest` splits a batch into rows and dead letters.
+Dead letters replace those of an earlier reading, or are appended. A dead letter waits until it is replayed or
+discarded. A replayed one becomes a row and goes. A discarded one stays, with the time, so that the records of its batch
+still add up. `ingest` splits a batch into rows and dead letters, and replays them.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import duckdb
+from deltalake import DeltaTable
 
+from pipeline_assets.lake import commit_loop
 from pipeline_assets.lake.files import DataFile, query_schema
+from pipeline_assets.lake.removal import plan_removal
 from pipeline_assets.lake.storage import Lake
 from pipeline_assets.lake.table import Table
 
@@ -20,15 +26,22 @@ COLUMNS = {
     "raw": "VARCHAR",
     "records": "BIGINT",
 }
-"""`records` is the number of source records that a dead letter stands for.
+"""The columns that every source gives. `records` is the number of source records that a dead letter stands for.
 
 The one dead letter of a file that cannot be read stands for all its records.
 """
 
+REPLAYABLE_COLUMNS = {**COLUMNS, "raw_types": "VARCHAR"}
+"""The columns of dead letters that can be replayed: `raw_types` says how `raw` is read (`conform.raw_records`)."""
+
 WEIGHT = "coalesce(records, 1)"
 """SQL for the number of records that a dead letter of `weighed` stands for."""
 
-_SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
+_FURTHER = {"raw_types": "VARCHAR", "discarded_at": "TIMESTAMPTZ"}
+_STORED = {**COLUMNS, **_FURTHER}
+_OF_ALL_RELEASES = COLUMNS.keys() - {"records"}
+_SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in _STORED.items())
+_LACKING = ", ".join(f"NULL::{kind} AS {name}" for name, kind in {"records": "BIGINT", **_FURTHER}.items())
 
 
 def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
@@ -37,8 +50,60 @@ def dead_letter_table(lake: Lake, bronze_name: str) -> Table:
 
 
 def weighed(dead_letters: Table, version: int | None = None) -> str:
-    """Build a relation of a table's dead letters with their `records`, a column that tables of older releases lack."""
-    return f"(FROM {dead_letters.scan(version)} UNION ALL BY NAME SELECT NULL::BIGINT AS records WHERE false)"
+    """Give the relation of a table's dead letters with all columns, some of which older releases did not write."""
+    return _completed(dead_letters.scan(version))
+
+
+def waiting(dead_letters: Table, version: int | None = None) -> str:
+    """Give the relation of the dead letters that nobody has discarded, with all columns."""
+    return f"(FROM {weighed(dead_letters, version)} WHERE discarded_at IS NULL)"
+
+
+def complete(con: duckdb.DuckDBPyConnection, dead_letters: Table) -> None:
+    """Give a table the columns that older releases did not write, before a predicate of a commit names them."""
+    _create(con, dead_letters)
+
+
+def discard(
+    con: duckdb.DuckDBPyConnection,
+    dead_letters: Table,
+    where: str,
+    *,
+    at: datetime,
+    metadata: Mapping[str, str] | None = None,
+    positions: Mapping[str, int] | None = None,
+) -> None:
+    """Discard waiting dead letters: they stay, with the time. One commit, planned on the version that it follows.
+
+    Args:
+        con: A connection of the lake.
+        dead_letters: A table of `dead_letter_table`.
+        where: Predicate on the dead letters; of those it selects the waiting ones are discarded.
+        at: The time.
+        metadata: Kept in the commit.
+        positions: Positions to set in the log.
+    """
+    complete(con, dead_letters)
+    selected = f"({where}) AND discarded_at IS NULL"
+    moment = f"TIMESTAMPTZ '{at.isoformat(sep=' ')}'"
+
+    def plan(opened: DeltaTable) -> commit_loop.Plan:
+        scan, options = dead_letters.scan(opened.version()), dead_letters.lake.storage_options
+        rows = f"(SELECT *, filename FROM {scan})"
+        removal = plan_removal(con, opened, dead_letters.uri, rows, selected, "_partition_date", options)
+        query = f"SELECT * REPLACE ({moment} AS discarded_at) FROM {scan} WHERE {selected}"
+        try:
+            files = dead_letters.write(con, query, partition_by=["_partition_date"])
+        except BaseException:
+            dead_letters.delete_uncommitted(removal.survivors)
+            raise
+        return commit_loop.Plan(files, removal, own_files=True)
+
+    commit_loop.commit(con, dead_letters, plan, expect=None, positions=positions, metadata=metadata)
+
+
+def _completed(relation: str) -> str:
+    return f"(FROM {relation} UNION ALL BY NAME SELECT {_LACKING} WHERE false)"
 
 
 def record(
@@ -71,7 +136,8 @@ def record(
     files: list[DataFile] = []
     try:
         for query in dead_letters:
-            files += table.write(con, f"SELECT {_SELECT} FROM ({query})", partition_by=["_partition_date"])
+            select = f"SELECT {_SELECT} FROM {_completed(f'({query})')}"
+            files += table.write(con, select, partition_by=["_partition_date"])
     except BaseException:
         table.delete_uncommitted(files)
         raise
@@ -95,16 +161,16 @@ def append(con: duckdb.DuckDBPyConnection, table: Table, dead_letters: str, *, b
     """
     if not table.exists() or _is_of_older_release(table):
         _create(con, table)
-    return table.append(con, f"SELECT {_SELECT} FROM ({dead_letters})", batch_id=batch_id)
+    return table.append(con, f"SELECT {_SELECT} FROM {_completed(f'({dead_letters})')}", batch_id=batch_id)
 
 
 def _is_of_older_release(table: Table) -> bool:
-    return {column.name for column in table.open().schema().fields} == COLUMNS.keys() - {"records"}
+    return _OF_ALL_RELEASES <= {column.name for column in table.open().schema().fields} < _STORED.keys()
 
 
 def _create(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     table.create(
-        query_schema(con, f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in COLUMNS.items())}"),
+        query_schema(con, f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in _STORED.items())}"),
         partition_by=["_partition_date"],
         date_column="_partition_date",
         description="Records that did not fit the contract, with the reason and the raw text.",

@@ -118,7 +118,8 @@ def _land(
         con.register("line_map", outcome.line_map)
         line, join = "line_map.line", "LEFT JOIN line_map ON line_map.ordinal = _source.line"
     written = con.execute(
-        f"SELECT {line}, o.* EXCLUDE (_source, _partition_date, _batch_id, _extracted_at, _rescued, _reason, _raw), "
+        f"SELECT {line}, o.* EXCLUDE (_source, _partition_date, _batch_id, _extracted_at, _rescued, _reason, _raw, "
+        "_raw_types), "
         f"_rescued, _reason, _raw FROM '{out}' o {join} ORDER BY _source.line"
     )
     columns = tuple(d[0] for d in written.description)[1:-3]

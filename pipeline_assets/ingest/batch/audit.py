@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
+from pipeline_assets.ingest.dead_letters.settled import settled_days
 from pipeline_assets.ingest.files.ingest import DayCounts
 from pipeline_assets.ingest.files.plan import owner_of
 from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, newest_day, publish_or_withhold
@@ -97,6 +98,7 @@ def audit(
     read = _read_since(opened)
     where, looked_at = "TRUE", {date.fromisoformat(entry["day"]) for entry in read}
     read_days = frozenset(looked_at)
+    looked_at |= settled_days(opened)
     if days is not None:
         looked_at |= {days[0] + timedelta(days=at) for at in range((days[1] - days[0]).days + 1)}
         where = days_predicate("_partition_date", looked_at)
@@ -187,14 +189,13 @@ def _is_in_table(log: Positions, entry: dict[str, Any]) -> bool:
 
 def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, DayCounts]:
     dead_letters = dead_letter_table(bronze.lake, bronze.name)
-    parts = [f"SELECT _partition_date AS day, 1 AS row_, 0 AS letter FROM {bronze.scan(version)} WHERE {where}"]
-    if dead_letters.exists():
-        parts.append(f"SELECT _partition_date, 0, {WEIGHT} FROM {weighed(dead_letters)} WHERE {where}")
-    rows = con.execute(
-        f"SELECT day, sum(row_)::BIGINT, sum(letter)::BIGINT FROM ({' UNION ALL '.join(parts)}) "
-        "GROUP BY day ORDER BY day"
-    )
-    return {day: DayCounts(0, good + bad, good, bad) for day, good, bad in rows.fetchall()}
+    parts = [f"SELECT _partition_date AS day, 1 AS n, 1 AS good, 0 AS bad FROM {bronze.scan(version)} WHERE {where}"]
+    if dead_letters.exists():  # one that was discarded is a record of the day, and no failure any more
+        bad = f"CASE WHEN discarded_at IS NULL THEN {WEIGHT} ELSE 0 END"
+        parts.append(f"SELECT _partition_date, {WEIGHT}, 0, {bad} FROM {weighed(dead_letters)} WHERE {where}")
+    sums = ", ".join(f"sum({column})::BIGINT" for column in ("n", "good", "bad"))
+    rows = con.execute(f"SELECT day, {sums} FROM ({' UNION ALL '.join(parts)}) GROUP BY day ORDER BY day")
+    return {day: DayCounts(0, *counts) for day, *counts in rows.fetchall()}
 
 
 def _shrunk(

@@ -104,7 +104,7 @@ def dead_letters_sql(source: str, day: date, line: str = "r._source.line") -> st
     return (
         f"SELECT DATE '{day}' AS _partition_date, r._batch_id, r._extracted_at, "
         f"struct_pack(file := r._source.file, line := {line}) AS _source, r._reason AS reason, r._raw AS raw, "
-        "1 AS records "
+        "1 AS records, r._raw_types AS raw_types "
         f"FROM {source} WHERE r._reason IS NOT NULL"
     )
 
@@ -112,4 +112,5 @@ def dead_letters_sql(source: str, day: date, line: str = "r._source.line") -> st
 def rows_sql(source: str, line: str = "r._source.line") -> str:
     """Gives the query of the rows that fit in written files. Arguments as in `dead_letters_sql`."""
     place = f"struct_pack(file := r._source.file, line := {line})"
-    return f"SELECT r.* EXCLUDE (_reason, _raw) REPLACE ({place} AS _source) FROM {source} WHERE r._reason IS NULL"
+    columns = f"r.* EXCLUDE (_reason, _raw, _raw_types) REPLACE ({place} AS _source)"
+    return f"SELECT {columns} FROM {source} WHERE r._reason IS NULL"

@@ -81,6 +81,7 @@ def match_fields(fields: Iterable[SourceField], shape: RawShape, *, schema_evolu
         "_problem",
         "_reason",
         "_raw",
+        "_raw_types",
         "filename",  # DuckDB's own, in scans of files
         "file_row_number",
     }
@@ -123,7 +124,7 @@ def conform_sql(
     extracted_at: datetime,
     schema_evolution: bool = False,
 ) -> str:
-    """Build one SELECT over records: contract columns, added columns, technical columns, `_reason`, `_raw`.
+    """Build one SELECT over records: the contract's columns, added and technical ones, `_reason`, `_raw`, `_raw_types`.
 
     Args:
         records: The opened file, or the records that a pull reads.
@@ -136,8 +137,9 @@ def conform_sql(
 
     Returns:
         The SELECT. A value that does not fit a column which evolution added is null there, and is kept in `_rescued`.
-        `_reason` VARCHAR is null for a row that fits; else `_raw` VARCHAR holds the record: its line for JSON, a JSON
-        object of its fields for other formats. Needs `SET TimeZone = 'UTC'`.
+        `_reason` VARCHAR is null for a row that fits; else `_raw` VARCHAR holds the record: its line for
+        JSON, a JSON object of its fields for other formats; `_raw_types` says how to read it (`raw_records`). Needs
+        `SET TimeZone = 'UTC'`.
     """
     if extracted_at.tzinfo is None:
         raise ValueError("extracted_at has no time zone: give it as UTC")
@@ -146,13 +148,26 @@ def conform_sql(
     columns = [(column, found.matched.get(column.name, ())) for column in all_columns]
     fitted = _column_casts(columns)
     selected = ", ".join(f"{cast.fitting_value} AS {quote_name(cast.column.name)}" for cast in fitted)
-    rescued = _rescued(found.unknown, fitted)
+    rescued, types = _rescued(found.unknown, fitted), quote_text(raw_types(records))
     return f"""SELECT {selected},
         DATE '{partition_date.isoformat()}' AS _partition_date,
         {quote_text(batch_id)} AS _batch_id,
         TIMESTAMPTZ '{extracted_at.isoformat(sep=" ")}' AS _extracted_at,
         struct_pack(file := {quote_text(file)}, line := _line) AS _source,
-        {rescued} AS _rescued, _reason, _raw FROM ({fit_sql(records, columns, missing=found.missing)})"""
+        {rescued} AS _rescued, _reason, _raw,
+        CASE WHEN _reason IS NOT NULL THEN {types} END AS _raw_types
+        FROM ({fit_sql(records, columns, missing=found.missing)})"""
+
+
+def raw_types(records: RecordSet) -> str:
+    """Say how the raw records of dead letters are read again: as JSON of their own, or each field by its type.
+
+    Returns:
+        "JSON"; or a JSON list of name, DuckDB type, and type of the column that evolution makes, of each field.
+    """
+    if records.has_problems:
+        return "JSON"
+    return json.dumps([[field.name, field.dtype, field.evolves_to] for field in records.fields], ensure_ascii=False)
 
 
 def fit_sql(
@@ -172,7 +187,7 @@ def fit_sql(
     casts_ = _column_casts(columns)
     texts = "".join(f", {cast.text} AS {cast.text_name}" for cast in casts_ if cast.text)
     values = "".join(f", {cast.value} AS {cast.value_name}" for cast in casts_)
-    raw = "_text" if records.has_problems else _json_object(records.fields)
+    raw = "_text" if records.has_problems else json_object(records.fields)
     return f"""SELECT *, CASE WHEN _reason IS NOT NULL THEN {raw} END AS _raw
         FROM (SELECT *, {_reason(casts_, missing, records)} AS _reason
         FROM (SELECT *{values} FROM (SELECT *{texts} FROM ({records.sql}))))"""
@@ -303,8 +318,8 @@ def _rescued(unknown: Iterable[SourceField], columns: Iterable[_ColumnCast]) -> 
     return f"'{{' || nullif(concat_ws(',', {', '.join(members)}), '') || '}}'" if members else "NULL::VARCHAR"
 
 
-def _json_object(fields: Iterable[SourceField]) -> str:
-    """Build SQL of a JSON object of all fields."""
+def json_object(fields: Iterable[SourceField]) -> str:
+    """Build SQL of a JSON object of all fields: the raw record of formats other than JSON."""
     members = ", ".join(f"coalesce({_json_member(field)}, {quote_text(_json_key(field) + 'null')})" for field in fields)
     return f"'{{' || concat_ws(',', {members or 'NULL'}) || '}}'"
 

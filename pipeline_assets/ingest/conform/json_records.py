@@ -46,10 +46,15 @@ def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
     return Keys(usable, any_twice, any_nul=len(usable) < len(names))
 
 
-def sql(source: str, found: Keys) -> str:
+def sql(source: str, found: Keys, line: str = "row_number() OVER ()") -> str:
     """Build a SELECT of `_line`, `_text`, `_problem` and `f0`, `f1`, ... : the exact JSON text of each key's value.
 
     Blank records are left out, but counted in `_line`.
+
+    Args:
+        source: A relation with `_text`.
+        found: Its keys.
+        line: SQL of a record's number, where it is not its place in the relation.
     """
     values = "NULL"
     if found.names:
@@ -80,7 +85,7 @@ def sql(source: str, found: Keys) -> str:
                 WHEN NOT json_valid(_text) THEN 'json: malformed'
                 WHEN json_type(_text) <> 'OBJECT' THEN 'json: not an object'
                 {twice}{nul}END AS _problem
-            FROM (SELECT row_number() OVER () AS _line, _text FROM {source})
+            FROM (SELECT {line} AS _line, _text FROM {source})
             WHERE {NOT_BLANK}))"""
 
 

@@ -357,7 +357,7 @@ def _tell_rejects(con: duckdb.DuckDBPyConnection, layout: _Layout, outcome: Outc
     placed = f"landing_rejects AS r ASOF JOIN {_FILES} AS f ON r.line >= f.start"
     con.execute(
         f"INSERT INTO {DEAD_LETTERS} SELECT DATE '{layout.day}', f.content_id, f.at, "
-        f"struct_pack(file := f.file, line := r.line - f.before), r.reason, r.raw, 1 FROM {placed}"
+        f"struct_pack(file := f.file, line := r.line - f.before), r.reason, r.raw, 1, NULL FROM {placed}"
     )
     found = con.execute(f"SELECT f.file, count(*) FROM {placed} GROUP BY ALL").fetchall()
     con.unregister("landing_rejects")

@@ -42,8 +42,7 @@ from pipeline_assets.lake import (
     days_predicate,
     schemas,
 )
-from pipeline_assets.lake.dead_letters import COLUMNS as DEAD_LETTER_COLUMNS
-from pipeline_assets.lake.dead_letters import dead_letter_table, record
+from pipeline_assets.lake.dead_letters import REPLAYABLE_COLUMNS, dead_letter_table, record
 from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.lake.spill import spill_folder
 
@@ -269,7 +268,7 @@ def _carry_out(
 ) -> Report:
     """Reads what the plan says and commits it. Raises PositionMovedError, TypesMovedError when others were faster."""
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE {DEAD_LETTERS} ({', '.join(f'{n} {t}' for n, t in DEAD_LETTER_COLUMNS.items())})"
+        f"CREATE OR REPLACE TEMP TABLE {DEAD_LETTERS} ({', '.join(f'{n} {t}' for n, t in REPLAYABLE_COLUMNS.items())})"
     )
     reports = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
     reports += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]

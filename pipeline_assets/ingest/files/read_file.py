@@ -254,7 +254,7 @@ class FileReader:
         if rejects:
             self.con.register("landing_rejects", rejects_table(rejects))
             facts = self._facts(delivery, "line")
-            self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, reason, raw, 1 FROM landing_rejects")
+            self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, reason, raw, 1, NULL FROM landing_rejects")
             self.con.unregister("landing_rejects")
         if not written:
             return []
@@ -276,7 +276,7 @@ class FileReader:
 
     def _add_dead_letter(self, delivery: Delivery, line: int | None, reason: str, raw: str, records: int = 1) -> None:
         facts = self._facts(delivery, "?::BIGINT")
-        self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, ?, ?, ?", [line, reason, raw, records])
+        self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, ?, ?, ?, NULL", [line, reason, raw, records])
 
     def _format_of(self, path: Path) -> Format | None:
         try:

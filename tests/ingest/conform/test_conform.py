@@ -360,6 +360,7 @@ def test_the_technical_columns_come_with_every_row(con, tmp_path: Path):
         "_rescued": None,
         "_reason": None,
         "_raw": None,
+        "_raw_types": None,
     }
 
 

@@ -13,7 +13,7 @@ import duckdb
 from pipeline_assets.ingest.cdc.table.change_table import Counts
 from pipeline_assets.lake import Table, days_predicate
 from pipeline_assets.lake.commit_facts import TOUCHED_DATES
-from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
+from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, waiting, weighed
 from pipeline_assets.sql import quote_text
 
 _COMMITS_LOOKED_AT = 200
@@ -63,7 +63,7 @@ def dead_letters(con: duckdb.DuckDBPyConnection, bronze: Table) -> Sequence[tupl
     if not table.exists():
         return []
     return con.execute(
-        f"SELECT reason, sum({WEIGHT})::BIGINT AS n FROM {weighed(table)} GROUP BY reason ORDER BY n DESC, reason"
+        f"SELECT reason, sum({WEIGHT})::BIGINT AS n FROM {waiting(table)} GROUP BY reason ORDER BY n DESC, reason"
     ).fetchall()
 
 

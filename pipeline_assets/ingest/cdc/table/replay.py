@@ -21,15 +21,14 @@ from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable,
 from pipeline_assets.ingest.cdc.table.chunks import in_chunks
 from pipeline_assets.ingest.cdc.table.dead_letters import read
 from pipeline_assets.ingest.cdc.table.tally import Tally
+from pipeline_assets.ingest.dead_letters import discard as discarding
+from pipeline_assets.ingest.dead_letters.select import Selection
 from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
-from pipeline_assets.lake.dead_letters import dead_letter_table, weighed
+from pipeline_assets.lake.dead_letters import complete, dead_letter_table, waiting
 from pipeline_assets.sql import quote_text
 
 REPLAYED_BATCH, REPLAYED_DEAD_LETTERS = "replayed_batch", "replayed_letters"
 """In the metadata of the commit that removes dead letters: their batch, and how many records they stood for."""
-
-DISCARDED_DEAD_LETTERS = "discarded_letters"
-"""In the metadata of the commit that gives dead letters up: how many."""
 
 
 @dataclass
@@ -56,11 +55,13 @@ def replay(
     tables: Sequence[ChangeTable],
     *,
     record_format: Format = "debezium",
+    selection: Selection | None = None,
     run_id: str = "",
 ) -> Report:
-    """Tries all dead letters of a source again.
+    """Tries the dead letters of a source again.
 
-    A batch of dead letters of which none fits now is left as it is.
+    A batch of dead letters of which none fits now is left as it is. Run it after the ingestion, not before: the dead
+    letters of a batch that was killed before its rows came are read again by the ingestion, which replaces them.
 
     Args:
         lake: The lake.
@@ -68,12 +69,14 @@ def replay(
         source: Name of the source.
         tables: Its declared tables.
         record_format: Of its records; dead letters of events that were parsed before are envelopes in any case.
+        selection: Tries only the batches that have such a dead letter, each as a whole: halves of a key change belong
+            together, and what becomes of a batch is named after all of it. Its limit ends the list of batches.
         run_id: Of the run, for the commits' metadata.
     """
     attempt = _Attempt(lake, con, source, tables, record_format, {"run_id": run_id} if run_id else {})
     for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
         dead_letters = dead_letter_table(lake, f"bronze.{name}")
-        for batch_id in _batches(con, dead_letters):
+        for batch_id in _batches(con, dead_letters, selection or Selection()):
             attempt.unit(dead_letters, batch_id)
     return attempt.report
 
@@ -81,31 +84,23 @@ def replay(
 def discard(
     lake: Lake, con: duckdb.DuckDBPyConnection, source: str, tables: Sequence[ChangeTable], *, run_id: str = ""
 ) -> int:
-    """Gives up the dead letters of a source, because somebody looked at them and what they say is not needed.
-
-    Older versions of their tables have them still.
-
-    Returns:
-        How many.
-    """
-    discarded = 0
-    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
-        dead_letters = dead_letter_table(lake, f"bronze.{name}")
-        if not dead_letters.exists():
-            continue
-        (count,) = con.execute(f"SELECT count(*) FROM {dead_letters.scan()}").fetchone() or (0,)
-        if count:
-            dead_letters.commit(con, [], where="TRUE", metadata={DISCARDED_DEAD_LETTERS: str(count), "run_id": run_id})
-        discarded += int(count)
-    return discarded
+    """Discards all waiting dead letters of a source. Returns how many."""
+    names = [*(table.name for table in tables), f"{source}__{UNROUTED}"]
+    facts = {"run_id": run_id} if run_id else {}
+    return sum(discarding.discard(con, Table(lake, f"bronze.{name}"), metadata=facts).dead_letters for name in names)
 
 
-def _batches(con: duckdb.DuckDBPyConnection, dead_letters: Table) -> list[str]:
-    """The batches that have dead letters now; what a replay adds meanwhile has been tried."""
+def _batches(con: duckdb.DuckDBPyConnection, dead_letters: Table, selection: Selection) -> list[str]:
+    """The batches that have such dead letters now; what a replay adds meanwhile has been tried."""
     if not dead_letters.exists():
         return []
-    found = con.execute(f"SELECT DISTINCT _batch_id FROM {dead_letters.scan()} ORDER BY 1").fetchall()
-    return [batch_id for (batch_id,) in found]
+    counts = (
+        f"SELECT _batch_id, count(*) AS n FROM {waiting(dead_letters)} "
+        f"WHERE _batch_id IN (SELECT _batch_id FROM {selection.relation(dead_letters)}) GROUP BY _batch_id"
+    )
+    before = "coalesce(sum(n) OVER (ORDER BY _batch_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)"
+    limit = f" QUALIFY {before} < {selection.limit}" if selection.limit is not None else ""
+    return [batch_id for batch_id, _ in con.execute(f"{counts}{limit} ORDER BY 1").fetchall()]
 
 
 class _Attempt:
@@ -150,7 +145,8 @@ class _Attempt:
             if has_it or tried.skipped or any(staging.counts.rows for staging in stagings.values()):
                 self._commit([staging for staging in stagings.values() if staging.counts.events_in], unrouted)
                 facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_DEAD_LETTERS: str(tried.records)}
-                dead_letters.commit(self._con, [], where=where, metadata=facts)
+                complete(self._con, dead_letters)
+                dead_letters.commit(self._con, [], where=f"{where} AND discarded_at IS NULL", metadata=facts)
                 self.report.removed += tried.dead_letters
                 self.report.skipped += tried.skipped
         finally:
@@ -161,7 +157,7 @@ class _Attempt:
         """Names a unit after its dead letters: a batch that was read again with others is another unit."""
         record = "md5(concat_ws('|', _source.file, _source.line, reason, raw))"
         found = self._con.execute(
-            f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {dead_letters.scan()} WHERE {where}"
+            f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {waiting(dead_letters)} WHERE {where}"
         ).fetchone()
         unit = f"{dead_letters.name}|{where}|{found[0] if found else ''}"
         return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
@@ -170,7 +166,7 @@ class _Attempt:
         """Yields what dead letters are now, and counts them; by a cursor of its own: staging uses the connection."""
         version = dead_letters.open().version()  # for all parts the same
         for origin, place, raw, weight in read(
-            self._con.cursor(), f"(FROM {weighed(dead_letters, version)} WHERE {where})"
+            self._con.cursor(), f"(FROM {waiting(dead_letters, version)} WHERE {where})"
         ):
             records = self._parse(raw, origin, place or 0)
             tried.dead_letters += 1

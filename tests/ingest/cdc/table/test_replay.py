@@ -13,8 +13,11 @@ from deltalake import DeltaTable
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.table import chunks
+from pipeline_assets.ingest.cdc.table.accounting import dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
-from pipeline_assets.ingest.cdc.table.replay import DISCARDED_DEAD_LETTERS, discard
+from pipeline_assets.ingest.cdc.table.replay import discard
+from pipeline_assets.ingest.dead_letters.discard import DISCARDED
+from pipeline_assets.lake import Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
 
@@ -270,13 +273,17 @@ def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
     assert [len(whole.rows(name)) for name in tables] == [1, 1, 1]
 
 
-def test_dead_letters_that_nobody_needs_are_given_up_and_stay_in_older_versions(shop: Shop) -> None:
+def test_dead_letters_that_nobody_needs_are_discarded_and_still_count_among_their_records(shop: Shop) -> None:
     shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), unlisted(16), "{")
     shop.ingest(run_id="r1")
     with shop.lake.connect() as con:
         assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r2") == 3
         assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r3") == 0
-    assert shop.letters("crm__products") == shop.letters("crm__unrouted") == []
+    for name, count in (("crm__products", 1), ("crm__unrouted", 2)):
+        assert shop.letters(name, "discarded_at IS NOT NULL") == [(True,)] * count
+        with shop.lake.connect() as con:
+            assert dead_letters(con, Table(shop.lake, f"bronze.{name}")) == []
+    assert shop.account().adds_up
     log = dead_letter_table(shop.lake, "bronze.crm__products").open()
-    assert (log.history(1)[0][DISCARDED_DEAD_LETTERS], log.history(1)[0]["run_id"]) == ("1", "r2")
-    assert shop.replay(run_id="r4").dead_letters == 0
+    assert (log.history(1)[0][DISCARDED], log.history(1)[0]["run_id"]) == ("1", "r2")
+    assert mended(shop).replay(run_id="r4").dead_letters == 0

@@ -1,0 +1,304 @@
+"""Dead letters of row tables tried again with today's contract: what fits takes the place that it had when it was read.
+
+The row gets the day, batch, time and source of its dead letter. So a corrected delivery of the file replaces it with
+the file's other rows, a version of its key that was read later still wins in silver, and the records of its batch add
+up.
+What does not fit is left as it is.
+
+The order that makes a kill harmless: rows come first, each only if its place is empty, then their dead letters go.
+How the tables of one kind of source say that a batch still stands is `RowSource.standing`; change tables have a replay
+of their own (`cdc.table.replay`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+import duckdb
+
+from pipeline_assets.contracts.base import Model, RawColumn, RawShape, raw_shape
+from pipeline_assets.ingest.batch.bronze_table import prepare, schema_of
+from pipeline_assets.ingest.conform import json_records
+from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
+from pipeline_assets.ingest.conform.raw_records import RawRecords, raw_records
+from pipeline_assets.ingest.dead_letters.select import ORDER, Selection
+from pipeline_assets.ingest.dead_letters.settled import days_fact, settled_positions, tell
+from pipeline_assets.lake import (
+    MANY_COLUMNS,
+    CommitConflictError,
+    DataFile,
+    Lake,
+    PositionMovedError,
+    Positions,
+    Table,
+    TypesMovedError,
+    days_predicate,
+    schemas,
+)
+from pipeline_assets.lake.dead_letters import complete, dead_letter_table
+from pipeline_assets.sql import quote_text
+
+REPLAYS = "replays"
+"""Position in the bronze table's log: how many replays have brought rows. Another one meanwhile is an error."""
+
+REPLAYED = "replayed"
+"""In the metadata of the commit that brings the rows: how many."""
+
+_ATTEMPTS = 8
+_REPLAYABLE = "(raw_types IS NOT NULL AND _source.file IS NOT NULL AND _source.line IS NOT NULL)"
+_TRIED, _CONFORMED, _DONE = "replay_tried", "replay_conformed", "replay_done"
+_NO_TIME = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """What a replay has to know of a source.
+
+    Attributes:
+        name: `<source>__<entity>`.
+        model: The contract of its rows.
+        technical: Columns that every row has beside those of the contract.
+        schema_evolution: Whether unknown fields become columns.
+        by_partition: As of `bronze_table.prepare`.
+        standing: Tells of a log, and a batch by its id, day and time, which positions say that its rows are in the
+            table; None if they are not, or no longer.
+    """
+
+    name: str
+    model: Model
+    technical: Sequence[RawColumn]
+    standing: Callable[[Positions, str, date, datetime], Mapping[str, int] | None]
+    schema_evolution: bool = False
+    by_partition: bool = False
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay did.
+
+    Attributes:
+        tried: Dead letters that were tried.
+        rows: Of these the ones that are rows now.
+        repaired: Dead letters that were rows already, from a replay that was killed; they were removed.
+        stale: Dead letters of batches whose rows are not in the table, or no longer; they were passed over.
+        not_replayable: Dead letters without a record that could be tried, such as a file that cannot be read.
+        days: Partitions that got rows, or lost dead letters.
+    """
+
+    tried: int = 0
+    rows: int = 0
+    repaired: int = 0
+    stale: int = 0
+    not_replayable: int = 0
+    days: frozenset[date] = field(default_factory=frozenset)
+
+
+def replay(
+    lake: Lake,
+    con: duckdb.DuckDBPyConnection,
+    source: RowSource,
+    selection: Selection | None = None,
+    *,
+    run_id: str = "",
+) -> Replayed:
+    """Try waiting dead letters of a row table again.
+
+    Args:
+        lake: The lake.
+        con: A connection of it.
+        source: The source.
+        selection: Which dead letters; all if not given.
+        run_id: Of the run, for the commits' metadata.
+
+    Raises:
+        SchemaMismatchError: A column has another type in the table than in the contract.
+        CommitConflictError: Other runs of the source were faster each time.
+    """
+    facts = {"run_id": run_id} if run_id else {}
+    attempt = _Attempt(lake, con, source)
+    if not (attempt.bronze.exists() and attempt.dead_letters.exists()):
+        return Replayed()
+    tell(con, attempt.bronze, attempt.dead_letters)  # of a change that was killed before it could be told
+    for _ in range(_ATTEMPTS):
+        try:
+            return attempt.carry_out(selection or Selection(), facts)
+        except (PositionMovedError, TypesMovedError):
+            continue
+    raise CommitConflictError(attempt.bronze.name, _ATTEMPTS)
+
+
+def would_fit(lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource, selection: Selection) -> int:
+    """Count the waiting dead letters that a replay would make rows now. Writes nothing."""
+    attempt = _Attempt(lake, con, source)
+    if not (attempt.bronze.exists() and attempt.dead_letters.exists()):
+        return 0
+    return attempt.count(selection)
+
+
+class _Attempt:
+    """One replay of a table's dead letters."""
+
+    def __init__(self, lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource) -> None:
+        self.bronze = Table(lake, f"bronze.{source.name}")
+        self.dead_letters = dead_letter_table(lake, self.bronze.name)
+        self._con, self._source = con, source
+
+    def carry_out(self, selection: Selection, facts: Mapping[str, str]) -> Replayed:
+        """Make rows of what fits. Raises PositionMovedError, TypesMovedError when others were faster."""
+        con, source = self._con, self._source
+        shape, _ = prepare(con, self.bronze, source.model, source.technical, by_partition=source.by_partition)
+        not_replayable = self._take(selection)
+        log = Positions(self.bronze.open())
+        tried, replays = self._count(_TRIED), log.get(REPLAYS)
+        expect, stale = self._drop_stale(log)
+        repaired = self._drop_present()
+        files: list[DataFile] = []
+        try:
+            for relation, records in self._groups():
+                shape = self._conform(relation, records, shape)
+                files += self._write(len(records.fields) > MANY_COLUMNS)
+        except BaseException:
+            self.bronze.delete_uncommitted(files)
+            raise
+        days = self._days()
+        rows = sum(file.rows for file in files)
+        if files:
+            self.bronze.create(schema_of(con, shape.columns))  # the columns that evolution adds
+            self.bronze.commit(
+                con,
+                files,
+                types=schemas.types(schema_of(con, shape.columns)),
+                expect={**expect, REPLAYS: replays},
+                positions={REPLAYS: (replays or 0) + 1},
+                metadata={**facts, REPLAYED: str(rows), **days_fact(days)},
+            )
+        self._remove(days, facts)
+        return Replayed(tried, rows, repaired, stale, not_replayable, days)
+
+    def count(self, selection: Selection) -> int:
+        """Count what would fit."""
+        self._take(selection)
+        self._drop_stale(Positions(self.bronze.open()))
+        self._drop_present()
+        technical = {column.name for column in self._source.technical}
+        stored = self._con.execute(f"DESCRIBE SELECT * FROM {self.bronze.scan()}").fetchall()
+        added = (RawColumn(name, kind) for name, kind, *_ in stored if name not in technical)
+        shape, fitting = raw_shape(self._source.model).extended(added), 0
+        for _, records in self._groups():
+            fitting += self._count(f"({self._conformed(records, shape)}) WHERE _reason IS NULL")
+        return fitting
+
+    def _take(self, selection: Selection) -> int:
+        """Put the dead letters to be tried into a temporary table. Gives the number of those that cannot be."""
+        version = self.dead_letters.open().version()
+        rest = self._count(f"{selection.relation(self.dead_letters, version)} WHERE NOT {_REPLAYABLE}")
+        self._con.execute(
+            f"CREATE OR REPLACE TEMP TABLE {_TRIED} AS SELECT row_number() OVER (ORDER BY {ORDER}) AS id, * "
+            f"FROM {selection.relation(self.dead_letters, version, also=_REPLAYABLE)}"
+        )
+        self._con.execute(f"CREATE OR REPLACE TEMP TABLE {_DONE} AS SELECT * EXCLUDE (raw) FROM {_TRIED} WHERE false")
+        return rest
+
+    def _drop_stale(self, log: Positions) -> tuple[dict[str, int | None], int]:
+        """Drop dead letters of batches that do not stand. Gives the positions of those that do, and how many go."""
+        batches = self._con.execute(
+            f"SELECT DISTINCT _batch_id, _partition_date, _extracted_at FROM {_TRIED}"
+        ).fetchall()
+        expect: dict[str, int | None] = {}
+        stale = []
+        for batch_id, day, at in batches:
+            found = self._source.standing(log, batch_id, day, at)
+            if found is None:
+                stale.append((batch_id, day))
+            else:
+                expect |= found
+        before = self._count(_TRIED)
+        if stale:
+            listed = ", ".join(f"({quote_text(batch_id)}, DATE '{day}')" for batch_id, day in stale)
+            self._con.execute(f"DELETE FROM {_TRIED} WHERE (_batch_id, _partition_date) IN ({listed})")
+        return expect, before - self._count(_TRIED)
+
+    def _drop_present(self) -> int:
+        """Note as done what a replay that was killed has made rows, and drops it. Gives how many."""
+        there = (
+            f"SELECT id FROM {_TRIED} AS t SEMI JOIN (SELECT _partition_date, _batch_id, _source FROM "
+            f"{self.bronze.scan()} WHERE {self._within()}) AS b ON t._partition_date = b._partition_date "
+            "AND t._batch_id = b._batch_id AND t._source.file = b._source.file AND t._source.line = b._source.line"
+        )
+        self._con.execute(f"INSERT INTO {_DONE} SELECT * EXCLUDE (raw) FROM {_TRIED} WHERE id IN ({there})")
+        self._con.execute(f"DELETE FROM {_TRIED} WHERE id IN (SELECT id FROM {_DONE})")
+        return self._count(_DONE)
+
+    def _groups(self) -> Iterator[tuple[str, RawRecords]]:
+        """Yield records whose raw is read alike: of one format, and of formats with types the same fields."""
+        for (types,) in self._con.execute(f"SELECT DISTINCT raw_types FROM {_TRIED} ORDER BY 1").fetchall():
+            alike = f"raw_types = {quote_text(types)}"
+            records = self._records(alike, types)
+            if len(records.fields) <= json_records.MAX_FIELDS:
+                yield alike, records
+                continue
+            # No file has so many, all together may have.
+            of_files = f"SELECT DISTINCT _batch_id, _source.file FROM {_TRIED} WHERE {alike} ORDER BY ALL"
+            for batch_id, file in self._con.execute(of_files).fetchall():
+                part = f"{alike} AND _batch_id = {quote_text(batch_id)} AND _source.file = {quote_text(file)}"
+                yield part, self._records(part, types)
+
+    def _records(self, which: str, types: str) -> RawRecords:
+        return raw_records(self._con, f"(SELECT id, raw AS _text FROM {_TRIED} WHERE {which})", types)
+
+    def _conformed(self, records: RawRecords, shape: RawShape) -> str:
+        """The query of records as columns of the table; the place of each is its id until it is written."""
+        return conform_sql(
+            records, shape, file="", partition_date=_NO_TIME.date(), batch_id="", extracted_at=_NO_TIME,
+            schema_evolution=self._source.schema_evolution,
+        )  # fmt: skip
+
+    def _conform(self, which: str, records: RawRecords, shape: RawShape) -> RawShape:
+        """Put those that fit into a temporary table. Gives the columns, with those that evolution adds for them."""
+        query = f"SELECT * EXCLUDE (_reason, _raw, _raw_types) FROM ({self._conformed(records, shape)})"
+        self._con.execute(f"CREATE OR REPLACE TEMP TABLE {_CONFORMED} AS {query} WHERE _reason IS NULL")
+        done = f"SELECT * EXCLUDE (raw) FROM {_TRIED} WHERE {which} AND id IN (SELECT _source.line FROM {_CONFORMED})"
+        self._con.execute(f"INSERT INTO {_DONE} {done}")
+        matching = match_fields(records.fields, shape, schema_evolution=self._source.schema_evolution)
+        return shape.extended(matching.added)
+
+    def _write(self, is_wide: bool) -> list[DataFile]:
+        names = ("_partition_date", "_batch_id", "_extracted_at", "_source")
+        place = ", ".join(f"t.{name} AS {name}" for name in names)
+        deleted = ", false AS _deleted" if any(column.name == "_deleted" for column in self._source.technical) else ""
+        query = (
+            f"SELECT c.* REPLACE ({place}){deleted} FROM {_CONFORMED} AS c JOIN {_TRIED} AS t ON t.id = c._source.line"
+        )
+        if not self._count(_CONFORMED):
+            return []
+        return self.bronze.write(self._con, query, partition_by=["_partition_date"], is_wide=is_wide)
+
+    def _remove(self, days: frozenset[date], facts: Mapping[str, str]) -> None:
+        """Remove the dead letters that are rows now, also such as were discarded meanwhile."""
+        if not days:
+            return
+        complete(self._con, self.dead_letters)
+        place = "(_partition_date, _batch_id, _source.file, _source.line)"
+        where = (
+            f"{days_predicate('_partition_date', days)} AND {_REPLAYABLE} AND {place} IN (SELECT {place} FROM {_DONE})"
+        )
+        self.dead_letters.commit(
+            self._con,
+            [],
+            where=where,
+            metadata={**facts, **days_fact(days)},
+            positions=settled_positions(self.dead_letters),
+        )
+        tell(self._con, self.bronze, self.dead_letters)
+
+    def _within(self) -> str:
+        found = self._con.execute(f"SELECT DISTINCT _partition_date FROM {_TRIED}").fetchall()
+        return days_predicate("_partition_date", [day for (day,) in found])
+
+    def _days(self) -> frozenset[date]:
+        found = self._con.execute(f"SELECT DISTINCT _partition_date FROM {_DONE}").fetchall()
+        return frozenset(day for (day,) in found)
+
+    def _count(self, relation: str) -> int:
+        (count,) = self._con.execute(f"SELECT count(*) FROM {relation}").fetchone() or (0,)
+        return int(count)
