@@ -61,7 +61,7 @@ def _http_url(value: SecretStr) -> SecretStr:
     return value
 
 
-def _not_to_come(value: date) -> date:
+def _not_in_future(value: date) -> date:
     if value > datetime.now(UTC).date():
         raise ValueError("lies in the future: there would be no partition, and nothing could be ingested")
     return value
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     """Root of the landing files: a path or s3://bucket/prefix."""
 
     storage: StorageSettings = StorageSettings()
-    start_date: Annotated[date, AfterValidator(_not_to_come)] = date(2010, 12, 1)
+    start_date: Annotated[date, AfterValidator(_not_in_future)] = date(2010, 12, 1)
     """First daily partition (UTC)."""
 
     duckdb_memory_limit: str = Field(default="1GB", pattern=r"^\d+(\.\d+)?\s*([KMGT]i?B)$")

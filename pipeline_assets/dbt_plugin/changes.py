@@ -87,13 +87,13 @@ class ChangeReader:
         plan, pin = self._following.upstream(model, upstream, by_dates=False)
         plan.narrowed = plan.by_keys = plan.reads_changes = True
         if pin is None:
-            self._refuse_to_empty(model, upstream)
+            self._refuse_missing_source(model, upstream)
             plan.everything = True
             none = self._view(model, upstream, f"SELECT {_NO_EVENTS} WHERE false")
             changes = Changes(none, none)
         else:
             changes = self._new_events(model, plan, pin)
-        self._look_at(changes, shape)
+        self._note_facts(changes, shape)
         changes.added = self._added(model, changes, shape)
         answer = describe(changes, shape, keys)
         if not plan.everything and (needs_stored or changes.unavailable or changes.truncated):
@@ -132,7 +132,7 @@ class ChangeReader:
         except GONE:
             return None
 
-    def _look_at(self, changes: Changes, shape: Sequence[RawColumn]) -> None:
+    def _note_facts(self, changes: Changes, shape: Sequence[RawColumn]) -> None:
         """Note facts of the events to fold: truncations, key changes, missing columns, columns new to the contract."""
         cursor = self._views.cursor()
         changes.truncated, changes.has_key_changes, left_out = cursor.execute(
@@ -177,7 +177,7 @@ class ChangeReader:
         columns = [quote_names(known), *(f"NULL::VARCHAR AS {quote_name(n)}" for n in changes.added if n not in known)]
         return self._view(model, model, f"SELECT {', '.join(columns)} FROM {rows}")
 
-    def _refuse_to_empty(self, model: str, upstream: str) -> None:
+    def _refuse_missing_source(self, model: str, upstream: str) -> None:
         """Refuse a missing change table if the model holds rows made of it.
 
         Otherwise a missing table counts as empty.

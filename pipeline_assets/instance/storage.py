@@ -43,7 +43,7 @@ def psycopg2_url(url: str) -> str:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time open the databases, because the first one creates them.
 
     Two processes that do so at once (6 of 6 tries) leave two versions in one database, and Alembic then always refuses
@@ -107,7 +107,7 @@ class EnvStorage(DagsterStorage[Any], ConfigurableClass):
         if settings.dagster_postgres_url is not None:
             return _postgres_storage(inst_data, settings.dagster_postgres_url.get_secret_value())
         folder = _dagster_dir()
-        with _alone_in(folder):
+        with _locked(folder):
             return SqliteStorage.from_local(str(folder), inst_data)
 
     @property

@@ -14,7 +14,9 @@ INCOMING, WINNERS = "merge_incoming", "merge_winners"
 _STORED, _TIES = "merge_stored", "merge_ties"
 
 
-def take_in(con: duckdb.DuckDBPyConnection, name: str, rows: str, keys: Sequence[str], sequence: Sequence[str]) -> None:
+def load_incoming(
+    con: duckdb.DuckDBPyConnection, name: str, rows: str, keys: Sequence[str], sequence: Sequence[str]
+) -> None:
     """Make `INCOMING`: the rows to merge, the last version of each key.
 
     Args:

@@ -301,7 +301,7 @@ class Table(TableReader):
         Raises:
             PositionMovedError: Another run moved a position meanwhile; nothing was committed.
         """
-        merging.take_in(con, self.name, rows, keys, sequence)
+        merging.load_incoming(con, self.name, rows, keys, sequence)
         given = schemas.types(data_files.query_schema(con, f"FROM {merging.INCOMING}"))
 
         def plan(table: DeltaTable) -> Plan:

@@ -137,7 +137,7 @@ class DamageFinder:
         # Number of full lines between the first and the last line that make a value doubtful.
         self._enough = 0 if len(kinds) > 1 else 1
 
-    def reads(self, path: Path, content: Content, header_lines: int) -> None:
+    def set_file(self, path: Path, content: Content, header_lines: int) -> None:
         """Set the file. Its values with line ends are counted if one of them is doubtful."""
         self._file = (path, content, header_lines)
 
@@ -189,7 +189,7 @@ class DamageFinder:
                 return CARRIAGE_RETURN
             return self._refusal(own, parsed.delimiters) if self._is_strict else None
         block = self._block(window, line, own, parsed)
-        reason = OPEN if block is None else self._judge(window, block)
+        reason = OPEN if block is None else self._block_damage(window, block)
         if block is not None and reason is None:
             self._values += 1
             window.drop_through(block.end)
@@ -234,7 +234,7 @@ class DamageFinder:
         opening = own[: parsed.quote] + own[parsed.quote + 1 :]
         return _Block(at, parsed.delimiters, opening, text, without)
 
-    def _judge(self, window: Window, block: "_Block") -> str | None:
+    def _block_damage(self, window: Window, block: "_Block") -> str | None:
         """Return what is wrong with a block that is closed and has the right fields, by the evidence of its lines."""
         first = self._is_full(block.first)
         if first and block.column < len(self._kinds) and self._kinds[block.column].pattern is not None:
@@ -262,7 +262,7 @@ class DamageFinder:
         counts, n, k = self._survey(), len(self._kinds), block.column
         if counts.doubtful > self._most:
             self._enough = _ENOUGH_OF_MANY if n > 1 else MAX_LINE_BYTES
-            window.look_closer_at(self._enough)
+            window.require_full_lines(self._enough)
         if len(full) < self._enough or not (around := self._around(window, block)):
             return None
         last = block.last_without_quote if self._is_full(block.last_without_quote) else block.last
@@ -394,7 +394,7 @@ def find_damage(path: Path, content: Content, finder: DamageFinder, header_lines
         finder: Examines the lines.
         header_lines: Physical lines up to the end of the header, blank ones before it included.
     """
-    finder.reads(path, content, header_lines)
+    finder.set_file(path, content, header_lines)
     lines = finder.lines_of(read_chunks(path, content.compression), content.terminator)
     start, _ = _pass_header(lines, header_lines)
     yield from finder.find(lines, first_line=header_lines + 1, start=start)

@@ -91,7 +91,7 @@ class Lines:
         self.last_passed = list(last)
         return Prefix(lines, size)
 
-    def look_closer_at(self, full_lines: int) -> None:
+    def require_full_lines(self, full_lines: int) -> None:
         """From the next piece on, pass over values without types that have fewer lines which could be records."""
         self._layout = replace(self._layout, enough_without_types=full_lines)
 
@@ -140,9 +140,9 @@ class Window:
         self.next_line += 1
         return line
 
-    def look_closer_at(self, full_lines: int) -> None:
-        """Forward to `Lines.look_closer_at`."""
-        self._source.look_closer_at(full_lines)
+    def require_full_lines(self, full_lines: int) -> None:
+        """Forward to `Lines.require_full_lines`."""
+        self._source.require_full_lines(full_lines)
 
     def above(self) -> Iterator[bytes]:
         """Return lines above the one that was passed last, the nearest first, up to one with a quote.

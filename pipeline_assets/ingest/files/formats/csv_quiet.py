@@ -28,7 +28,7 @@ def find_all_damage(
         finder: Examines lines from the first quote on; strict.
         header_lines: Physical lines up to the end of the header.
     """
-    finder.reads(path, content, header_lines)
+    finder.set_file(path, content, header_lines)
     line, start, left, number = 1, 0, header_lines, 0
     chunks, rest = read_chunks(path, content.compression), b""
     for chunk in chunks:
