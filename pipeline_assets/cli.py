@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from pipeline_assets import serving
+from pipeline_assets.demo import Way
 from pipeline_assets.lake import Lake, LakeError, Table
 from pipeline_assets.settings import SettingsError, ensure_home, load_settings, project_root
 
@@ -53,6 +54,7 @@ def demo(
             "--all", exists=True, dir_okay=False, help="The full data set as Parquet, instead of the 30 days shipped."
         ),
     ] = None,
+    source: Annotated[Way | None, typer.Option(help="Show one way in alone, instead of all.")] = None,
 ) -> None:
     """Replay real days of a shop through the whole pipeline, with broken and corrected files among them."""
     from pipeline_assets.demo.postgres_server import PostgresServerError
@@ -61,7 +63,7 @@ def demo(
 
     try:
         # Exactly this stream: the demo redirects what dbt prints meanwhile.
-        done = run_demo(Console(file=sys.stdout), all_days)
+        done = run_demo(Console(file=sys.stdout, width=_out.width), all_days, source)
     except (PostgresServerError, ShopError) as error:
         _fail(str(error))
     if not done:

@@ -5,20 +5,23 @@ Reads the lake and, to hold it against, the shop's database; writes nothing but 
 
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import duckdb
 import psycopg
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from pipeline_assets import serving
-from pipeline_assets.demo import chart
+from pipeline_assets.demo import chart, shop
 from pipeline_assets.demo.shop_db import TABLES
 from pipeline_assets.lake import Lake, Table, held_days
 from pipeline_assets.settings import project_root
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _BRONZE = "bronze.shop__invoice_lines"
 _MONTHS = """
@@ -26,6 +29,7 @@ _MONTHS = """
     FROM gold.daily_sales GROUP BY 1 ORDER BY 1
 """
 _DAYS = "SELECT sale_date, sum(total_revenue)::DOUBLE FROM gold.daily_sales GROUP BY 1 ORDER BY 1"
+_REVENUE = "SELECT coalesce(sum(total_revenue), 0) FROM gold.daily_sales"
 _REASONS = "SELECT reason, count(*) FROM dead_letters.shop__invoice_lines GROUP BY 1 ORDER BY 2 DESC, 1"
 _EVENTS = """
     SELECT
@@ -50,16 +54,29 @@ _HISTORY = """
     QUALIFY row_number() OVER (ORDER BY valid_from DESC) <= 6
     ORDER BY valid_from
 """
+# What to type next, and the table that must be there for it: with one way in alone some are not.
 _NEXT = (
-    ("make dev", "the same in Dagster's UI, http://127.0.0.1:3000: sensors on, the shop goes on trading"),
-    (".venv/bin/pipeline tables", "all tables"),
-    ('.venv/bin/pipeline query "select * from gold.customer_metrics limit 5"', "SQL over the lake"),
-    ('.venv/bin/pipeline query "from dead_letters.shop__invoice_lines"', "what did not fit, and why"),
-    ('.venv/bin/pipeline query "from silver.products_history limit 20"', "each price that a product ever had"),
+    ("make dev", "the same in Dagster's UI, http://127.0.0.1:3000: sensors on, the shop goes on trading", None),
+    (".venv/bin/pipeline tables", "all tables", None),
+    (
+        '.venv/bin/pipeline query "select * from gold.customer_metrics limit 5"',
+        "SQL over the lake",
+        "silver.invoice_lines",
+    ),
+    (
+        '.venv/bin/pipeline query "from dead_letters.shop__invoice_lines"',
+        "what did not fit, and why",
+        "dead_letters.shop__invoice_lines",
+    ),
+    (
+        '.venv/bin/pipeline query "from silver.products_history limit 20"',
+        "each price that a product ever had",
+        "silver.products_history",
+    ),
 )
 
 
-def tables(console: Console, lake: Lake, results: list[dg.ExecuteInProcessResult]) -> None:
+def tables(console: Console, lake: Lake, results: "list[dg.ExecuteInProcessResult]") -> None:
     """Print each table with its rows, dead letters and checks."""
     checks: dict[str, list[bool]] = defaultdict(list)
     for result in results:
@@ -94,6 +111,30 @@ def files(console: Console, lake: Lake, page: Path) -> None:
         )
     for reason, count in reasons:
         console.print(f"  {count:>3}  {reason}", markup=False, highlight=False)
+
+
+def revenue(console: Console, lake: Lake, source: Path, corrected_day: date) -> bool:
+    """Print gold's revenue beside that of the data, and what the demo's correction makes of it; return if they agree.
+
+    Args:
+        console: Where.
+        lake: The lake.
+        source: The data that was landed.
+        corrected_day: The day that was delivered again.
+    """
+    with serving.connect(lake, "1GB", None) as con:
+        (gold,) = _row(con, _REVENUE)
+    delivered, corrected = shop.revenue(source), shop.revenue(source, corrected_day)
+    published = " (the published figure)" if delivered == shop.PUBLISHED_REVENUE else ""
+    console.print(
+        f"Revenue of the data: {delivered:,.3f} GBP{published}. The demo's corrected delivery of {corrected_day} "
+        f"changes it by {corrected - delivered:+,.3f}. "
+        f"In gold: {'' if gold == corrected else '[red]'}{gold:,.3f}{'' if gold == corrected else '[/red]'}, "
+        f"{'exactly that' if gold == corrected else f'not {corrected:,.3f}'}.\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return bool(gold == corrected)
 
 
 @dataclass(frozen=True)
@@ -195,10 +236,12 @@ def pulls(console: Console, lake: Lake, shop_url: str) -> bool:
     return bool(live["payments"] == here["payments"])
 
 
-def what_next(console: Console, page: Path) -> None:
-    """Print what to type next."""
+def what_next(console: Console, lake: Lake, page: Path | None) -> None:
+    """Print what to type next, and where the chart is, if there is one."""
+    known = set(lake.table_names())
+    typed = [(command, why) for command, why, table in _NEXT if table is None or table in known]
     console.print("[bold]What to type next[/bold]")
-    for command, why in (*_NEXT, (f"open {shown_path(page)}", "revenue by day")):
+    for command, why in (*typed, *([(f"open {shown_path(page)}", "revenue by day")] if page else [])):
         console.print(f"  {command:<70} [dim]{why}[/dim]", soft_wrap=True)
 
 

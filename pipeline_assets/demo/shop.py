@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -23,6 +24,9 @@ from pipeline_assets.sql import quote_text
 
 DEMO_PARQUET = Path(__file__).parent / "data" / "online_retail_30_days.parquet"
 """The first 30 trading days, shipped with the package: 58,345 lines."""
+
+PUBLISHED_REVENUE = Decimal("8887208.894")
+"""What others have published as the revenue of the whole data set, in GBP."""
 
 FOLDER = Path("shop", "invoice_lines")
 """Below the landing root; one folder per date in it."""
@@ -131,13 +135,8 @@ def land_correction(source_parquet: Path, landing_root: Path, day: date, *, form
     with open_lines(source_parquet) as con:
         calendar = trading_days_of(con)
         extension = _format_of(day, calendar, formats)
-        place = calendar.index(day) - CORRECTION_LATE_TRADING_DAYS
-        if place < 0:
-            raise ShopError(
-                f"{day} cannot be corrected: choose {calendar[CORRECTION_LATE_TRADING_DAYS]} or a later day"
-            )
         path = _path(landing_root, day, extension)
-        select = _corrected_lines(day, late_by=day - calendar[place])
+        select = _corrected_lines(day, late_by=_late_by(calendar, day))
         _copy(con, select, path, arrived=_next_morning(day) + timedelta(days=2), extension=extension)
         return path
 
@@ -171,6 +170,28 @@ def land_broken_file(source_parquet: Path, landing_root: Path, day: date) -> lis
     return paths
 
 
+def revenue(source_parquet: Path, corrected_day: date | None = None) -> Decimal:
+    """Return the revenue in GBP that the data has, by one query of its own: what gold is held against.
+
+    Each line counts once, if its customer is known, it is not cancelled and it has a price. For the whole data set that
+    is `PUBLISHED_REVENUE`.
+
+    Args:
+        source_parquet: As for `land_days`.
+        corrected_day: Take this day as `land_correction` delivers it; as it was if None.
+    """
+    with open_lines(source_parquet) as con:
+        lines = "FROM lines"
+        if corrected_day is not None:
+            corrected = _corrected_lines(corrected_day, late_by=_late_by(trading_days_of(con), corrected_day))
+            lines += f" WHERE InvoiceDate::DATE <> DATE '{corrected_day}' UNION ALL ({corrected})"
+        (total,) = con.execute(
+            f"SELECT sum(Quantity * UnitPrice) FROM (SELECT DISTINCT * FROM ({lines})) "
+            "WHERE CustomerID IS NOT NULL AND InvoiceNo NOT LIKE 'C%' AND UnitPrice > 0"
+        ).fetchone() or (None,)
+        return Decimal(total or 0)
+
+
 def _format_of(day: date, calendar: Sequence[date], formats: Sequence[str]) -> str:
     if day not in calendar:
         raise ShopError(
@@ -192,6 +213,14 @@ def _next_morning(day: date) -> datetime:
 
 def _lines_of(day: date) -> str:
     return f"SELECT * FROM lines WHERE InvoiceDate::DATE = DATE '{day}' ORDER BY rowid"
+
+
+def _late_by(calendar: Sequence[date], day: date) -> timedelta:
+    """How long before a corrected day its late lines were sold."""
+    place = calendar.index(day) - CORRECTION_LATE_TRADING_DAYS
+    if place < 0:
+        raise ShopError(f"{day} cannot be corrected: choose {calendar[CORRECTION_LATE_TRADING_DAYS]} or a later day")
+    return day - calendar[place]
 
 
 def _corrected_lines(day: date, *, late_by: timedelta) -> str:

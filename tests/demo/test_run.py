@@ -37,6 +37,9 @@ def test_the_demo_shows_files_and_changes_and_does_nothing_the_second_time(tmp_p
     assert re.search(r"payments +2,175 +5 +2,170 +2,170", shown)
     assert re.search(r"accounts +1,232 +122 +1,108 +1,110", shown)
     assert "2010-12-04 is withheld" in shown
+    assert "Revenue of the data: 832,427.990 GBP" in shown
+    assert "2010-12-19 changes it by -21.795. In gold: 832,406.195, exactly that." in shown
+    assert re.search(r"That took \d+ s", shown)
     (promised,) = (block.text for block in blocks(DOCS / "demo.md") if block.language == "text")
     squeezed = " ".join(shown.split())
     assert [line for line in promised.splitlines() if " ".join(line.split()) not in squeezed] == []
@@ -58,3 +61,26 @@ def test_the_demo_shows_files_and_changes_and_does_nothing_the_second_time(tmp_p
         *(f"{layer}.{name}" for layer in ("bronze", "dead_letters") for name in pulled),
         *("silver.payments", "silver.accounts", "gold.customer_metrics", "gold.daily_sales"),
     }
+
+
+ALONE = {
+    "files": ("bronze.shop__invoice_lines", "exactly that", ("Out of the database", "Pulled from the database")),
+    "changes": ("bronze.shop_db__orders", "Out of the database", ("is withheld", "Pulled from the database")),
+    "pulls": ("bronze.crm__accounts", "Pulled from the database", ("is withheld", "Out of the database")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.parametrize("way", ALONE)
+def test_one_way_alone_shows_its_own_tables_and_no_others(tmp_path: Path, way: str) -> None:
+    shown = pipeline(tmp_path, "demo", "--source", way)
+    table, told, others = ALONE[way]
+    assert table in shown
+    assert told in shown
+    assert not [text for text in others if text in shown]
+    bronze = {name for name in versions(tmp_path) if name.startswith("bronze.")}
+    assert table in bronze
+    typed = set(re.findall(r"(?:silver|dead_letters)\.\w+(?= limit|\")", shown.partition("What to type next")[2]))
+    assert typed <= versions(tmp_path).keys()
+    assert not bronze & {found for found, *_ in ALONE.values() if found != table}

@@ -163,3 +163,23 @@ def test_a_broken_day_is_the_same_each_time(tmp_path: Path) -> None:
     land_broken_file(DEMO_PARQUET, tmp_path / "a", date(2011, 1, 15))
     land_broken_file(DEMO_PARQUET, tmp_path / "b", date(2011, 1, 15))
     assert fingerprints(tmp_path / "a") == fingerprints(tmp_path / "b")
+
+
+def test_revenue_is_that_of_the_landed_files_before_and_after_the_correction(tmp_path: Path) -> None:
+    days = trading_days(DEMO_PARQUET)
+    land_days(DEMO_PARQUET, tmp_path)
+
+    def landed_revenue() -> object:
+        lines = [row for path in tmp_path.rglob("invoice_lines.*") for row in rows(path)]
+        sold = [(row[3], row[5]) for row in set(lines) if row[6] is not None and str(row[0])[0] != "C" and row[5] > 0]
+        return sum(quantity * price for quantity, price in sold)
+
+    assert shop.revenue(DEMO_PARQUET) == landed_revenue()
+    land_correction(DEMO_PARQUET, tmp_path, days[15])
+    assert shop.revenue(DEMO_PARQUET, days[15]) == landed_revenue()
+    assert shop.revenue(DEMO_PARQUET, days[15]) != shop.revenue(DEMO_PARQUET)
+
+
+def test_the_first_days_cannot_be_corrected() -> None:
+    with pytest.raises(ShopError, match="2010-12-02 cannot be corrected: choose 2010-12-03 or a later day"):
+        shop.revenue(DEMO_PARQUET, date(2010, 12, 2))
