@@ -35,24 +35,34 @@ class Positions:
     The log is read when the first position is asked for, not before.
     """
 
-    def __init__(self, table: DeltaTable) -> None:
+    def __init__(self, table: DeltaTable, prefix: str = "") -> None:
+        """Read nothing yet.
+
+        Args:
+            table: The opened version.
+            prefix: Of the names that will be asked for: a log of 100,000 files and 300 days has few of days. Names that
+                begin otherwise are looked up one by one.
+        """
         self._table = table
+        self._prefix = prefix
 
     def get(self, name: str) -> int | None:
         """Return a position; None when the log has no position of this name."""
-        return self._table.transaction_version(name) if self._known is None else self._known.get(name)
+        if self._known is None or not name.startswith(self._prefix):
+            return self._table.transaction_version(name)
+        return self._known.get(name)
 
     @cached_property
     def _known(self) -> dict[str, int] | None:
-        return _read(self._table)
+        return _read(self._table, self._prefix)
 
 
-def _read(table: DeltaTable) -> dict[str, int] | None:
+def _read(table: DeltaTable, prefix: str) -> dict[str, int] | None:
     """Read all positions; None if the log is not made of plain checkpoints and commits, or is no longer complete."""
     store = log.store_of(table)
     try:
         start = _checkpoint(store, table.version())
-        found = {} if start is None else dict(_of_checkpoint(store, start))
+        found = {} if start is None else dict(_of_checkpoint(store, start, prefix))
         commits = range(0 if start is None else start + 1, table.version() + 1)
         with ThreadPoolExecutor(1 if table.table_uri.startswith("file:") else _REQUESTS_AT_ONCE) as pool:
             for commit in pool.map(lambda version: log.read(store, log.commit_file(version)), commits):
@@ -77,13 +87,14 @@ def _checkpoint(store: FileSystemHandler, version: int) -> int | None:
     return max((number for number in known if number <= version), default=None)
 
 
-def _of_checkpoint(store: FileSystemHandler, version: int) -> Iterator[tuple[str, int]]:
-    from pyarrow import parquet  # importing takes 0.1 s, which a process that reads no position does not pay
+def _of_checkpoint(store: FileSystemHandler, version: int, prefix: str) -> Iterator[tuple[str, int]]:
+    from pyarrow import compute, parquet  # importing takes 0.1 s, which a process that reads no position does not pay
 
     path = f"{log.FOLDER}/{version:020d}.checkpoint.parquet"
     actions = parquet.read_table(path, columns=["txn"], filesystem=PyFileSystem(store))
     for chunk in actions["txn"].chunks if actions.num_columns else ():
         known = chunk.drop_null()
+        known = known.filter(compute.starts_with(known.field("appId"), prefix))
         yield from zip(known.field("appId").to_pylist(), known.field("version").to_pylist(), strict=True)
 
 

@@ -99,3 +99,11 @@ def test_a_few_and_many_are_the_same(opened: DeltaTable) -> None:
     many = positions_of(opened, {*HARD_NAMES, "first", "later", "empty", "nobody"})
     assert many == {name: value for key in many for name, value in positions_of(opened, {key}).items()}
     assert (many["first"], many["later"], many["nobody"]) == (4, 1 << 62, None)
+
+
+def test_those_of_a_prefix_are_read_alone_and_others_are_found_all_the_same(table: Table) -> None:
+    set_positions(table, {"landing:2011-01-01": 5, "landing:2011-01-02": 6, "content:0-1": 7}, checkpoint=True)
+    set_positions(table, {"landing:2011-01-02": 8})
+    positions = Positions(table.open(), "landing:")
+    asked = ("landing:2011-01-01", "landing:2011-01-02", "landing:2011-01-03", "content:0-1", "content:0-2")
+    assert [positions.get(name) for name in asked] == [5, 8, None, 7, None]

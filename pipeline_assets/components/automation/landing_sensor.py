@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.files.listing import Listing, look, ranges
 from pipeline_assets.ingest.files.path_pattern import PathPattern
-from pipeline_assets.ingest.files.plan import position_of
+from pipeline_assets.ingest.files.plan import DAY_PREFIX, position_of
 from pipeline_assets.lake import Lake, Positions, Table, held_in, position_name
 from pipeline_assets.partitions import FIRST_DAY, range_of_tags, request_days, today
 from pipeline_assets.settings import load_settings
@@ -169,7 +169,7 @@ def _done(log: DeltaTable | None, days: Mapping[date, int], cached: Mapping[date
     """Days whose position in the log is the folder's fingerprint; asks the log only where the cache differs."""
     done = {day: value for day, value in days.items() if cached.get(day) == value}
     if len(done) < len(days) and log:
-        positions = Positions(log)
+        positions = Positions(log, DAY_PREFIX)
         for day in days.keys() - done.keys():
             if positions.get(position_of(day)) == days[day]:
                 done[day] = days[day]

@@ -4,7 +4,6 @@ Holds the listing and its cache. Which days need a run, and what is done with th
 (`components.landing_files`, `landing`).
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -15,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from hashlib import blake2b
 from pathlib import Path
 
 from pipeline_assets.ingest.files.path_pattern import LandedFile, PathPattern
@@ -156,15 +156,14 @@ def fingerprints(files: Iterable[LandedFile], *, settle_seconds: float) -> tuple
     """Sums up files as a fingerprint per day; counts those that are settled, and those still being written."""
     now, settled, waiting = time.time(), 0, 0
     days: dict[date, int] = defaultdict(int)
-    for file in files:
-        if not is_settled(file, now=now, settle_seconds=settle_seconds):
+    for path, day, size_bytes, mtime_ns in files:  # 100,000 in one look, so each step counts
+        if abs(now - mtime_ns / 1e9) < settle_seconds:  # as is_settled() says
             waiting += 1
             continue
         settled += 1
-        facts = f"{file.path}|{file.size_bytes}|{file.mtime_ns}".encode()
-        digest = int.from_bytes(hashlib.blake2b(facts, digest_size=8).digest())
-        days[file.date] = (days[file.date] + digest) % 2**_FINGERPRINT_BITS
-    return dict(days), settled, waiting
+        facts = f"{path}|{size_bytes}|{mtime_ns}".encode()
+        days[day] += int.from_bytes(blake2b(facts, digest_size=8).digest())
+    return {day: total % 2**_FINGERPRINT_BITS for day, total in days.items()}, settled, waiting
 
 
 def ranges(dirty: Collection[date], listed: Collection[date]) -> list[tuple[date, date]]:

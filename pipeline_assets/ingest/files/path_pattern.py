@@ -9,9 +9,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,23 +141,24 @@ class PathPattern:
         prefix = f"{directory.path}/" if directory.path else ""
         directory_day = self.day_of(directory)
         part = self.parts[-1]
-        accepts = part.regex.match  # once per name: 100,000 names are listed in one look
-        try:
-            with os.scandir(root / directory.path) as entries:
-                found = sorted([(entry.name, entry) for entry in entries if accepts(entry.name)])
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for name, entry in found:
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except OSError:  # gone since the listing
-                continue
-            if not name.isprintable() and _is_not_utf8(name):
-                _log.warning("%r is passed over: its name is not UTF-8, rename it", prefix + name)
-                continue
-            day = directory_day or part.date_of(name)
-            if day is not None and stat.S_ISREG(status.st_mode):
-                yield LandedFile(prefix + name, day, status.st_size, status.st_mtime_ns)
+        accepts, is_regular = part.regex.match, stat.S_ISREG  # once: 100,000 names are listed in one look
+        with _opened(root / directory.path) as handle:
+            if handle is None:
+                return
+            with os.scandir(handle) as entries:
+                found = sorted([entry for entry in entries if accepts(entry.name)], key=attrgetter("name"))
+            for entry in found:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:  # gone since the listing
+                    continue
+                name = entry.name
+                if not name.isprintable() and _is_not_utf8(name):
+                    _log.warning("%r is passed over: its name is not UTF-8, rename it", prefix + name)
+                    continue
+                day = directory_day or part.date_of(name)
+                if day is not None and is_regular(status.st_mode):
+                    yield LandedFile(prefix + name, day, status.st_size, status.st_mtime_ns)
 
     def walk(self, root: Path) -> Iterator[LandedFile]:
         """Yield every matching file under `root`, directory by directory."""
@@ -214,6 +217,20 @@ class _Part:
             return datetime.strptime(found["date"], self.date_format).date()  # noqa: DTZ007  a day has no zone
         except ValueError:
             return None
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int | None]:
+    """Yield a handle, by which the system finds files without their paths' parts; None if there is no directory."""
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def _is_not_utf8(name: str) -> bool:

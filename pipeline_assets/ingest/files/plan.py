@@ -21,6 +21,9 @@ from pipeline_assets.ingest.files.path_pattern import LandedFile, PathPattern
 from pipeline_assets.ingest.files.unread import Cause, cause_of
 from pipeline_assets.lake import Positions, Table, days_predicate
 
+DAY_PREFIX = "landing:"
+"""How the positions of days begin."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -92,7 +95,7 @@ class Plan:
 
 def position_of(day: date) -> str:
     """Names the position that holds the fingerprint of a day's files."""
-    return f"landing:{day.isoformat()}"
+    return f"{DAY_PREFIX}{day.isoformat()}"
 
 
 def owner_of(content_id: str) -> str:

@@ -123,7 +123,12 @@ def test_only_directories_that_can_match_are_opened(tmp_path, monkeypatch):
         touch(tmp_path / name / "a.csv")
     opened = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: opened.append(Path(path).name) or scandir(path))
+
+    def spied(at):
+        opened.append((Path(f"/proc/self/fd/{at}").readlink() if isinstance(at, int) else Path(at)).name)
+        return scandir(at)
+
+    monkeypatch.setattr(os, "scandir", spied)
     list(PathPattern.parse("shop/{date}/*.csv").walk(tmp_path))
     assert opened == ["shop", "2011-01-02"]
 
