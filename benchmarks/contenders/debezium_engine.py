@@ -1,8 +1,8 @@
-"""Debezium's own engine as the reader of a slot, in this process: the optional extra `[debezium]`, which needs Java 17.
+"""Debezium's own engine as the reader of a slot, in this process: the extra `[debezium]`, which needs Java 17.
 
 Holds `DebeziumPostgres`, which `drain` takes in place of a `Postgres`: same slot, same positions, same tables, so that
-the two can take turns. It is there to compare with, and for whoever trusts Debezium's decoding more than ours; it takes
-several times the CPU (docs/figures.md).
+the two can take turns. It is there to compare with, in tests and benchmarks: the package reads slots by itself, with a
+fraction of the CPU (docs/figures.md).
 
 The engine is told nothing and remembers nothing. It starts at the slot, without an offset of its own, and no record is
 ever marked as processed: so it never moves the slot on, `drain` does, after bronze's commits. That makes a kill

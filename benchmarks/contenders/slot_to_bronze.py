@@ -29,7 +29,7 @@ def main() -> None:
 
 def _kind(reader: str) -> "type[Postgres]":
     if reader == "debezium":
-        from pipeline_assets.ingest.cdc.engine import DebeziumPostgres
+        from debezium_engine import DebeziumPostgres
 
         return DebeziumPostgres
     from pipeline_assets.ingest.cdc.slot.postgres import Postgres

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from postgres import execute
 
+from benchmarks.contenders import debezium_engine as engine
+from benchmarks.contenders.debezium_engine import DebeziumPostgres
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc import engine
-from pipeline_assets.ingest.cdc.engine import DebeziumPostgres
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.slot.drain import Drain, Report
 from pipeline_assets.ingest.cdc.slot.health import ChangeSource, stream_position
@@ -36,13 +36,14 @@ pytestmark = [
 PRODUCTS = ChangeTable("public.products", "shop_db__products", contract("shop_db.Products"), ("stock_code",))
 SOURCE = ChangeSource("shop_db", (PRODUCTS,), 1024**3)
 FAR = 1 << 60
+ROOT = Path(__file__).parents[3]  # where `benchmarks` is found
 
 DRAIN = """
 import sys
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.slot import drain
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
-from pipeline_assets.ingest.cdc.engine import DebeziumPostgres
+from benchmarks.contenders.debezium_engine import DebeziumPostgres
 from pipeline_assets.ingest.cdc.slot.health import ChangeSource
 from pipeline_assets.lake import Lake
 
@@ -259,7 +260,7 @@ def test_sigkill_in_the_middle_loses_nothing_and_repeats_nothing(shop, tmp_path)
     chance, reached = random.Random(7), [shop.position()]
     for _ in range(3):
         command = [sys.executable, "-c", DRAIN, shop.url, str(tmp_path / "lake"), shop.slot]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
         while shop.position() == reached[-1] and process.poll() is None:
             time.sleep(0.05)
         time.sleep(chance.random())
