@@ -1,6 +1,6 @@
 """A medallion lakehouse on Delta tables as a Dagster code location.
 
-`ingest`, `lake`, `contracts` and `planning` know neither Dagster nor dbt; `components` connects them to Dagster, and
+`ingest`, `lake` and `contracts` know neither Dagster nor dbt; `components` connects them to Dagster, and
 `defs` holds declarations only. `notebook` is for people who work with frames; its classes can be imported from here,
 too. This module imports nothing, so that each process pays only for what it uses.
 """

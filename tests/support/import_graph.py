@@ -17,7 +17,7 @@ def edges(inside: Path) -> set[tuple[str, str]]:
     above = inside.relative_to(PACKAGE).parts
     for path in inside.rglob("*.py"):
         here = path.parent.relative_to(PACKAGE).parts[: len(above) + 1]
-        for module in _imported(path):
+        for module in imported(path):
             there = _folder_of(module)[: len(above) + 1]
             if len(here) == len(there) == len(above) + 1 and there[:-1] == above and here != there:
                 found.add(("/".join(here), "/".join(there)))
@@ -37,7 +37,8 @@ def circles(pairs: set[tuple[str, str]]) -> set[str]:
     return {here for here, there in far if here == there}
 
 
-def _imported(path: Path) -> Iterator[str]:
+def imported(path: Path) -> Iterator[str]:
+    """Names that a module imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
