@@ -97,9 +97,7 @@ class _Sensor:
     """The component's sensor and an instance that remembers a run for each day."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
-        component = LandingFiles(
-            name=_NAME, path=_PATTERN, contract="shop.InvoiceLines", owner="team:shop", keys=[], volume_mb_per_day=1
-        )
+        component = LandingFiles(name=_NAME, path=_PATTERN, contract="shop.InvoiceLines", owner="team:shop", keys=[])
         defs = dg.Definitions.merge(
             component.build_defs(dg.ComponentTree.for_test().load_context),
             dg.Definitions(resources={"lake": lake_resource()}),

@@ -71,8 +71,8 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     frequency: Literal["hourly", "daily", "weekly"] = "daily"
     """How often files are expected; twice that without one and the asset is no longer fresh."""
 
-    volume_mb_per_day: Annotated[float, Field(gt=0)]
-    """Expected volume, for planning."""
+    volume_mb_per_day: Annotated[float | None, Field(gt=0)] = None
+    """Expected volume, for people who plan: the UI shows it, nothing is decided by it."""
 
     schema_evolution: bool = False
     """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
@@ -154,7 +154,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             metadata={
                 "path": self.path,
                 "frequency": self.frequency,
-                "volume_mb_per_day": self.volume_mb_per_day,
+                **({"volume_mb_per_day": self.volume_mb_per_day} if self.volume_mb_per_day else {}),
                 "keys": ", ".join(self.keys),
                 "delivery": self.delivery,
             },

@@ -22,7 +22,7 @@ class Source:
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, **attributes: object) -> None:
         given = {
             "name": "shop__lines", "path": "lines/{date}/*", "contract": "shop.InvoiceLines", "owner": "team:shop",
-            "keys": ["invoice_no"], "volume_mb_per_day": 1.0, "failure_budget": 0.25, **attributes,
+            "keys": ["invoice_no"], "failure_budget": 0.25, **attributes,
         }  # fmt: skip
         self.settings = settings
         self.component = LandingFiles(**given)  # type: ignore[arg-type]

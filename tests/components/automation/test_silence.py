@@ -23,7 +23,7 @@ STREAM = ("bronze/shop_db__customers", "bronze/shop_db__orders", "bronze/shop_db
 def sources() -> list[dg.Component]:
     """One of each kind."""
     shared = {"owner": "team:shop", "keys": ["invoice_no"]}
-    files = {"name": "shop__lines", "path": "lines/{date}/*", "contract": "shop.InvoiceLines", "volume_mb_per_day": 1.0}
+    files = {"name": "shop__lines", "path": "lines/{date}/*", "contract": "shop.InvoiceLines"}
     pull = {"name": "shop_db__payments", "connection_env": "TEST_URL", "table": "public.payments", "mode": "full"}
     poll = {"name": "crm__accounts", "base_url": "https://crm.invalid", "path": "accounts", "cron": "0 */6 * * *"}
     entities = {"Customers": "customer_id", "Orders": "order_id", "Products": "stock_code"}
