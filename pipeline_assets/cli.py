@@ -1,38 +1,32 @@
-"""The command line: `pipeline demo | dev | tables | query`.
+"""The command line: `pipeline demo | dev | tables | dead-letters | query`.
 
 It only talks to people and programs; other modules do the work.
 
 Commands import Dagster only if they need it: `pipeline query` answers before Dagster would be loaded.
 """
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import duckdb
 import typer
 from rich.console import Console
-from rich.table import Table as RichTable
 
-from pipeline_assets import serving
+from pipeline_assets import cli_dead_letters, console, serving
+from pipeline_assets.console import ROWS_SHOWN, Json
 from pipeline_assets.demo import Way
-from pipeline_assets.lake import Lake, LakeError, Table
+from pipeline_assets.lake import LakeError, Table
 from pipeline_assets.settings import SettingsError, ensure_home, load_settings, project_root
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The medallion lakehouse on the command line.")
 tables_app = typer.Typer(invoke_without_command=True, help="List the lake's tables, or give one other types.")
 app.add_typer(tables_app, name="tables")
-# A pipe has no window that would wrap the lines.
-_out = Console(width=None if sys.stdout.isatty() else 240)
-_err = Console(stderr=True)
+app.add_typer(cli_dead_letters.app, name="dead-letters")
 
-_ROWS_SHOWN = 200
 _SHOP_DB_URL, _CRM_URL = "SHOP_DB_URL", "CRM_URL"  # variables in which defs/ looks for the shop's database and its CRM
-Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of a table.")]
 
 
 @app.callback()
@@ -43,7 +37,7 @@ def main() -> None:
         os.environ.setdefault("DAGSTER_HOME", str(project_root()))
         load_settings()
     except SettingsError as error:
-        _fail(str(error))
+        console.fail(str(error))
 
 
 @app.command()
@@ -63,9 +57,9 @@ def demo(
 
     try:
         # Exactly this stream: the demo redirects what dbt prints meanwhile.
-        done = run_demo(Console(file=sys.stdout, width=_out.width), all_days, source)
+        done = run_demo(Console(file=sys.stdout, width=console.out.width), all_days, source)
     except (PostgresServerError, ShopError) as error:
-        _fail(str(error))
+        console.fail(str(error))
     if not done:
         raise typer.Exit(1)
 
@@ -97,7 +91,7 @@ def dev(
             if _CRM_URL not in known:
                 os.environ.update(shop.crm.environment)
         except ShopError as error:
-            _err.print(f"{error}. Dagster starts without it.", style="yellow", markup=False, soft_wrap=True)
+            console.err.print(f"{error}. Dagster starts without it.", style="yellow", markup=False, soft_wrap=True)
     os.chdir(project_root())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell without a terminal starts background jobs with SIGINT ignored, and `dagster dev` would then ignore
@@ -113,13 +107,13 @@ def tables(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is not None:
         return
     try:
-        found = serving.describe(_lake())
+        found = serving.describe(console.lake())
     except LakeError as error:
-        _fail(str(error))
+        console.fail(str(error))
     if as_json:
-        _print_json([table.as_dict() for table in found])
+        console.print_json([table.as_dict() for table in found])
     elif not found:
-        _err.print(f"no tables in {_lake().uri} yet: try [bold]make demo[/bold]")
+        console.err.print(f"no tables in {console.lake().uri} yet: try [bold]make demo[/bold]")
     else:
         rows = [
             (
@@ -132,7 +126,7 @@ def tables(context: typer.Context, as_json: Json = False) -> None:
             )
             for t in found
         ]
-        _print_table(["table", "rows", "files", "MB", "version", "last commit (UTC)"], rows, right={1, 2, 3, 4})
+        console.print_table(["table", "rows", "files", "MB", "version", "last commit (UTC)"], rows, right={1, 2, 3, 4})
 
 
 @tables_app.command()
@@ -146,8 +140,8 @@ def retype(
 
     wanted = dict(column.rpartition("=")[::2] for column in columns)
     if not all(name and kind for name, kind in wanted.items()):
-        _fail("give each column as COLUMN=TYPE, e.g. quantity=BIGINT")
-    settings, lake = load_settings(), _lake()
+        console.fail("give each column as COLUMN=TYPE, e.g. quantity=BIGINT")
+    settings, lake = load_settings(), console.lake()
     try:
         with lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads) as con:
             found = retyping.plan(con, Table(lake, table), wanted)
@@ -155,9 +149,11 @@ def retype(
                 (c.name, c.stored, c.wanted, f"{c.fits:,}", f"{c.misfits:,}", ", ".join(map(repr, c.samples)))
                 for c in found
             ]
-            _print_table(["column", "is", "becomes", "values that fit", "that do not", "e.g."], rows, right={3, 4})
+            console.print_table(
+                ["column", "is", "becomes", "values that fit", "that do not", "e.g."], rows, right={3, 4}
+            )
             if not yes:
-                _err.print(
+                console.err.print(
                     "nothing was done: --yes rewrites the table in one commit. Values that do not fit are kept as text "
                     "in _rescued; former versions stay as they are; the next run rebuilds the tables downstream",
                     soft_wrap=True,
@@ -165,8 +161,8 @@ def retype(
                 return
             version = retyping.carry_out(con, Table(lake, table), found)
     except (duckdb.Error, LakeError) as error:
-        _fail(str(error))
-    _err.print(f"{table} has these types since version {version}")
+        console.fail(str(error))
+    console.err.print(f"{table} has these types since version {version}")
 
 
 @app.command()
@@ -176,43 +172,17 @@ def query(
     """Run SQL (DuckDB) over the lake; every table is a view `<layer>.<table>`."""
     settings = load_settings()
     try:
-        with serving.connect(_lake(), settings.duckdb_memory_limit, settings.duckdb_threads) as con:
+        with serving.connect(console.lake(), settings.duckdb_memory_limit, settings.duckdb_threads) as con:
             result = con.execute(sql)
             if result is None or not result.description:
-                _fail("the text holds no query: give SQL such as 'select * from gold.daily_sales limit 5'")
+                console.fail("the text holds no query: give SQL such as 'select * from gold.daily_sales limit 5'")
             names = [column[0] for column in result.description]
-            rows = result.fetchall() if as_json else result.fetchmany(_ROWS_SHOWN + 1)
+            rows = result.fetchall() if as_json else result.fetchmany(ROWS_SHOWN + 1)
     except (duckdb.Error, LakeError) as error:
-        _fail(str(error))
+        console.fail(str(error))
     if as_json:
-        _print_json([dict(zip(names, row, strict=True)) for row in rows])
+        console.print_json([dict(zip(names, row, strict=True)) for row in rows])
         return
-    _print_table(names, [["" if value is None else str(value) for value in row] for row in rows[:_ROWS_SHOWN]])
-    if len(rows) > _ROWS_SHOWN:
-        _err.print(f"only the first {_ROWS_SHOWN} rows are shown; --json gives all")
-
-
-def _lake() -> Lake:
-    settings = load_settings()
-    return Lake(settings.lake_uri, settings.storage_options())
-
-
-def _print_json(rows: Sequence[dict[str, Any]]) -> None:
-    # Not printed by rich, which would wrap long lines.
-    typer.echo(json.dumps(rows, default=str, indent=None if len(rows) > _ROWS_SHOWN else 1))
-
-
-def _print_table(
-    names: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] | set[int] = frozenset()
-) -> None:
-    shown = RichTable(box=None, header_style="bold", pad_edge=False)
-    for at, name in enumerate(names):
-        shown.add_column(name, justify="right" if at in right else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
-    _out.print(shown)
-
-
-def _fail(message: str) -> NoReturn:
-    _err.print(message, style="red", markup=False, highlight=False)
-    raise typer.Exit(1)
+    console.print_table(names, [["" if value is None else str(value) for value in row] for row in rows[:ROWS_SHOWN]])
+    if len(rows) > ROWS_SHOWN:
+        console.err.print(f"only the first {ROWS_SHOWN} rows are shown; --json gives all")

@@ -17,15 +17,15 @@ from pydantic import Field, field_validator, model_validator
 from pipeline_assets.components.assets import bronze as bronze_assets
 from pipeline_assets.components.assets import changes as change_assets
 from pipeline_assets.components.assets.bronze import FREQUENCIES, OWNER, bronze_key, dead_letters_key
-from pipeline_assets.components.assets.changes import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
+from pipeline_assets.components.assets.changes import NAME, CapturedTable
 from pipeline_assets.components.assets.contract_checks import table_value
+from pipeline_assets.components.assets.dead_letters import DeadLetters
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc.files import ingest as files
 from pipeline_assets.ingest.cdc.files.accounting import account
 from pipeline_assets.ingest.cdc.files.plan import FileSource
-from pipeline_assets.ingest.cdc.table import replay
 from pipeline_assets.ingest.cdc.table.accounting import dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.files.content import MAX_UNPACKED_MB
@@ -109,16 +109,17 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             self.max_seconds_per_file,
         )
 
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the source."""
+        return DeadLetters.of_changes(self.name, self._tables, self.format)
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""
         bronze = dg.AssetSelection.assets(*(bronze_key(table.name) for table in self._tables))
         names = [*(table.name for table in self._tables), f"{self.name}__{UNROUTED}"]
         to_gold = bronze.downstream() | dg.AssetSelection.assets(*map(dead_letters_key, names))
-        jobs: dict[str, tuple[dict[str, str], str]] = {
-            "to_gold": ({}, f"Reads the files of {self.path}, then all that lies downstream."),
-            "replay": ({REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
-            "discard_dead_letters": ({DISCARD_TAG: "yes"}, "Gives up the dead letters that there are now."),
-        }
+        told = f"Reads the files of {self.path}, then all that lies downstream."
         source, text = self.source, "Asks for one run per range of days with new files in"
         return dg.Definitions(
             assets=[self._assets()],
@@ -128,8 +129,8 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             ],
             sensors=[landing_sensor(source.name, source.pattern, source.reference, f"{text} {self.path}.")],
             jobs=[
-                dg.define_asset_job(f"{self.name}__{job}", to_gold, tags=tags, description=description)
-                for job, (tags, description) in jobs.items()
+                dg.define_asset_job(f"{self.name}__to_gold", to_gold, description=told),
+                *self.dead_letters.jobs(to_gold),
             ],
         )
 
@@ -147,14 +148,9 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
             settings, run_id = load_settings(), context.run.run_id
             days = days_of(context.partition_keys)
-            replayed = replay.Report()
+            tags, letters = context.run.tags, self.dead_letters
+            letters.discard_if_asked(tags, lake, run_id)
             with lake.connect() as con:
-                if DISCARD_TAG in context.run.tags:
-                    replay.discard(lake.open(), con, source.name, source.tables, run_id=run_id)
-                if REPLAY_TAG in context.run.tags:
-                    replayed = replay.replay(
-                        lake.open(), con, source.name, source.tables, record_format=source.format, run_id=run_id
-                    )
 
                 def read() -> files.Report:
                     return files.ingest(
@@ -169,14 +165,15 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                     )
 
                 report, left = bronze_assets.file_attempts(context, read)
-            report.include(replayed)
+            replayed = letters.replay_if_asked(tags, lake, run_id)
             yield from change_assets.results(
                 context,
                 source.name,
                 source.tables,
                 report.counts,
                 report.rows_by_day,
-                {**_facts(report, replayed), **bronze_assets.left_metadata(left)},
+                {**_facts(report), **bronze_assets.left_metadata(left), **replayed},
+                letters.metadata(lake),
             )
 
         return ingest
@@ -218,7 +215,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         return checks
 
 
-def _facts(report: files.Report, replayed: replay.Report) -> dict[str, Any]:
+def _facts(report: files.Report) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "records_in": report.records_in,
         "records_skipped": report.skipped,
@@ -229,6 +226,4 @@ def _facts(report: files.Report, replayed: replay.Report) -> dict[str, Any]:
     }
     if report.read:
         facts["files"] = table_value([{"file": path} for path in report.read[:_FILES_SHOWN]])
-    if replayed.dead_letters:
-        facts |= {"letters_tried": replayed.dead_letters, "letters_replayed": replayed.removed}
     return facts

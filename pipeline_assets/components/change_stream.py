@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from pipeline_assets.components.assets import changes as change_assets
 from pipeline_assets.components.assets import reconciliation
 from pipeline_assets.components.assets.bronze import OWNER, bronze_key, dead_letters_key
-from pipeline_assets.components.assets.changes import DISCARD_TAG, NAME, REPLAY_TAG, CapturedTable
+from pipeline_assets.components.assets.changes import NAME, CapturedTable
+from pipeline_assets.components.assets.dead_letters import DeadLetters
 from pipeline_assets.components.automation import change_sensor
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.resources import LakeResource
@@ -25,7 +26,6 @@ from pipeline_assets.ingest.cdc.slot.drain import Drain
 from pipeline_assets.ingest.cdc.slot.health import ChangeSource, State, inspect, stream_position, toasted
 from pipeline_assets.ingest.cdc.slot.postgres import Postgres
 from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable
-from pipeline_assets.ingest.cdc.table.replay import discard, replay
 from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 
 
@@ -98,6 +98,11 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         """The declaration as the domain code takes it."""
         return ChangeSource(self.name, tuple(self._tables), self.max_lag_mb * 1024**2)
 
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the source."""
+        return DeadLetters.of_changes(self.name, self._tables)
+
     def postgres(self) -> Postgres:
         """The database.
 
@@ -134,8 +139,6 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 {RESNAPSHOT_TAG: every},
                 "Reads the tables whole again: after a lost slot or a gap.",
             ),
-            "replay": (to_gold, {REPLAY_TAG: "yes"}, "Tries the dead letters again, then all that lies downstream."),
-            "discard_dead_letters": (to_gold, {DISCARD_TAG: "yes"}, "Gives up the dead letters that there are now."),
         }
         if self._states:
             text = "Compares the source with silver at one WAL position, and mends what differs."
@@ -152,7 +155,8 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                     description=description,
                 )
                 for job, (selection, tags, description) in jobs.items()
-            ],
+            ]
+            + self.dead_letters.jobs(to_gold),
         )
 
     def _position(self) -> str | None:
@@ -183,13 +187,11 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             run_id, tags = context.run.run_id, context.run.tags
             if not self._is_connected:
                 context.log.warning(self._resting)
-                yield from change_assets.results(context, self.name, tables, {}, {}, {"resting": self._resting})
+                yield from change_assets.results(context, self.name, tables, {}, {}, {"resting": self._resting}, {})
                 return
+            letters = self.dead_letters
+            letters.discard_if_asked(tags, lake, run_id)
             with lake.connect() as con:
-                if REPLAY_TAG in tags:
-                    replay(lake.open(), con, self.name, tables, run_id=run_id)
-                if DISCARD_TAG in tags:
-                    discard(lake.open(), con, self.name, tables, run_id=run_id)
                 report = Drain(lake.open(), con, source, self.postgres(), run_id).run(
                     resnapshot=[name for name in tags.get(RESNAPSHOT_TAG, "").split(",") if name],
                     reconcile=self._reconciled_in(context.run),
@@ -198,8 +200,15 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 context.log.error(reason)
             for table, reason in report.altered.items():
                 context.log.info("%s was read whole again: %s", table, reason)
-            facts = {"wal_position": report.target or 0, "snapshots": ", ".join(sorted(report.snapshots)) or "none"}
-            yield from change_assets.results(context, self.name, tables, report.counts, report.rows_by_day, facts)
+            facts: dict[str, Any] = {
+                "wal_position": report.target or 0,
+                "snapshots": ", ".join(sorted(report.snapshots)) or "none",
+            }
+            facts |= letters.replay_if_asked(tags, lake, run_id)
+            waiting = letters.metadata(lake)
+            yield from change_assets.results(
+                context, self.name, tables, report.counts, report.rows_by_day, facts, waiting
+            )
 
         return drain
 

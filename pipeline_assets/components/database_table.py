@@ -17,11 +17,13 @@ from pydantic import Field, model_validator
 
 from pipeline_assets.components.assets import bronze as bronze_assets
 from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, dead_letters_key
+from pipeline_assets.components.assets.dead_letters import DeadLetters
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.batch.batch import Counts
+from pipeline_assets.ingest.batch.replay_pulls import row_source
 from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import pulls
 from pipeline_assets.ingest.database.compare_keys import compare_keys
@@ -116,6 +118,11 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         )
 
     @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the source."""
+        return DeadLetters.of_rows(row_source(self.source))
+
+    @property
     def _resting(self) -> str | None:
         return (
             None if os.environ.get(self.connection_env) else f"{self.connection_env} is not set: nothing to read from"
@@ -141,6 +148,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
                     description="Pulls, and gives keys that are gone from the source a tombstone; then all downstream.",
                 )
             )
+        jobs += self.dead_letters.jobs(selection)
         source = self.source
         schedule = pull_schedule(
             self.name,
@@ -149,7 +157,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             resting=lambda: self._resting,
             description=f"Pulls {source.relation.name}, {self.frequency}: one run for all days since the last one.",
         )
-        checks = bronze_assets.checks(self.name, source.model, self.failure_budget, self.keys)
+        checks = bronze_assets.checks(row_source(source), self.failure_budget, self.keys)
         return dg.Definitions(assets=[self._assets()], asset_checks=[checks], jobs=jobs, schedules=[schedule])
 
     def _specs(self) -> list[dg.AssetSpec]:
@@ -186,10 +194,13 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             if reason := self._resting:
                 yield from bronze_assets.rested(context, self.name, reason)
                 return
+            run_id, tags, letters = context.run.run_id, context.run.tags, self.dead_letters
             with bronze_assets.errors_as_failures(self.name):
+                letters.discard_if_asked(tags, lake, run_id)
                 facts = self._pull(context, lake)
+                facts |= letters.replay_if_asked(tags, lake, run_id)
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
-            yield dg.MaterializeResult(asset_key=dead_letters)
+            yield dg.MaterializeResult(asset_key=dead_letters, metadata=letters.metadata(lake)[self.name])
 
         return pull
 

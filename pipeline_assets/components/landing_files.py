@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from pipeline_assets.components.assets import bronze as bronze_assets
 from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, dead_letters_key
 from pipeline_assets.components.assets.contract_checks import table_value
+from pipeline_assets.components.assets.dead_letters import DeadLetters
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
@@ -24,6 +25,7 @@ from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.files.path_pattern import PathPattern
+from pipeline_assets.ingest.files.replay import row_source
 from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings
 
@@ -109,16 +111,17 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Builds the source's definitions."""
         bronze, dead_letters = bronze_key(self.name), dead_letters_key(self.name)
+        to_gold = dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters)
         job = dg.define_asset_job(
             f"{self.name}__to_gold",
-            dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters),
+            to_gold,
             description=f"{bronze.to_user_string()} and all that lies downstream.",
         )
         source, text = self.source, "Asks for one run per range of days with new or corrected files in"
         return dg.Definitions(
             assets=[self._assets()],
             asset_checks=[self._checks(), bronze_assets.files_check(self.name, bronze)],
-            jobs=[job],
+            jobs=[job, *self.dead_letters.jobs(to_gold)],
             sensors=[landing_sensor(source.name, source.pattern, source.table, f"{text} {self.path}.")],
         )
 
@@ -137,11 +140,14 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             max_seconds_per_file=self.max_seconds_per_file,
         )
 
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the source."""
+        return DeadLetters.of_rows(row_source(self.source))
+
     def _checks(self) -> dg.AssetChecksDefinition:
         shrink_budget = self.shrink_budget if self.delivery == "snapshot" else None
-        return bronze_assets.checks(
-            self.name, contract(self.contract), self.failure_budget, shrink_budget=shrink_budget
-        )
+        return bronze_assets.checks(row_source(self.source), self.failure_budget, shrink_budget=shrink_budget)
 
     def _specs(self) -> list[dg.AssetSpec]:
         return bronze_assets.specs(
@@ -174,6 +180,8 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             settings = load_settings()
             days = days_of(context.partition_keys)
 
+            run_id, tags, letters = context.run.run_id, context.run.tags, self.dead_letters
+
             def read() -> landing.Report:
                 with lake.connect() as con:
                     return landing.ingest(
@@ -184,11 +192,13 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                         days[0],
                         days[-1],
                         settle_seconds=settings.settle_seconds,
-                        run_id=context.run.run_id,
+                        run_id=run_id,
                     )
 
             with bronze_assets.errors_as_failures(self.name):
+                letters.discard_if_asked(tags, lake, run_id)
                 report, left = bronze_assets.file_attempts(context, read)
+                replayed = letters.replay_if_asked(tags, lake, run_id)
             counts = report.counts()
             for day, found in counts.items():
                 key = day.isoformat()
@@ -203,10 +213,11 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                 "files_unchanged": report.unchanged,
                 **bronze_assets.widened_metadata(report.widened),
                 **bronze_assets.left_metadata(left),
+                **replayed,
             }
             if report.files:
                 facts["files_read"] = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
-            yield dg.MaterializeResult(asset_key=dead_letters)
+            yield dg.MaterializeResult(asset_key=dead_letters, metadata=letters.metadata(lake)[self.name])
 
         return ingest

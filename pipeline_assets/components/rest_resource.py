@@ -18,10 +18,13 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components.assets import bronze as bronze_assets
 from pipeline_assets.components.assets.bronze import NAME, OWNER, bronze_key, dead_letters_key
+from pipeline_assets.components.assets.dead_letters import DeadLetters
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.batch.replay import RowSource
+from pipeline_assets.ingest.batch.replay_pulls import row_source
 from pipeline_assets.ingest.rest.source import Auth, Incremental, Pagination, Param, RestSource
 
 WHOLE_TAG = "pipeline_assets/whole"
@@ -155,6 +158,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             dg.define_asset_job(f"{self.name}__to_gold", selection, description="Polls, then all downstream."),
             dg.define_asset_job(f"{self.name}__whole", selection, tags={WHOLE_TAG: "yes"}, description=text),
         ]
+        jobs += self.dead_letters.jobs(selection)
         schedule = pull_schedule(
             self.name,
             cron=self.cron,
@@ -164,10 +168,19 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
         )
         return dg.Definitions(
             assets=[self._assets()],
-            asset_checks=[bronze_assets.checks(self.name, contract(self.contract), self.failure_budget, self.keys)],
+            asset_checks=[bronze_assets.checks(self._rows, self.failure_budget, self.keys)],
             jobs=jobs,
             schedules=[schedule],
         )
+
+    @property
+    def _rows(self) -> RowSource:
+        return row_source(self.source(self.base_url or _ANY_URL))
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the source."""
+        return DeadLetters.of_rows(self._rows)
 
     def _root(self) -> str | None:
         """Root of the API; None while its variable is not set."""
@@ -210,9 +223,12 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             if root is None:
                 yield from bronze_assets.rested(context, self.name, self._resting)
                 return
-            whole, run_id = WHOLE_TAG in context.run.tags, context.run.run_id
-            with bronze_assets.errors_as_failures(self.name, again=False), lake.connect() as con:
-                polled = polls.poll(lake.open(), con, self.source(root), whole=whole, run_id=run_id)
+            run_id, tags, letters = context.run.run_id, context.run.tags, self.dead_letters
+            with bronze_assets.errors_as_failures(self.name, again=False):
+                letters.discard_if_asked(tags, lake, run_id)
+                with lake.connect() as con:
+                    polled = polls.poll(lake.open(), con, self.source(root), whole=WHOLE_TAG in tags, run_id=run_id)
+                replayed = letters.replay_if_asked(tags, lake, run_id)
             if polled.restarted:
                 context.log.warning("the pages were read twice: %s", polled.restarted)
             day = polled.day.isoformat()
@@ -220,8 +236,9 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
                 context.add_asset_metadata(asdict(polled.counts), asset_key=bronze, partition_key=day)
             facts: dict[str, Any] = {"delta_version": polled.version, "asked": polled.origin, "pages": polled.pages}
             facts |= bronze_assets.widened_metadata(polled.widened)
-            yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.counts)})
-            yield dg.MaterializeResult(asset_key=dead_letters, metadata={"dead_letters": polled.counts.dead_letters})
+            yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.counts), **replayed})
+            dead = {"dead_letters": polled.counts.dead_letters, **letters.metadata(lake)[self.name]}
+            yield dg.MaterializeResult(asset_key=dead_letters, metadata=dead)
 
         return poll
 

@@ -39,6 +39,21 @@ WEIGHT = "coalesce(records, 1)"
 
 _FURTHER = {"raw_types": "VARCHAR", "discarded_at": "TIMESTAMPTZ"}
 _STORED = {**COLUMNS, **_FURTHER}
+COLUMN_DESCRIPTIONS = {
+    "_partition_date": (_STORED["_partition_date"], "The partition that the row would lie in."),
+    "_batch_id": (_STORED["_batch_id"], "The batch that the record came with."),
+    "_extracted_at": (_STORED["_extracted_at"], "When it was read or delivered, UTC."),
+    "_source": (_STORED["_source"], "Where it comes from: file or table, and its line or number there, if known."),
+    "reason": (_STORED["reason"], "What does not fit."),
+    "raw": (_STORED["raw"], "The record: its own text, or a JSON object of its fields."),
+    "records": (_STORED["records"], "How many records it stands for; of a file that cannot be read all of them."),
+    "raw_types": (
+        _STORED["raw_types"],
+        "How raw is read by a replay: JSON, or the types of the fields; null for neither.",
+    ),
+    "discarded_at": (_STORED["discarded_at"], "When it was discarded; null while it waits."),
+}
+"""Type and meaning of all columns, as people read them."""
 _OF_ALL_RELEASES = COLUMNS.keys() - {"records"}
 _SELECT = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in _STORED.items())
 _LACKING = ", ".join(f"NULL::{kind} AS {name}" for name, kind in {"records": "BIGINT", **_FURTHER}.items())

@@ -145,7 +145,7 @@ def test_the_replay_job_appends_what_fits_under_the_declaration_of_today(
     result = source.run("replay")
     assert result.success
     assert checks(result) == {"crm__customers": GOOD, "crm__products": GOOD}
-    assert facts(result, OTHER)["letters_replayed"] == 1
+    assert facts(result, OTHER)["replay_rows"] == 1
     with source.lake.connect() as con:
         assert con.execute(f"SELECT count(*) FROM {PRODUCTS.bronze(source.lake).scan()}").fetchone() == (1,)
 

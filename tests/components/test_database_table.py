@@ -100,7 +100,13 @@ def test_a_run_pulls_passes_its_checks_and_leaves_its_counts(shop: Shop) -> None
     shop.insert("b", price="x")
     result = shop.run()
     assert result.success
-    assert checks(result) == {"contract": True, "record_counts": True, "failure_budget": True, "withheld": True}
+    assert checks(result) == {
+        "contract": True,
+        "record_counts": True,
+        "failure_budget": True,
+        "withheld": True,
+        "dead_letters": True,
+    }
     counts = {name: facts(result)[name] for name in ("records_in", "rows", "dead_letters", "duplicates")}
     assert counts == {"records_in": 2, "rows": 1, "dead_letters": 1, "duplicates": 0}
     assert shop.codes() == ["a"]
@@ -120,7 +126,13 @@ def test_too_many_dead_letters_fail_the_run(shop: Shop) -> None:
     shop.insert("a", price="x")
     result = shop.run()
     assert not result.success
-    assert checks(result) == {"contract": True, "record_counts": True, "failure_budget": False, "withheld": False}
+    assert checks(result) == {
+        "contract": True,
+        "record_counts": True,
+        "failure_budget": False,
+        "withheld": False,
+        "dead_letters": True,
+    }
 
 
 def test_the_first_tick_asks_for_today_and_a_later_one_for_all_days_since(shop: Shop) -> None:

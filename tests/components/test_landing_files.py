@@ -55,6 +55,7 @@ def test_good_files_pass_all_checks_and_leave_their_counts(source: Source) -> No
         "record_counts": True,
         "failure_budget": True,
         "withheld": True,
+        "dead_letters": True,
         "files_read": True,
     }
     found = bronze_facts(result)
@@ -95,6 +96,7 @@ def test_too_many_dead_letters_fail_the_budget_and_withhold_the_day(source: Sour
         "record_counts": True,
         "failure_budget": False,
         "withheld": False,
+        "dead_letters": True,
         "files_read": True,
     }
     cases = metadata(result, "failure_budget")["failing_cases"]
@@ -113,7 +115,7 @@ def test_a_withheld_day_is_red_through_good_days_of_others_until_it_is_mended(so
     source.land("2011-01-05/a.csv", source.line(4))
     good = run(source, "2011-01-05", "2011-01-05")
     assert good.success
-    passed = {"contract": True, "record_counts": True, "failure_budget": True, "files_read": True}
+    passed = {"contract": True, "record_counts": True, "failure_budget": True, "dead_letters": True, "files_read": True}
     assert checks(good) == {**passed, "withheld": False}
     assert metadata(good, "withheld")["withheld_days"].value == "2011-01-04"
     source.land("2011-01-04/a.csv", source.line(1), age=60)
@@ -154,6 +156,7 @@ def test_a_value_against_the_contract_fails_the_contract_check(source: Source) -
         "record_counts": True,
         "failure_budget": True,
         "withheld": False,
+        "dead_letters": True,
         "files_read": True,
     }
     facts = metadata(result, "contract")
@@ -174,6 +177,7 @@ def test_a_lost_row_fails_the_reconciliation(source: Source) -> None:
         "record_counts": False,
         "failure_budget": True,
         "withheld": False,
+        "dead_letters": True,
         "files_read": True,
     }
     (case,) = metadata(result, "record_counts")["failing_cases"].records  # type: ignore[attr-defined]
@@ -270,6 +274,7 @@ def test_a_file_that_cannot_be_read_makes_the_run_red_and_the_others_are_publish
         "record_counts": True,
         "failure_budget": True,
         "withheld": True,
+        "dead_letters": True,
         "files_read": False,
     }
     (row,) = metadata(result, "files_read")["files_left"].records  # type: ignore[attr-defined]

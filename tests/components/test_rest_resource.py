@@ -89,7 +89,13 @@ def test_a_poll_passes_its_checks_and_leaves_its_counts(settings, instance, api)
     source = Source(settings, instance, base_url=api.url)
     result = source.run()
     assert result.success
-    assert checks(result) == {"contract": True, "record_counts": True, "failure_budget": True, "withheld": True}
+    assert checks(result) == {
+        "contract": True,
+        "record_counts": True,
+        "failure_budget": True,
+        "withheld": True,
+        "dead_letters": True,
+    }
     assert source.rows() == list(range(1, 11))
     found = facts(result, BRONZE)
     expected = {"records_in": 10, "rows": 10, "dead_letters": 0, "duplicates": 0, "pages": 4, "asked": "GET /accounts"}
@@ -108,7 +114,13 @@ def test_the_next_poll_adds_what_is_new_and_a_whole_one_what_was_missed(settings
     api.records = [account(12)]
     whole = source.run("crm__accounts__whole")
     assert facts(whole, BRONZE)["asked"] == "GET /accounts"
-    assert checks(whole) == {"contract": True, "record_counts": True, "failure_budget": True, "withheld": True}
+    assert checks(whole) == {
+        "contract": True,
+        "record_counts": True,
+        "failure_budget": True,
+        "withheld": True,
+        "dead_letters": True,
+    }
     assert source.rows() == list(range(1, 13))
 
 
@@ -127,7 +139,13 @@ def test_dead_letters_beyond_the_budget_fail_the_check(settings, instance, api) 
     source = Source(settings, instance, base_url=api.url)
     result = source.run()
     assert not result.success
-    assert checks(result) == {"contract": True, "record_counts": True, "failure_budget": False, "withheld": False}
+    assert checks(result) == {
+        "contract": True,
+        "record_counts": True,
+        "failure_budget": False,
+        "withheld": False,
+        "dead_letters": True,
+    }
     assert source.rows("dead_letters", "reason") == ["cast: account_id: 'four' is not BIGINT"]
     api.records[3] = account(4)
     assert source.run().success
@@ -145,6 +163,7 @@ def test_a_lost_row_fails_the_reconciliation(settings, instance, api) -> None:
         "record_counts": False,
         "failure_budget": True,
         "withheld": False,
+        "dead_letters": True,
     }
 
 
@@ -190,7 +209,7 @@ def test_a_source_without_an_address_rests(settings, instance, monkeypatch, api)
     job = source.repository.get_job("crm__accounts__to_gold")
     result = job.execute_in_process(instance=instance, partition_key="2026-01-05", raise_on_error=False)
     assert result.success
-    assert {name for name, passed in checks(result).items() if passed} == {"withheld"}
+    assert {name for name, passed in checks(result).items() if passed} == {"withheld", "dead_letters"}
     assert facts(result, BRONZE) == {"resting": "CRM_URL is not set: no API to poll"} | facts(result, BRONZE)
     monkeypatch.setenv("CRM_URL", api.url)
     assert source.run().success

@@ -12,7 +12,7 @@ from documents import DOCS, GUIDES, ROOT, names, table
 
 from pipeline_assets.contracts.base import column_schema, contract
 from pipeline_assets.definitions import defs
-from pipeline_assets.lake.dead_letters import COLUMNS as LETTERS
+from pipeline_assets.lake.dead_letters import COLUMN_DESCRIPTIONS as LETTERS
 
 PAGE = DOCS / "vocabulary.md"
 

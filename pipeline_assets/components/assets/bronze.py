@@ -13,12 +13,14 @@ from typing import Any, TypeVar, cast
 
 import dagster as dg
 
+from pipeline_assets.components.assets import dead_letters
 from pipeline_assets.components.assets.contract_checks import column_metadata, contract_result, table_value
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.batch.audit import Findings, audit
 from pipeline_assets.ingest.batch.batch import PullError
+from pipeline_assets.ingest.batch.replay import RowSource, proposed
 from pipeline_assets.ingest.files.ingest import DayCounts
 from pipeline_assets.ingest.files.unread import FilesLeftError
 from pipeline_assets.lake import SchemaMismatchError, Table
@@ -81,15 +83,17 @@ def expected_every(policy: dg.FreshnessPolicy | None) -> timedelta | None:
     return window.to_timedelta() / _SILENT_AFTER if window else None
 
 
-def dead_letters_spec(name: str, *, owner: str, description: str) -> dg.AssetSpec:
-    """The dead letters of a bronze table."""
+def dead_letters_spec(name: str, *, owner: str, description: str, has_table: bool = True) -> dg.AssetSpec:
+    """The dead letters of a bronze table; `has_table` is false for records that belong to none."""
     return dg.AssetSpec(
         dead_letters_key(name),
+        deps=[bronze_key(name)] if has_table else [],
         group_name="dead_letters",
         partitions_def=DAILY,
         owners=[owner],
         kinds=_KINDS,
         description=description,
+        metadata={"dagster/column_schema": dead_letters.column_schema()},
     )
 
 
@@ -114,11 +118,11 @@ def specs(
         every: How often a materialization is expected; twice that without one and the table is no longer fresh.
         metadata: What else the declaration says.
     """
-    dead_letters = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
+    text = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
     facts = {"dagster/column_schema": column_metadata(model), **metadata}
     return [
         bronze_spec(name, owner=owner, description=description, every=every, metadata=facts),
-        dead_letters_spec(name, owner=owner, description=dead_letters),
+        dead_letters_spec(name, owner=owner, description=text),
     ]
 
 
@@ -156,23 +160,23 @@ def _failure(name: str, error: Exception, *, allow_retries: bool) -> dg.Failure:
 
 
 def checks(
-    name: str, model: Model, budget: float, keys: Sequence[str] = (), shrink_budget: float | None = None
+    rows: RowSource, budget: float, keys: Sequence[str] = (), shrink_budget: float | None = None
 ) -> dg.AssetChecksDefinition:
     """Make the checks of a table: its contract, no record missing, not too many dead letters, no day withheld.
 
-    All but the last are blocking, of the days that a run is about. The last is of all days and blocks nothing: other
-    days go on, but the table is not green before the withheld day is delivered again and passes.
+    All but the last two are blocking, of the days that a run is about. The last two are of all days and block nothing:
+    other days go on, but the table is not green before a withheld day is delivered again and passes, nor as long as
+    dead letters wait that would fit now.
 
     Args:
-        name: `<source>__<entity>`.
-        model: The contract.
+        rows: The source.
         budget: Share of a day's records that may be dead letters.
         keys: Of a pull or poll, columns that name a record at the source.
         shrink_budget: Of snapshots, the share of the last one's rows that may be missing from the next.
     """
-    bronze = bronze_key(name)
+    name, bronze = rows.name, bronze_key(rows.name)
     described = {
-        "contract": f"Rows fit {model.__name__}.",
+        "contract": f"Rows fit {rows.model.__name__}.",
         "record_counts": "Records counted while reading = rows + dead letters in the tables, by what was read.",
         "failure_budget": f"At most {budget:.1%} of a day's records are dead letters.",
     }
@@ -181,7 +185,8 @@ def checks(
     specs = [
         dg.AssetCheckSpec(check, asset=bronze, blocking=True, description=text) for check, text in described.items()
     ]
-    specs.append(dg.AssetCheckSpec(WITHHELD, asset=bronze, description="No day is kept from silver and gold."))
+    of_all_days = {WITHHELD: "No day is kept from silver and gold.", dead_letters.CHECK: dead_letters.CHECK_TEXT}
+    specs += [dg.AssetCheckSpec(check, asset=bronze, description=text) for check, text in of_all_days.items()]
 
     @dg.multi_asset_check(name=f"{name}__checks", specs=specs)
     def evaluate(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
@@ -189,18 +194,21 @@ def checks(
         if not table.exists():
             yield from _unread(bronze, described)
             yield _withheld(bronze, ())
+            yield dead_letters.fitting_result(bronze, rows, 0)
             return
         with lake.connect() as con:
             days = range_of_tags(context.run.tags)
             findings = audit(
-                con, table, model, failure_budget=budget, days=days, keys=keys, shrink_budget=shrink_budget
+                con, table, rows.model, failure_budget=budget, days=days, keys=keys, shrink_budget=shrink_budget
             )
+            fitting = proposed(lake.open(), con, rows)
         yield contract_result(findings.contract, findings.where)._replace(asset_key=bronze, check_name="contract")
         yield _record_counts(bronze, findings)
         yield _failure_budget(bronze, findings, budget)
         if shrink_budget is not None:
             yield _snapshot_size(bronze, findings, shrink_budget)
         yield _withheld(bronze, findings.held)
+        yield dead_letters.fitting_result(bronze, rows, fitting)
 
     return evaluate
 

@@ -20,12 +20,6 @@ from pipeline_assets.ingest.cdc.table.accounting import account, dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import COLUMNS, UNROUTED, ChangeTable, Counts
 from pipeline_assets.lake import Table
 
-# What a run does beyond reading. Tags, because the config of a partitioned job does not reach ranged runs.
-REPLAY_TAG = "pipeline_assets/replay"
-"""Present: the dead letters are tried again first."""
-DISCARD_TAG = "pipeline_assets/discard"
-"""Present: the dead letters that there are now are given up first."""
-
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 _SHOWN = 20
 
@@ -98,7 +92,10 @@ def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, every: time
     ]
     described = {table.name: f"Changes of {table.source_table} that do not fit, with the reason." for table in tables}
     described[f"{source}__{UNROUTED}"] = f"Records that belong to no declared table of {source}."
-    dead_letters = [dead_letters_spec(name, owner=owner, description=text) for name, text in described.items()]
+    dead_letters = [
+        dead_letters_spec(name, owner=owner, description=text, has_table=not name.endswith(f"__{UNROUTED}"))
+        for name, text in described.items()
+    ]
     return [*changes, *dead_letters]
 
 
@@ -109,6 +106,7 @@ def results(
     counts: Mapping[str, Counts],
     rows_by_day: Mapping[str, Mapping[date, int]],
     facts: Mapping[str, Any],
+    waiting: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Reports what a run did: counts per table, rows per commit date, and facts of the whole run."""
     # A job that is started by hand may name no partition: the slot does not mind.
@@ -120,12 +118,12 @@ def results(
                 context.add_asset_metadata({"rows": rows}, asset_key=key, partition_key=day.isoformat())
         yield dg.MaterializeResult(asset_key=key, metadata={**vars(found), **facts})
         yield dg.MaterializeResult(
-            asset_key=dead_letters_key(table.name), metadata={"dead_letters": found.dead_letters}
+            asset_key=dead_letters_key(table.name),
+            metadata={"dead_letters": found.dead_letters, **waiting.get(table.name, {})},
         )
-    lost = counts.get(f"{source}__{UNROUTED}", Counts())
-    yield dg.MaterializeResult(
-        asset_key=dead_letters_key(f"{source}__{UNROUTED}"), metadata={"dead_letters": lost.dead_letters}
-    )
+    unrouted = f"{source}__{UNROUTED}"
+    lost = {"dead_letters": counts.get(unrouted, Counts()).dead_letters, **waiting.get(unrouted, {})}
+    yield dg.MaterializeResult(asset_key=dead_letters_key(unrouted), metadata=lost)
 
 
 def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:

@@ -10,6 +10,7 @@ How the tables of one kind of source say that a batch still stands is `RowSource
 of their own (`cdc.table.replay`).
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -21,7 +22,7 @@ from pipeline_assets.ingest.batch.bronze_table import prepare, schema_of
 from pipeline_assets.ingest.conform import json_records
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.conform.raw_records import RawRecords, raw_records
-from pipeline_assets.ingest.dead_letters.select import ORDER, Selection
+from pipeline_assets.ingest.dead_letters.select import ORDER, REPLAYABLE, Selection
 from pipeline_assets.ingest.dead_letters.settled import days_fact, settled_positions, tell
 from pipeline_assets.lake import (
     MANY_COLUMNS,
@@ -44,8 +45,10 @@ REPLAYS = "replays"
 REPLAYED = "replayed"
 """In the metadata of the commit that brings the rows: how many."""
 
+# Positions in the dead letters' log: the contract that they were tried with last, how many would have fit, and the
+# version that says so.
+_TRIED_CONTRACT, _FITTING, _TRIED_VERSION = "tried:contract", "tried:fitting", "tried:version"
 _ATTEMPTS = 8
-_REPLAYABLE = "(raw_types IS NOT NULL AND _source.file IS NOT NULL AND _source.line IS NOT NULL)"
 _TRIED, _CONFORMED, _DONE = "replay_tried", "replay_conformed", "replay_done"
 _NO_TIME = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
@@ -127,6 +130,35 @@ def replay(
     raise CommitConflictError(attempt.bronze.name, _ATTEMPTS)
 
 
+def proposed(lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource) -> int:
+    """Count the waiting dead letters that would fit today's contract, or tell from the log that nothing has changed.
+
+    A dead letter did not fit the contract when it was read. So there is nothing to find before the contract changes,
+    and what was found is true until the dead letters change.
+    """
+    dead_letters = dead_letter_table(lake, f"bronze.{source.name}")
+    if not dead_letters.exists():
+        return 0
+    opened = dead_letters.open()
+    contract = _hash(source)
+    tried, fitting, version = (opened.transaction_version(name) for name in (_TRIED_CONTRACT, _FITTING, _TRIED_VERSION))
+    if tried == contract and (not fitting or version == opened.version()):
+        return fitting or 0
+    found = would_fit(lake, con, source, Selection())
+    dead_letters.commit(
+        con,
+        [],
+        positions={_TRIED_CONTRACT: contract, _FITTING: found, _TRIED_VERSION: opened.version() + 1},
+    )
+    return found
+
+
+def _hash(source: RowSource) -> int:
+    """Hash what decides whether a record fits."""
+    content = f"{raw_shape(source.model)} {source.schema_evolution}"
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest()) >> 1
+
+
 def would_fit(lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource, selection: Selection) -> int:
     """Count the waiting dead letters that a replay would make rows now. Writes nothing."""
     attempt = _Attempt(lake, con, source)
@@ -191,10 +223,10 @@ class _Attempt:
     def _take(self, selection: Selection) -> int:
         """Put the dead letters to be tried into a temporary table. Gives the number of those that cannot be."""
         version = self.dead_letters.open().version()
-        rest = self._count(f"{selection.relation(self.dead_letters, version)} WHERE NOT {_REPLAYABLE}")
+        rest = self._count(f"{selection.relation(self.dead_letters, version)} WHERE NOT {REPLAYABLE}")
         self._con.execute(
             f"CREATE OR REPLACE TEMP TABLE {_TRIED} AS SELECT row_number() OVER (ORDER BY {ORDER}) AS id, * "
-            f"FROM {selection.relation(self.dead_letters, version, also=_REPLAYABLE)}"
+            f"FROM {selection.relation(self.dead_letters, version, also=REPLAYABLE)}"
         )
         self._con.execute(f"CREATE OR REPLACE TEMP TABLE {_DONE} AS SELECT * EXCLUDE (raw) FROM {_TRIED} WHERE false")
         return rest
@@ -280,7 +312,7 @@ class _Attempt:
         complete(self._con, self.dead_letters)
         place = "(_partition_date, _batch_id, _source.file, _source.line)"
         where = (
-            f"{days_predicate('_partition_date', days)} AND {_REPLAYABLE} AND {place} IN (SELECT {place} FROM {_DONE})"
+            f"{days_predicate('_partition_date', days)} AND {REPLAYABLE} AND {place} IN (SELECT {place} FROM {_DONE})"
         )
         self.dead_letters.commit(
             self._con,

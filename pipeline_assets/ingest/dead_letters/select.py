@@ -13,6 +13,9 @@ from pipeline_assets.lake import Table
 from pipeline_assets.lake.dead_letters import WEIGHT, waiting
 from pipeline_assets.sql import quote_text
 
+REPLAYABLE = "(raw_types IS NOT NULL AND _source.file IS NOT NULL AND _source.line IS NOT NULL)"
+"""SQL of whether a dead letter of a row table holds a record, and the place that it would take."""
+
 ORDER = "_partition_date, _batch_id, _source.file, _source.line"
 
 # A reason quotes the value that did not fit (cast: amount: 'abc' is not BIGINT), or tells numbers (expected 8, found
@@ -87,6 +90,7 @@ class Group:
         file: Where one of them comes from.
         line: Its line or number there, if that is known.
         raw: Its raw record.
+        is_replayable: Whether a replay of a row table has a record to try in any of them.
     """
 
     reason: str
@@ -97,6 +101,7 @@ class Group:
     file: str
     line: int | None
     raw: str
+    is_replayable: bool
 
 
 def groups(con: duckdb.DuckDBPyConnection, dead_letters: Table, selection: Selection | None = None) -> Sequence[Group]:
@@ -106,10 +111,10 @@ def groups(con: duckdb.DuckDBPyConnection, dead_letters: Table, selection: Selec
     first = "arg_min(struct_pack(s := _source, raw := raw), struct_pack(d := _partition_date, s := _source))"
     found = con.execute(
         f"SELECT {_MASKED} AS masked, count(*) AS n, sum({WEIGHT})::BIGINT, min(_partition_date), "
-        f"max(_partition_date), {first} "
+        f"max(_partition_date), bool_or({REPLAYABLE}), {first} "
         f"FROM {(selection or Selection()).relation(dead_letters)} GROUP BY masked ORDER BY n DESC, masked"
     ).fetchall()
     return [
-        Group(reason, count, records, first, last, sample["s"]["file"], sample["s"]["line"], sample["raw"])
-        for reason, count, records, first, last, sample in found
+        Group(reason, n, records, first, last, sample["s"]["file"], sample["s"]["line"], sample["raw"], replayable)
+        for reason, n, records, first, last, replayable, sample in found
     ]

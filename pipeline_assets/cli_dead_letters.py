@@ -1,0 +1,247 @@
+"""The commands `pipeline dead-letters ...`: what waits, why, and what becomes of it. The work is done in `ingest`.
+
+Only `replay` needs the declaration of a source, and so imports Dagster.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import duckdb
+import typer
+
+from pipeline_assets import console
+from pipeline_assets.console import Json
+from pipeline_assets.ingest.dead_letters.discard import discard as discard_letters
+from pipeline_assets.ingest.dead_letters.select import ORDER, Group, Selection, groups
+from pipeline_assets.lake import Lake, LakeError, Table
+from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from pipeline_assets.components.assets.dead_letters import DeadLetters
+
+app = typer.Typer(no_args_is_help=True, help="Lists, shows, exports, replays or discards records that did not fit.")
+
+_SHOWN = 20
+_RAW_CHARACTERS = 100
+_LAYERS = ("bronze.", "dead_letters.")
+_UNROUTED = "__unrouted"
+_COLUMNS = ("_partition_date", "_batch_id", "_extracted_at", "file", "line", "reason", "raw", "records")
+
+TableName = Annotated[str, typer.Argument(help="e.g. shop__invoice_lines, or dead_letters.shop__invoice_lines")]
+Day = Annotated[str | None, typer.Option(help="Only those of this partition, e.g. 2011-01-04.")]
+Reason = Annotated[
+    str | None, typer.Option(help="Only those with this text in their reason, or of this group of `list`.")
+]
+Batch = Annotated[str | None, typer.Option(help="Only those of this batch.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many, the first by day and place.")]
+
+
+@app.command("list")
+def list_(
+    table: Annotated[str | None, typer.Argument(help="One table; all if not given.")] = None,
+    day: Day = None,
+    reason: Reason = None,
+    batch: Batch = None,
+    as_json: Json = False,
+) -> None:
+    """Lists waiting dead letters by table and reason, with the values in the reasons masked."""
+    which = _selection(day, reason, batch, None)
+    with _lake() as (lake, con):
+        tables = [_table(lake, table)] if table else _tables(lake)
+        found = [(letters, group) for letters in tables for group in groups(con, letters, which)]
+    if as_json:
+        console.print_json(
+            [{"table": letters.name, **vars(group), "remedy": _remedy(letters, group)} for letters, group in found]
+        )
+        return
+    if not found:
+        console.tell("no dead letters wait")
+        return
+    rows = [
+        (
+            letters.name, group.reason, f"{group.records:,}", str(group.first_day), str(group.last_day),
+            f"{group.file}:{'?' if group.line is None else group.line}", _remedy(letters, group),
+        )
+        for letters, group in found
+    ]  # fmt: skip
+    console.print_table(["table", "reason", "records", "first day", "last day", "e.g.", "remedy"], rows, right={2})
+
+
+@app.command()
+def show(
+    table: TableName,
+    day: Day = None,
+    reason: Reason = None,
+    batch: Batch = None,
+    limit: Limit = _SHOWN,
+    as_json: Json = False,
+) -> None:
+    """Shows waiting dead letters of a table with their raw records."""
+    with _lake() as (lake, con):
+        found = list(_records(con, _table(lake, table), _selection(day, reason, batch, limit)))
+    if as_json:
+        console.print_json(found)
+        return
+    rows = [
+        (
+            str(each["_partition_date"]),
+            f"{each['file']}:{each['line'] or '?'}",
+            each["reason"],
+            each["raw"][:_RAW_CHARACTERS],
+        )
+        for each in found
+    ]
+    console.print_table(["day", "source", "reason", "raw"], rows)
+
+
+@app.command()
+def export(
+    table: TableName,
+    to: Annotated[
+        Path | None, typer.Option(help="A file; its suffix .csv means CSV, any other JSON Lines. Else stdout.")
+    ] = None,
+    day: Day = None,
+    reason: Reason = None,
+    batch: Batch = None,
+    limit: Limit = None,
+) -> None:
+    """Writes waiting dead letters whole, as JSON Lines or CSV."""
+    count = 0
+    with _lake() as (lake, con):
+        records = _records(con, _table(lake, table), _selection(day, reason, batch, limit))
+        with to.open("w", encoding="utf-8", newline="") if to else _stdout() as file:
+            writer = csv.DictWriter(file, _COLUMNS) if to and to.suffix == ".csv" else None
+            if writer:
+                writer.writeheader()
+            for count, record in enumerate(records, 1):  # noqa: B007  the last one is the number
+                if writer:
+                    writer.writerow(record)
+                else:
+                    file.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+    console.tell(f"{count:,} dead letters of {table} were written")
+
+
+@app.command()
+def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batch = None, limit: Limit = None) -> None:
+    """Tries waiting dead letters with today's contract. What fits becomes rows, what does not stays."""
+    which = _selection(day, reason, batch, limit)
+    with _lake() as (lake, con):
+        letters = _table(lake, table)
+        declared = _declared(letters)
+        found = declared.replay(lake, con, which, "")
+    rest = found.tried - found.rows - found.repaired - found.stale
+    told = [f"{letters.name}: {found.tried:,} dead letters were tried, {found.rows:,} are rows now, {rest:,} stay"]
+    if found.repaired:
+        told.append(f"{found.repaired:,} were rows already, from a replay that was interrupted: they were removed")
+    if found.stale:
+        told.append(
+            f"{found.stale:,} were passed over: the rows of their batch are not in the table; the next run cleans up"
+        )
+    if found.not_replayable:
+        told.append(f"{found.not_replayable:,} hold no record to try: land the file again (touch it), or pull again")
+    if found.rows or found.repaired:
+        told.append(f"The next run carries them to silver: start the job {declared.source}__to_gold, or wait for it")
+    if len(declared.tables) > 1:
+        told.append(
+            f"All tables of {declared.source} were tried. After a run that was killed, let the next one end before "
+            "you replay here: it reads that batch again, and an event would come twice"
+        )
+    for line in told:
+        console.tell(line)
+
+
+@app.command()
+def discard(table: TableName, day: Day = None, reason: Reason = None, batch: Batch = None, limit: Limit = None) -> None:
+    """Discards waiting dead letters: they stay in the table with the time, and wait no longer."""
+    with _lake() as (lake, con):
+        letters = _table(lake, table)
+        found = discard_letters(con, _bronze(letters), _selection(day, reason, batch, limit))
+        source = letters.name.partition(".")[2]
+        job = f"{source.partition('__')[0] if _is_of_changes(letters) else source}__to_gold"
+    console.tell(f"{letters.name}: {found.dead_letters:,} dead letters were discarded, of {len(found.days)} days")
+    if found.dead_letters:
+        console.tell(f"A day that they withheld is published by the next run: start the job {job}, or wait for it")
+
+
+@contextmanager
+def _lake() -> Iterator[tuple[Lake, duckdb.DuckDBPyConnection]]:
+    """Lend the lake and a connection; what goes wrong there is told in one line."""
+    settings, lake = load_settings(), console.lake()
+    try:
+        with (
+            lake.errors_explained(),
+            lake.connect(memory_limit=settings.duckdb_memory_limit, threads=settings.duckdb_threads) as con,
+        ):
+            yield lake, con
+    except (duckdb.Error, LakeError) as error:
+        console.fail(str(error))
+
+
+@contextmanager
+def _stdout() -> Iterator[Any]:
+    yield sys.stdout
+
+
+def _selection(day: str | None, reason: str | None, batch: str | None, limit: int | None) -> Selection:
+    try:
+        return Selection(date.fromisoformat(day) if day else None, reason, batch, limit)
+    except ValueError:
+        console.fail(f"--day {day} is no date: write it as 2011-01-04")
+
+
+def _tables(lake: Lake) -> list[Table]:
+    return [Table(lake, name) for name in lake.table_names() if name.startswith("dead_letters.")]
+
+
+def _table(lake: Lake, name: str) -> Table:
+    plain = name
+    for layer in _LAYERS:
+        plain = plain.removeprefix(layer)
+    found = dead_letter_table(lake, f"bronze.{plain}")
+    if not found.exists():
+        known = [table.name for table in _tables(lake)] if lake.is_local else []
+        has = f"; there are {', '.join(known)}" if known else ""
+        console.fail(f"there is no table {found.name}: no record of {plain} was ever a dead letter{has}")
+    return found
+
+
+def _bronze(letters: Table) -> Table:
+    return Table(letters.lake, letters.name.replace("dead_letters.", "bronze.", 1))
+
+
+def _is_of_changes(letters: Table) -> bool:
+    bronze = _bronze(letters)
+    if letters.name.endswith(_UNROUTED) or not bronze.exists():
+        return letters.name.endswith(_UNROUTED)
+    return "commit_lsn" in {column.name for column in bronze.open().schema().fields}
+
+
+def _remedy(letters: Table, group: Group) -> str:
+    if group.is_replayable or _is_of_changes(letters):
+        return "mend the contract, then replay; or discard"
+    return "land the file again (touch it), or pull again; or discard"
+
+
+def _records(con: duckdb.DuckDBPyConnection, letters: Table, which: Selection) -> Iterator[dict[str, Any]]:
+    columns = "_partition_date, _batch_id, _extracted_at, _source.file, _source.line, reason, raw, coalesce(records, 1)"
+    found = con.execute(f"SELECT {columns} FROM {which.relation(letters)} ORDER BY {ORDER}")
+    while row := found.fetchone():
+        yield dict(zip(_COLUMNS, row, strict=True))
+
+
+def _declared(letters: Table) -> "DeadLetters":
+    """Find the declaration of a table's source."""
+    from pipeline_assets.components.declared import dead_letters_of
+
+    name = letters.name.partition(".")[2]
+    found = dead_letters_of(name)
+    if found is None:
+        console.fail(f"no source in pipeline_assets/defs/ declares {name}, and a replay needs its contract: discard")
+    return found

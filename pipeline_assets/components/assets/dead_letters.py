@@ -1,0 +1,156 @@
+"""Dead letters as Dagster shows them, whatever the source: asset metadata, the jobs that replay and discard, the check.
+
+What a replay does is in `ingest.batch.replay` for rows and in `ingest.cdc.table.replay` for change events; discarding
+is in `ingest.dead_letters.discard`.
+
+Concept: https://docs.dagster.io/guides/build/jobs/asset-jobs
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import dagster as dg
+import duckdb
+
+from pipeline_assets.components.assets.contract_checks import table_value
+from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.ingest.batch import replay as rows_replay
+from pipeline_assets.ingest.batch.replay import Replayed, RowSource
+from pipeline_assets.ingest.cdc.formats.parse import Format
+from pipeline_assets.ingest.cdc.table import replay as changes_replay
+from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable
+from pipeline_assets.ingest.dead_letters.discard import discard
+from pipeline_assets.ingest.dead_letters.select import Selection, groups
+from pipeline_assets.lake import Lake, Table
+from pipeline_assets.lake.dead_letters import COLUMN_DESCRIPTIONS, dead_letter_table
+
+# What a run does beyond reading. Tags, because the config of a partitioned job does not reach ranged runs.
+REPLAY_TAG = "pipeline_assets/replay"
+"""The tag is present if the dead letters are tried again, after the source was read."""
+DISCARD_TAG = "pipeline_assets/discard"
+"""The tag is present if the dead letters that wait when the run starts are discarded."""
+
+CHECK = "dead_letters"
+"""The check that tells of dead letters to be replayed or discarded."""
+CHECK_TEXT = "No dead letter waits that would fit the contract of now."
+
+_REASONS_SHOWN = 20
+_RAW_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class DeadLetters:
+    """The dead letters of one source.
+
+    Attributes:
+        source: Name of the source: its jobs are `<source>__replay` and `<source>__discard_dead_letters`.
+        tables: Names of its tables without the layer.
+        replay: Tries selected dead letters again. The last argument is the id of the run.
+    """
+
+    source: str
+    tables: Sequence[str]
+    replay: Callable[[Lake, duckdb.DuckDBPyConnection, Selection | None, str], Replayed]
+
+    @classmethod
+    def of_rows(cls, rows: RowSource) -> "DeadLetters":
+        """Give the dead letters of a row table."""
+
+        def replay(lake: Lake, con: duckdb.DuckDBPyConnection, which: Selection | None, run_id: str) -> Replayed:
+            return rows_replay.replay(lake, con, rows, which, run_id=run_id)
+
+        return cls(rows.name, [rows.name], replay)
+
+    @classmethod
+    def of_changes(
+        cls, source: str, tables: Sequence[ChangeTable], record_format: Format = "debezium"
+    ) -> "DeadLetters":
+        """Give the dead letters of change tables, and of records that belong to none of them."""
+
+        def replay(lake: Lake, con: duckdb.DuckDBPyConnection, which: Selection | None, run_id: str) -> Replayed:
+            found = changes_replay.replay(
+                lake, con, source, tables, record_format=record_format, selection=which, run_id=run_id
+            )
+            rows = sum(counts.rows for counts in found.counts.values())
+            return Replayed(found.dead_letters, rows, not_replayable=found.skipped)
+
+        return cls(source, [*(table.name for table in tables), f"{source}__{UNROUTED}"], replay)
+
+    def jobs(self, selection: dg.AssetSelection) -> list[Any]:
+        """Make the jobs that replay and discard.
+
+        Args:
+            selection: What `<source>__to_gold` materializes.
+        """
+        told = {
+            "replay": (
+                REPLAY_TAG,
+                "Reads the source, tries the dead letters again, then builds all that lies downstream.",
+            ),
+            "discard_dead_letters": (DISCARD_TAG, "Discards the dead letters that wait now, then does as `to_gold`."),
+        }
+        return [
+            dg.define_asset_job(f"{self.source}__{job}", selection, tags={tag: "yes"}, description=text)
+            for job, (tag, text) in told.items()
+        ]
+
+    def discard_if_asked(self, tags: Mapping[str, str], lake: LakeResource, run_id: str) -> None:
+        """Discard what waits, before the source is read: nobody has seen what this run brings."""
+        if DISCARD_TAG in tags:
+            with lake.connect() as con:
+                for name in self.tables:
+                    discard(con, Table(lake.open(), f"bronze.{name}"), metadata={"run_id": run_id})
+
+    def replay_if_asked(self, tags: Mapping[str, str], lake: LakeResource, run_id: str) -> dict[str, Any]:
+        """Replay after the source was read: what a killed batch left is read again, and is replaced by that.
+
+        Returns:
+            Metadata of the materialization; nothing, if the run was not asked to replay.
+        """
+        if REPLAY_TAG not in tags:
+            return {}
+        with lake.connect() as con:
+            found = asdict(self.replay(lake.open(), con, None, run_id))
+        days = found.pop("days")
+        shown = {"replay_days": ", ".join(map(str, sorted(days)))} if days else {}
+        return {**{f"replay_{name}": count for name, count in found.items()}, **shown}
+
+    def metadata(self, lake: LakeResource) -> dict[str, dict[str, Any]]:
+        """Describe what waits: by table the number, and a sample of each of the most frequent reasons."""
+        with lake.connect() as con:
+            return {name: _metadata(con, dead_letter_table(lake.open(), f"bronze.{name}")) for name in self.tables}
+
+
+def column_schema() -> dg.TableSchema:
+    """Give the columns of a table of dead letters as the UI shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=name, type=dtype, description=text)
+            for name, (dtype, text) in COLUMN_DESCRIPTIONS.items()
+        ]
+    )
+
+
+def fitting_result(asset: dg.AssetKey, rows: RowSource, fitting: int) -> dg.AssetCheckResult:
+    """Warn if waiting dead letters of a row table would fit today's contract, and propose the job."""
+    told: dict[str, Any] = {"would_fit": fitting}
+    if fitting:
+        told["remedy"] = f"{fitting:,} dead letters would fit now: run the job {rows.name}__replay"
+    return dg.AssetCheckResult(
+        asset_key=asset, check_name=CHECK, passed=not fitting, severity=dg.AssetCheckSeverity.WARN, metadata=told
+    )
+
+
+def _metadata(con: duckdb.DuckDBPyConnection, table: Table) -> dict[str, Any]:
+    found = groups(con, table)
+    if not found:
+        return {"waiting": 0}
+    sample = [
+        {
+            "reason": group.reason, "dead_letters": group.dead_letters, "first_day": group.first_day,
+            "last_day": group.last_day, "file": group.file, "line": group.line, "raw": group.raw[:_RAW_CHARACTERS],
+        }
+        for group in found[:_REASONS_SHOWN]
+    ]  # fmt: skip
+    return {"waiting": sum(group.records for group in found), "reasons": table_value(sample)}
