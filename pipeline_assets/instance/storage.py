@@ -18,11 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
-from dagster._core.storage.runs.base import RunStorage
-from dagster._core.storage.schedules.base import ScheduleStorage
 from dagster._core.storage.sqlite import LAST_KNOWN_STAMPED_SQLITE_ALEMBIC_REVISION
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
@@ -90,7 +87,7 @@ class EnvStorage(DagsterStorage[Any], ConfigurableClass):
     """Runs, events and schedules: Postgres if PIPELINE_DAGSTER_POSTGRES_URL is set, else SQLite below the state folder.
 
     It is never constructed: `from_config_value` returns the real storage, so that Dagster's `isinstance` checks (for
-    the run-sharded SQLite event log) see what they expect. The members below only make the class concrete.
+    the run-sharded SQLite event log) see what they expect. So it may stay abstract.
     """
 
     @classmethod
@@ -109,26 +106,6 @@ class EnvStorage(DagsterStorage[Any], ConfigurableClass):
         folder = _dagster_dir()
         with _locked(folder):
             return SqliteStorage.from_local(str(folder), inst_data)
-
-    @property
-    def inst_data(self) -> ConfigurableClassData | None:
-        """Never called."""
-        raise NotImplementedError
-
-    @property
-    def event_log_storage(self) -> EventLogStorage[Any]:
-        """Never called."""
-        raise NotImplementedError
-
-    @property
-    def run_storage(self) -> RunStorage[Any]:
-        """Never called."""
-        raise NotImplementedError
-
-    @property
-    def schedule_storage(self) -> ScheduleStorage[Any]:
-        """Never called."""
-        raise NotImplementedError
 
 
 class StateArtifactStorage(LocalArtifactStorage):
