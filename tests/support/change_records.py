@@ -17,6 +17,7 @@ from pipeline_assets.ingest.cdc.files.plan import FileSource
 from pipeline_assets.ingest.cdc.formats.parse import Format
 from pipeline_assets.ingest.cdc.table import replay
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
+from pipeline_assets.ingest.dead_letters.select import Selection
 from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table
 
@@ -90,10 +91,12 @@ class Shop:
         """Runs the ingestion."""
         return files.ingest(self.lake, self.con, self.source, self.root, first, last, settle_seconds=5, run_id=run_id)
 
-    def replay(self, run_id: str = "") -> replay.Report:
+    def replay(self, selection: Selection | None = None, run_id: str = "") -> replay.Report:
         """Runs a replay."""
-        tables = self.source.tables
-        return replay.replay(self.lake, self.con, "crm", tables, record_format=self.source.format, run_id=run_id)
+        return replay.replay(
+            self.lake, self.con, "crm", self.source.tables, record_format=self.source.format, selection=selection,
+            run_id=run_id,
+        )  # fmt: skip
 
     def account(self) -> FileAccount:
         """The account of the last run that read files."""

@@ -7,7 +7,7 @@ from typing import Any
 import pandera.polars as pa
 import polars as pl
 import pytest
-from change_records import CUSTOMERS, HEARTBEAT, PRODUCTS, Shop, customer, product, unlisted
+from change_records import CUSTOMERS, DAY, HEARTBEAT, PRODUCTS, Shop, customer, product, unlisted
 from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import contract
@@ -17,6 +17,7 @@ from pipeline_assets.ingest.cdc.table.accounting import dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
 from pipeline_assets.ingest.cdc.table.replay import discard
 from pipeline_assets.ingest.dead_letters.discard import DISCARDED
+from pipeline_assets.ingest.dead_letters.select import Selection
 from pipeline_assets.lake import Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
@@ -271,6 +272,32 @@ def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
         columns = "reason, raw, _source.line"
         assert killed.letters(name, columns) == whole.letters(name, columns)
     assert [len(whole.rows(name)) for name in tables] == [1, 1, 1]
+
+
+def test_a_selection_says_which_batches_are_tried_each_as_a_whole(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), product("B", 16, price="dear"))
+    shop.ingest()
+    shop.land("2026-01-02/b.jsonl", product("C", 24, price="free"))
+    shop.ingest()
+    shop = mended(shop)
+    assert shop.replay(Selection(reason="no such")).dead_letters == 0
+    with monkeypatch.context() as patched:  # killed when the rows are there, and their dead letters are not gone
+        kill(patched, 1)
+        with pytest.raises(Killed):
+            shop.replay(Selection(reason="'dear'"))
+    assert [key for _, key, _ in shop.rows()] == ['{"stock_code":"A"}', '{"stock_code":"B"}']
+    assert shop.replay(Selection(reason="'cheap'")).removed == 2, "another selection of the same batch doubles nothing"
+    assert (len(shop.rows()), len(shop.letters("crm__products"))) == (2, 1)
+    assert shop.replay(Selection(day=DAY, limit=1)).removed == 1
+    assert (len(shop.rows()), shop.letters("crm__products"), shop.account().adds_up) == (3, [], True)
+
+
+def test_the_limit_ends_the_list_of_batches(shop: Shop) -> None:
+    for number, code in enumerate("ABC"):
+        shop.land(f"2026-01-02/{code}.jsonl", product(code, 8 * (number + 1), price="x"))
+        shop.ingest()
+    shop = mended(shop)
+    assert [shop.replay(Selection(limit=2)).removed, shop.replay(Selection(limit=2)).removed] == [2, 1]
 
 
 def test_dead_letters_that_nobody_needs_are_discarded_and_still_count_among_their_records(shop: Shop) -> None:
