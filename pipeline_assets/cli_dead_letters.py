@@ -145,7 +145,7 @@ def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batc
             f"{found.stale:,} were passed over: the rows of their batch are not in the table; the next run cleans up"
         )
     if found.not_replayable:
-        told.append(f"{found.not_replayable:,} hold no record to try: land the file again (touch it), or pull again")
+        told.append(f"{found.not_replayable:,} hold no record to try: have it delivered again, mended, or pull again")
     if found.rows or found.repaired:
         told.append(f"The next run carries them to silver: start the job {declared.source}__to_gold, or wait for it")
     if len(declared.tables) > 1:
@@ -226,7 +226,7 @@ def _is_of_changes(letters: Table) -> bool:
 def _remedy(letters: Table, group: Group) -> str:
     if group.is_replayable or _is_of_changes(letters):
         return "mend the contract, then replay; or discard"
-    return "land the file again (touch it), or pull again; or discard"
+    return "have it delivered again, mended, or pull again; or discard"
 
 
 def _records(con: duckdb.DuckDBPyConnection, letters: Table, which: Selection) -> Iterator[dict[str, Any]]:

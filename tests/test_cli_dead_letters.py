@@ -71,7 +71,7 @@ def test_list_groups_by_reason_without_the_values_and_names_the_remedy(lake: Lak
         (f"dead_letters.{NAME}", "required: description is missing", 1, 3),
     ]
     assert {each["remedy"].partition(";")[0] for each in found} == {
-        "mend the contract, then replay", "land the file again (touch it), or pull again",
+        "mend the contract, then replay", "have it delivered again, mended, or pull again",
     }  # fmt: skip
     shown = invoke("list")
     assert "required: description is missing" in shown
@@ -96,7 +96,7 @@ def test_show_and_export_give_the_records(lake: Lake, tmp_path: Path) -> None:
 def test_replay_and_discard_say_what_they_did_and_which_job_goes_on(lake: Lake) -> None:
     said = " ".join(invoke("replay", NAME).split())
     assert f"dead_letters.{NAME}: 2 dead letters were tried, 1 are rows now, 1 stay" in said
-    assert "1 hold no record to try: land the file again (touch it), or pull again" in said
+    assert "1 hold no record to try: have it delivered again, mended, or pull again" in said
     assert f"start the job {NAME}__to_gold" in said
     with lake.connect() as con:
         scan = Table(lake, f"bronze.{NAME}").scan()

@@ -57,7 +57,7 @@ def test_a_target_that_refuses_leaves_the_alert_in_the_log_without_the_secret(
     alerts.send(ALERT, changed, logging.getLogger("test"))
     assert receiver.posts
     assert "ALERT check contract failed" in caplog.text
-    assert "did not take" in caplog.text
+    assert "did not accept" in caplog.text
     assert "s3cret" not in "".join(record.getMessage() for record in caplog.records if record.name == "test")
 
 
