@@ -17,7 +17,7 @@ from pipeline_assets.components.assets.lean_dbt import DBT_VERSION
 from pipeline_assets.components.dbt_models import LakeTranslator, table_name
 from pipeline_assets.contracts.base import column_schema, contract, raw_shape
 from pipeline_assets.definitions import defs
-from pipeline_assets.ingest.batch.batch import PULL_COLUMNS
+from pipeline_assets.ingest.batch.rows import BATCH_COLUMNS
 from pipeline_assets.ingest.cdc.table.change_table import COLUMNS as CHANGES
 from pipeline_assets.ingest.conform.conform import TECHNICAL_COLUMNS
 from pipeline_assets.settings import project_root
@@ -202,7 +202,7 @@ def test_the_bronze_sources_of_dbt_are_tables_that_ingestion_makes(
 ) -> None:
     tree = loaded.component_tree
     assert tree
-    own = {LandingFiles: TECHNICAL_COLUMNS, DatabaseTable: PULL_COLUMNS, RestResource: PULL_COLUMNS}
+    own = {LandingFiles: TECHNICAL_COLUMNS, DatabaseTable: BATCH_COLUMNS, RestResource: BATCH_COLUMNS}
     made = {name.removeprefix("bronze."): CHANGES for name in declared} | {
         found.name: (*raw_shape(contract(found.contract)).columns, *columns)
         for kind, columns in own.items()

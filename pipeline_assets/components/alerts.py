@@ -16,7 +16,7 @@ import dagster as dg
 from pipeline_assets import alerts
 from pipeline_assets.components.assets.bronze import ERROR_CLASS, WITHHELD
 from pipeline_assets.components.automation import silence
-from pipeline_assets.ingest.batch.batch import LostRecordsError
+from pipeline_assets.ingest.batch.errors import LostRecordsError
 from pipeline_assets.lake.errors import (
     CommitConflictError,
     CommitUnknownError,

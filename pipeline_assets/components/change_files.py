@@ -170,8 +170,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                 context,
                 source.name,
                 source.tables,
-                report.counts,
-                report.rows_by_day,
+                report,
                 {**_facts(report), **bronze_assets.left_metadata(left), **replayed},
                 letters.metadata(lake),
             )
@@ -210,14 +209,14 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                         **({"reasons": table_value(reasons)} if waiting else {}),
                     },
                 )
-            yield from change_assets.check_accounts(lake, source.name, source.tables)
+            yield from change_assets.check_tables(lake, source.name, source.tables)
 
         return checks
 
 
 def _facts(report: files.Report) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "records_in": report.records_in,
+        "records_read": report.records_in,
         "records_skipped": report.skipped,
         "files_read": len(report.read),
         "files_copied": report.copies,

@@ -22,6 +22,7 @@ from pipeline_assets.components.assets.dead_letters import DeadLetters
 from pipeline_assets.components.automation import change_sensor
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.resources import LakeResource
+from pipeline_assets.ingest.batch.counts import Report
 from pipeline_assets.ingest.cdc.slot.drain import Drain
 from pipeline_assets.ingest.cdc.slot.health import ChangeSource, State, inspect, stream_position, toasted
 from pipeline_assets.ingest.cdc.slot.postgres import Postgres
@@ -187,7 +188,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             run_id, tags = context.run.run_id, context.run.tags
             if not self._is_connected:
                 context.log.warning(self._resting)
-                yield from change_assets.results(context, self.name, tables, {}, {}, {"resting": self._resting}, {})
+                yield from change_assets.results(context, self.name, tables, Report(), {"resting": self._resting}, {})
                 return
             letters = self.dead_letters
             letters.discard_if_asked(tags, lake, run_id)
@@ -206,9 +207,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             }
             facts |= letters.replay_if_asked(tags, lake, run_id)
             waiting = letters.metadata(lake)
-            yield from change_assets.results(
-                context, self.name, tables, report.counts, report.rows_by_day, facts, waiting
-            )
+            yield from change_assets.results(context, self.name, tables, report, facts, waiting)
 
         return drain
 
@@ -225,7 +224,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
             state = inspect(lake.open(), self.source, self.postgres()) if self._is_connected else None
             for table in tables:
                 yield from _results(table, state) if state else _unasked(table, self._resting)
-            yield from change_assets.check_accounts(lake, self.name, tables)
+            yield from change_assets.check_tables(lake, self.name, tables)
 
         return checks
 

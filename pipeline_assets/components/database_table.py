@@ -22,7 +22,6 @@ from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.batch.batch import Counts
 from pipeline_assets.ingest.batch.replay_pulls import row_source
 from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import pulls
@@ -210,14 +209,12 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         days, run_id = days_of(context.partition_keys), context.run.run_id
         with lake.connect() as con:
             pulled = pulls.pull(lake.open(), con, self.source, database, days[0], days[-1], run_id=run_id)
-            total = sum((found.counts for found in pulled), start=Counts())
-            facts: dict[str, Any] = {"delta_version": pulled[-1].version, **asdict(total)}
-            facts |= bronze_assets.widened_metadata([each for found in pulled for each in found.widened])
+            facts: dict[str, Any] = {"delta_version": pulled.version, **asdict(pulled.total)}
+            facts |= bronze_assets.widened_metadata(pulled.widened)
             if COMPARE_KEYS_TAG in context.run.tags:
                 compared = compare_keys(lake.open(), con, self.source, database, run_id=run_id)
                 facts |= {f"keys_{name}": count for name, count in asdict(compared).items()}
-        for found in pulled:
-            day, counts = found.batch.partition_date, found.counts
+        for day, counts in pulled.by_day[self.name].items():
             if days[0] <= day <= days[-1]:
                 key = {"partition_key": day.isoformat()}
                 context.add_asset_metadata(asdict(counts), asset_key=bronze_key(self.name), **key)

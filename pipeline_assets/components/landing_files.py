@@ -199,8 +199,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                 letters.discard_if_asked(tags, lake, run_id)
                 report, left = bronze_assets.file_attempts(context, read)
                 replayed = letters.replay_if_asked(tags, lake, run_id)
-            counts = report.counts()
-            for day, found in counts.items():
+            for day, found in report.by_day[self.name].items():
                 key = day.isoformat()
                 if not days[0] <= day <= days[-1]:
                     continue  # a copy of another day that was needed: no partition of this run

@@ -23,7 +23,7 @@ from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.pull_schedule import pull_schedule
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.batch.replay import RowSource
+from pipeline_assets.ingest.batch.replay import ReplaySource
 from pipeline_assets.ingest.batch.replay_pulls import row_source
 from pipeline_assets.ingest.rest.source import Auth, Incremental, Pagination, Param, RestSource
 
@@ -174,7 +174,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
         )
 
     @property
-    def _rows(self) -> RowSource:
+    def _rows(self) -> ReplaySource:
         return row_source(self.source(self.base_url or _ANY_URL))
 
     @property
@@ -233,11 +233,11 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
                 context.log.warning("the pages were read twice: %s", polled.restarted)
             day = polled.day.isoformat()
             if day in context.partition_keys:
-                context.add_asset_metadata(asdict(polled.counts), asset_key=bronze, partition_key=day)
+                context.add_asset_metadata(asdict(polled.total), asset_key=bronze, partition_key=day)
             facts: dict[str, Any] = {"delta_version": polled.version, "asked": polled.origin, "pages": polled.pages}
             facts |= bronze_assets.widened_metadata(polled.widened)
-            yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.counts), **replayed})
-            dead = {"dead_letters": polled.counts.dead_letters, **letters.metadata(lake)[self.name]}
+            yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.total), **replayed})
+            dead = {"dead_letters": polled.total.dead_letters, **letters.metadata(lake)[self.name]}
             yield dg.MaterializeResult(asset_key=dead_letters, metadata=dead)
 
         return poll

@@ -76,7 +76,7 @@ def waiting(dead_letters: Table, version: int | None = None) -> str:
 
 def complete(con: duckdb.DuckDBPyConnection, dead_letters: Table) -> None:
     """Give a table the columns that older releases did not write, before a predicate of a commit names them."""
-    _create(con, dead_letters)
+    create(con, dead_letters)
 
 
 def discard(
@@ -147,7 +147,7 @@ def record(
     Raises:
         PositionMovedError: Another run has replaced dead letters meanwhile; nothing was committed.
     """
-    _create(con, table)
+    create(con, table)
     files: list[DataFile] = []
     try:
         for query in dead_letters:
@@ -175,7 +175,7 @@ def append(con: duckdb.DuckDBPyConnection, table: Table, dead_letters: str, *, b
         SchemaMismatchError: The table does not hold dead letters.
     """
     if not table.exists() or _is_of_older_release(table):
-        _create(con, table)
+        create(con, table)
     return table.append(con, f"SELECT {_SELECT} FROM {_completed(f'({dead_letters})')}", batch_id=batch_id)
 
 
@@ -183,7 +183,8 @@ def _is_of_older_release(table: Table) -> bool:
     return _OF_ALL_RELEASES <= {column.name for column in table.open().schema().fields} < _STORED.keys()
 
 
-def _create(con: duckdb.DuckDBPyConnection, table: Table) -> None:
+def create(con: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Create a table of dead letters unless it is there."""
     table.create(
         query_schema(con, f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in _STORED.items())}"),
         partition_by=["_partition_date"],

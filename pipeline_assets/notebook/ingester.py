@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn
-from pipeline_assets.ingest.batch.batch import Counts
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.batch.watermark import Value
 from pipeline_assets.ingest.conform import casts
 from pipeline_assets.ingest.conform.conform import fit_sql

@@ -101,8 +101,8 @@ def test_a_tick_asks_for_the_days_that_have_files_and_then_for_none(source: Sour
     assert result.success
     assert checks(result) == {"crm__customers": GOOD, "crm__products": GOOD}
     assert facts(result, OTHER) | {"files": None} == {
-        "events_in": 3, "rows": 3, "dead_letters": 0, "records_in": 5, "records_skipped": 1, "files_read": 2,
-        "files_copied": 0, "files_unchanged": 0, "files_waiting": 0, "files": None,
+        "records_in": 3, "rows": 3, "dead_letters": 0, "duplicates": 0, "records_read": 5, "records_skipped": 1,
+        "files_read": 2, "files_copied": 0, "files_unchanged": 0, "files_waiting": 0, "files": None,
     }  # fmt: skip
     assert facts(result, REFERENCE, "records") == {
         "records_in": 5, "rows": 4, "dead_letters": 0, "replayed": 0, "skipped": 1, "present": 0,

@@ -9,11 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from batches import event_batch
 
 from pipeline_assets.contracts.base import contract, validate
 from pipeline_assets.contracts.models.shop_db import Customers, Orders, Products
 from pipeline_assets.ingest.cdc.events import ChangeEvent
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.lake import Table
 
 pytestmark = pytest.mark.slow
@@ -79,12 +80,12 @@ class Database:
             model, key = _MODELS[table]
             declared = ChangeTable(f"public.{table}", f"shop_db__{table}", model, (key,))
             batch = f"batch-{self._batches}"
-            staging = Staging(self.con, self.lake, declared, "shop_db", batch, moment("01"))
+            staging = event_batch(self.con, self.lake, declared, "shop_db", batch, moment("01"))
             staging.add([
                 _event(change, key, place, number) for number, change in enumerate(changes, 1) if change.table == table
             ])  # fmt: skip
             assert staging.counts.dead_letters == 0
-            staging.commit(expect={}, positions={})
+            staging.commit()
 
     def run(self, *selected: str) -> None:
         self.shop.dbt("run", *(["--select", *selected] if selected else []))

@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from batches import event_batch
 from change_models import event
 from dbt.cli.main import dbtRunnerResult
 
 from pipeline_assets.contracts.models.shop_db import Customers
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.lake import Lake, Table
 
 pytestmark = pytest.mark.slow
@@ -28,12 +29,12 @@ class Customer:
         self.batches += 1
         after = {"name": "Ann", "country": "EIRE", "created_at": "2010-12-01", "updated_at": f"2010-12-{at:02} 08:00"}
         table = ChangeTable("public.customers", "shop_db__customers", Customers, ("customer_id",))
-        staging = Staging(
+        staging = event_batch(
             self.con, self.lake, table, "shop_db", f"batch-{self.batches}", datetime(2026, 1, 1, tzinfo=UTC)
         )
         staging.add([event("u", {"customer_id": key}, after | row, at=at)])
         assert staging.counts.dead_letters == 0
-        staging.commit(expect={}, positions={})
+        staging.commit()
 
     def plant(self, name: str, change: str) -> None:
         """Adds a changed copy of customer 1's last row to a silver table."""

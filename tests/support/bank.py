@@ -14,7 +14,7 @@ from pulled import Payments
 
 from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.batch.audit import Findings, audit
-from pipeline_assets.ingest.batch.batch import Pulled
+from pipeline_assets.ingest.batch.counts import Report
 from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import pulls
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
@@ -42,7 +42,7 @@ class Bank:
 
     def pull(
         self, source: DatabaseSource | None = None, first: str = "2026-01-05", last: str | None = None, **options: Any
-    ) -> list[Pulled]:
+    ) -> Report:
         found = source or self.source(**{"table": "payments", **options})
         days = date.fromisoformat(first), date.fromisoformat(last or first)
         return pulls.pull(self.lake, self.con, found, connect(self.url), *days)

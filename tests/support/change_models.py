@@ -14,12 +14,13 @@ from typing import Any
 
 import duckdb
 import jinja2
+from batches import event_batch
 from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model
 from pipeline_assets.dbt_plugin import Plugin
 from pipeline_assets.ingest.cdc.events import ChangeEvent
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.lake import Lake, Table
 
 MACROS = Path(__file__).parents[2] / "dbt_project" / "macros" / "changes"
@@ -80,10 +81,10 @@ class ChangeModels:
     def land(self, *events: ChangeEvent, batch: str | None = None) -> None:
         """Appends a batch to bronze."""
         self._batches += 1
-        staging = Staging(self.con, self.lake, self.table, "db", batch or f"batch-{self._batches}", _START)
+        staging = event_batch(self.con, self.lake, self.table, "db", batch or f"batch-{self._batches}", _START)
         staging.add(events)
         assert staging.counts.dead_letters == 0
-        staging.commit(expect={}, positions={})
+        staging.commit()
 
     def run(self, *names: str, full_refresh: bool = False) -> None:
         """What `dbt run` does."""

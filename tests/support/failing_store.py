@@ -21,7 +21,7 @@ from pyarrow.fs import FileSelector, PyFileSystem
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.batch.audit import audit
-from pipeline_assets.ingest.batch.batch import Batch, Pull, PullSource
+from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan, RowSource
 from pipeline_assets.ingest.cdc.files import ingest as change_files
 from pipeline_assets.ingest.cdc.files.plan import FileSource
 from pipeline_assets.ingest.files import ingest as landing
@@ -32,7 +32,7 @@ DAY = date(2011, 1, 4)
 MODEL = contract("shop.InvoiceLines")
 LINES = landing.LandingSource("shop__lines", PathPattern.parse("lines/{date}/*"), MODEL)
 CHANGES = FileSource("crm", PathPattern.parse("crm/{date}/*"), "debezium", (CUSTOMERS, PRODUCTS))
-PAYMENTS = PullSource("bank__payments", Payments, ("payment_id",))
+PAYMENTS = RowSource("bank__payments", Payments, ("payment_id",))
 THINGS = "silver.things"
 BRONZE = ["bronze.shop__lines", "bronze.bank__payments", "bronze.crm__customers", "bronze.crm__products"]
 TABLES = [THINGS, *BRONZE, *(name.replace("bronze", "dead_letters") for name in [*BRONZE, "bronze.crm__unrouted"])]
@@ -113,13 +113,16 @@ def judged(lake: Lake, con: duckdb.DuckDBPyConnection, _: Path) -> object:
 def pull(lake: Lake, con: duckdb.DuckDBPyConnection, _: Path) -> object:
     at = datetime(2026, 1, 5, 1, tzinfo=UTC)
     before = PAYMENTS.table(lake).position("full")
-    batch = Batch("full", "", "1", at.date(), at, {"full": before}, {"full": (before or 0) + 1}, replaces="TRUE")
+    plan = RowPlan(
+        name="full", start="", end="1", partition_date=at.date(), extracted_at=at, expect={"full": before},
+        positions={"full": (before or 0) + 1}, replaces="TRUE",
+    )  # fmt: skip
     records = [(n, "x" if n == 3 else "1.50", "a", "2026-01-05 00:00:00+00") for n in range(1, 6)]
-    with Pull(lake, con, PAYMENTS, batch) as pulling:
-        pulling.write(listed(*records), origin="public.payments", counted=lambda: len(records))
-        counts = pulling.commit().counts
-    found = audit(con, pulling.bronze, Payments, failure_budget=1, days=(at.date(), at.date()))
-    return [counts, found.mismatches, found.counts]
+    with RowBatch(lake, con, PAYMENTS, plan) as batch:
+        batch.add(listed(*records), origin="public.payments", counted=lambda: len(records))
+        batch.commit()
+    found = audit(con, batch.bronze, Payments, failure_budget=1, days=(at.date(), at.date()))
+    return [batch.counts, found.mismatches, found.counts]
 
 
 def take_changes(lake: Lake, con: duckdb.DuckDBPyConnection, root: Path) -> object:

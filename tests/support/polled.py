@@ -8,7 +8,7 @@ import pandera.polars as pa
 import polars as pl
 from crm_api import Api
 
-from pipeline_assets.ingest.rest.poll import Polled, poll
+from pipeline_assets.ingest.rest.poll import Report, poll
 from pipeline_assets.ingest.rest.source import (
     Bearer,
     Cursor,
@@ -61,7 +61,7 @@ class Crm:
         }  # fmt: skip
         return RestSource(name="crm__accounts", model=Accounts, keys=("account_id",), **given)
 
-    def poll(self, api: Api, *, whole: bool = False, **options: Any) -> Polled:
+    def poll(self, api: Api, *, whole: bool = False, **options: Any) -> Report:
         return poll(self.lake, self.con, self.source(api, **options), whole=whole)
 
     def rows(self, columns: str = "account_id") -> list[Any]:

@@ -19,9 +19,9 @@ from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.batch.audit import Findings, audit
-from pipeline_assets.ingest.batch.batch import PullError
-from pipeline_assets.ingest.batch.replay import RowSource, proposed
-from pipeline_assets.ingest.files.ingest import DayCounts
+from pipeline_assets.ingest.batch.counts import total
+from pipeline_assets.ingest.batch.errors import BatchError
+from pipeline_assets.ingest.batch.replay import ReplaySource, proposed
 from pipeline_assets.ingest.files.unread import FilesLeftError
 from pipeline_assets.lake import SchemaMismatchError, Table
 from pipeline_assets.lake.schemas import Widening
@@ -148,7 +148,7 @@ def errors_as_failures(name: str, *, again: bool = True) -> Iterator[None]:
     """
     try:
         yield
-    except PullError as error:
+    except BatchError as error:
         raise _failure(name, error, allow_retries=again and error.is_transient) from None
     except SchemaMismatchError as error:
         raise _failure(name, error, allow_retries=False) from None
@@ -160,7 +160,7 @@ def _failure(name: str, error: Exception, *, allow_retries: bool) -> dg.Failure:
 
 
 def checks(
-    rows: RowSource, budget: float, keys: Sequence[str] = (), shrink_budget: float | None = None
+    rows: ReplaySource, budget: float, keys: Sequence[str] = (), shrink_budget: float | None = None
 ) -> dg.AssetChecksDefinition:
     """Make the checks of a table: its contract, no record missing, not too many dead letters, no day withheld.
 
@@ -287,17 +287,21 @@ def _unread(asset: dg.AssetKey, names: Mapping[str, str]) -> Iterator[dg.AssetCh
 
 
 def _record_counts(asset: dg.AssetKey, findings: Findings) -> dg.AssetCheckResult:
-    wrong = [asdict(file) for file in findings.mismatches[:_SHOWN]]
+    wrong = [found.as_dict() for found in findings.mismatches[:_SHOWN]]
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name="record_counts",
         passed=not wrong,
-        metadata={**asdict(findings.total), **({"failing_cases": table_value(wrong)} if wrong else {})},
+        metadata={
+            **asdict(findings.total),
+            "readings": findings.readings,
+            **({"failing_cases": table_value(wrong)} if wrong else {}),
+        },
     )
 
 
 def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg.AssetCheckResult:
-    total = sum(findings.counts.values(), start=DayCounts())
+    every = total(findings.counts.values())
     over = [
         {"day": day, "records_in": counts.records_in, "dead_letters": counts.dead_letters}
         for day in sorted(findings.over)[:_SHOWN]
@@ -309,8 +313,8 @@ def _failure_budget(asset: dg.AssetKey, findings: Findings, budget: float) -> dg
         passed=not over,
         metadata={
             "budget": budget,
-            "records_in": total.records_in,
-            "dead_letters": total.dead_letters,
+            "records_in": every.records_in,
+            "dead_letters": every.dead_letters,
             "withheld_days": ", ".join(map(str, sorted(findings.held))) or "none",
             **({"failing_cases": table_value(over)} if over else {}),
         },

@@ -6,7 +6,8 @@ Concept: https://docs.dagster.io/guides/build/assets/defining-assets
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date, timedelta
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -16,8 +17,10 @@ from pipeline_assets.components.assets.bronze import bronze_key, bronze_spec, de
 from pipeline_assets.components.assets.contract_checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
-from pipeline_assets.ingest.cdc.table.accounting import account, dead_letters
-from pipeline_assets.ingest.cdc.table.change_table import COLUMNS, UNROUTED, ChangeTable, Counts
+from pipeline_assets.ingest.batch.audit import compare_last_run
+from pipeline_assets.ingest.batch.counts import Counts, Report
+from pipeline_assets.ingest.cdc.table.accounting import dead_letters
+from pipeline_assets.ingest.cdc.table.change_table import COLUMNS, UNROUTED, ChangeTable
 from pipeline_assets.lake import Table
 
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
@@ -103,8 +106,7 @@ def results(
     context: dg.AssetExecutionContext,
     source: str,
     tables: Iterable[ChangeTable],
-    counts: Mapping[str, Counts],
-    rows_by_day: Mapping[str, Mapping[date, int]],
+    report: Report,
     facts: Mapping[str, Any],
     waiting: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[dg.MaterializeResult[None]]:
@@ -112,17 +114,17 @@ def results(
     # A job that is started by hand may name no partition: the slot does not mind.
     partitions = set(context.partition_keys if context.has_partition_key or context.has_partition_key_range else ())
     for table in tables:
-        key, found = bronze_key(table.name), counts.get(table.name, Counts())
-        for day, rows in rows_by_day.get(table.name, {}).items():
+        key, found = bronze_key(table.name), report.counts.get(table.name, Counts())
+        for day, counts in report.by_day.get(table.name, {}).items():
             if day.isoformat() in partitions:
-                context.add_asset_metadata({"rows": rows}, asset_key=key, partition_key=day.isoformat())
-        yield dg.MaterializeResult(asset_key=key, metadata={**vars(found), **facts})
+                context.add_asset_metadata({"rows": counts.rows}, asset_key=key, partition_key=day.isoformat())
+        yield dg.MaterializeResult(asset_key=key, metadata={**asdict(found), **facts})
         yield dg.MaterializeResult(
             asset_key=dead_letters_key(table.name),
             metadata={"dead_letters": found.dead_letters, **waiting.get(table.name, {})},
         )
     unrouted = f"{source}__{UNROUTED}"
-    lost = {"dead_letters": counts.get(unrouted, Counts()).dead_letters, **waiting.get(unrouted, {})}
+    lost = {"dead_letters": report.counts.get(unrouted, Counts()).dead_letters, **waiting.get(unrouted, {})}
     yield dg.MaterializeResult(asset_key=dead_letters_key(unrouted), metadata=lost)
 
 
@@ -136,7 +138,7 @@ def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
                 "record_counts",
                 asset=bronze_key(table.name),
                 blocking=True,
-                description="Events decoded = rows + dead letters in the tables, batch by batch.",
+                description="Records counted while reading = rows + dead letters in the tables, batch by batch.",
             ),
             dg.AssetCheckSpec(
                 "dead_letters",
@@ -147,20 +149,20 @@ def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def check_accounts(lake: LakeResource, source: str, tables: Iterable[ChangeTable]) -> Iterator[dg.AssetCheckResult]:
+def check_tables(lake: LakeResource, source: str, tables: Iterable[ChangeTable]) -> Iterator[dg.AssetCheckResult]:
     """Evaluates `check_specs`."""
     with lake.connect() as con:
         for table in tables:
             bronze = Table(lake.open(), f"bronze.{table.name}")
-            total, wrong = account(con, bronze)
+            total, wrong = compare_last_run(con, bronze)
             cases: dict[str, Any] = {}
             if wrong:
-                cases["failing_cases"] = table_value([vars(case) for case in wrong[:_SHOWN]])
+                cases["failing_cases"] = table_value([case.as_dict() for case in wrong[:_SHOWN]])
             yield dg.AssetCheckResult(
                 asset_key=bronze_key(table.name),
                 check_name="record_counts",
                 passed=not wrong,
-                metadata={**vars(total), **cases},
+                metadata={**asdict(total), **cases},
             )
             waiting = dead_letters(con, bronze)
             remedy: dict[str, Any] = {}

@@ -16,7 +16,7 @@ import duckdb
 from pipeline_assets.components.assets.contract_checks import table_value
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.batch import replay as rows_replay
-from pipeline_assets.ingest.batch.replay import Replayed, RowSource
+from pipeline_assets.ingest.batch.replay import Replayed, ReplaySource
 from pipeline_assets.ingest.cdc.formats.parse import Format
 from pipeline_assets.ingest.cdc.table import replay as changes_replay
 from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable
@@ -54,7 +54,7 @@ class DeadLetters:
     replay: Callable[[Lake, duckdb.DuckDBPyConnection, Selection | None, str], Replayed]
 
     @classmethod
-    def of_rows(cls, rows: RowSource) -> "DeadLetters":
+    def of_rows(cls, rows: ReplaySource) -> "DeadLetters":
         """Give the dead letters of a row table."""
 
         def replay(lake: Lake, con: duckdb.DuckDBPyConnection, which: Selection | None, run_id: str) -> Replayed:
@@ -132,7 +132,7 @@ def column_schema() -> dg.TableSchema:
     )
 
 
-def fitting_result(asset: dg.AssetKey, rows: RowSource, fitting: int) -> dg.AssetCheckResult:
+def fitting_result(asset: dg.AssetKey, rows: ReplaySource, fitting: int) -> dg.AssetCheckResult:
     """Warn if waiting dead letters of a row table would fit today's contract, and propose the job."""
     told: dict[str, Any] = {"would_fit": fitting}
     if fitting:

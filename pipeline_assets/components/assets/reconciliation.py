@@ -65,7 +65,7 @@ def _asset(
             return
         with lake.connect() as con:
             found = compare(con, lake.open(), table, Table(lake.open(), state), stream)
-            mended = repair(con, lake.open(), source, table, found, context.run.run_id)
+            mended = repair(con, lake.open(), table, found, context.run.run_id)
         yield dg.MaterializeResult(metadata=_facts(found, mended))
         yield dg.AssetCheckResult(check_name="equal", passed=found.is_equal, metadata=_problems(table, found, mended))
 

@@ -16,26 +16,37 @@ from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
+from pipeline_assets.ingest.batch.batch import READ
+from pipeline_assets.ingest.batch.counts import Counts, Reading
 from pipeline_assets.ingest.dead_letters.settled import settled_days
-from pipeline_assets.ingest.files.ingest import DayCounts
-from pipeline_assets.ingest.files.plan import owner_of
 from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, newest_day, publish_or_withhold
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 from pipeline_assets.sql import quote_names
 
-_COMMITS_LOOKED_AT = 20
+_COMMITS_LOOKED_AT, _COMMITS_OF_A_RUN = 20, 200
 _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A file, or what else was read, whose counts in the tables are not those of its reading."""
+    """A reading whose counts in the tables are not those of its reading.
 
-    file: str
-    day: date
-    records_in: int
+    Attributes:
+        reading: What was read, as it was counted then.
+        rows: Rows of it in the table now.
+        dead_letters: Records that its dead letters stand for now.
+    """
+
+    reading: Reading
     rows: int
     dead_letters: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it for a table that people read."""
+        days, read = ", ".join(sorted(map(str, self.reading.days))), self.reading.counts
+        named = {"file": self.reading.origin} if self.reading.origin else {"batch_id": self.reading.batch_id}
+        counted = {"records_in": read.records_in, "duplicates": read.duplicates}
+        return {**named, "day": days, **counted, "rows": self.rows, "dead_letters": self.dead_letters}
 
 
 @dataclass(frozen=True)
@@ -47,18 +58,20 @@ class Findings:
         counts: Rows and dead letters by day, as the tables hold them.
         contract: Outcome of validating the rows.
         failing: Days with rows against the contract.
-        total: Counts of the files that were reconciled.
-        mismatches: Files whose counts do not add up.
+        total: Counts of the readings that were compared, as the tables hold them; without duplicates.
+        readings: How many there were.
+        mismatches: Those whose counts do not add up.
         over: Days with more dead letters than the failure budget allows.
         held: All days of the table that are withheld after this audit.
         shrunk: Days whose snapshot has no row, or far fewer than the one before: rows of both.
     """
 
     where: str
-    counts: Mapping[date, DayCounts]
+    counts: Mapping[date, Counts]
     contract: Violations
     failing: frozenset[date]
-    total: DayCounts
+    total: Counts
+    readings: int
     mismatches: list[Mismatch]
     over: frozenset[date]
     held: frozenset[date] = frozenset()
@@ -67,7 +80,8 @@ class Findings:
     @property
     def bad(self) -> frozenset[date]:
         """Days that must not be published."""
-        return self.failing | self.over | {file.day for file in self.mismatches} | self.shrunk.keys()
+        miscounted = {day for found in self.mismatches for day in found.reading.days}
+        return self.failing | self.over | miscounted | self.shrunk.keys()
 
 
 def audit(
@@ -96,7 +110,7 @@ def audit(
     opened = bronze.open()
     version = opened.version()
     read = _read_since(opened)
-    where, looked_at = "TRUE", {date.fromisoformat(entry["day"]) for entry in read}
+    where, looked_at = "TRUE", {day for reading in read for day in reading.days}
     read_days = frozenset(looked_at)
     looked_at |= settled_days(opened)
     if days is not None:
@@ -108,8 +122,9 @@ def audit(
     over = frozenset(day for day, found in counts.items() if found.dead_letters > failure_budget * found.records_in)
     read = read or _last_read(opened)
     bronze.refresh(opened)  # validating took its time: what lies in the tables now is compared with the log of now
-    total, mismatches = reconcile(con, bronze, Positions(opened), read)
-    findings = Findings(where, counts, contract, failing, total, mismatches, over)
+    read = standing(Positions(opened), read)
+    total, mismatches = compare(con, bronze, read)
+    findings = Findings(where, counts, contract, failing, total, len(read), mismatches, over)
     if shrink_budget is None:
         good = counts.keys() | looked_at  # a day without any record left is as good as one that never was
     else:
@@ -144,50 +159,63 @@ def _validate(
     )
 
 
-def reconcile(
-    con: duckdb.DuckDBPyConnection, bronze: Table, log: Positions, read: list[dict[str, Any]]
-) -> tuple[DayCounts, list[Mismatch]]:
-    """Compares the counts taken while reading with what lies in the tables now, file by file.
+def standing(log: Positions, read: Iterable[Reading]) -> list[Reading]:
+    """Leave out readings whose rows went or were replaced since, or are in the table in another name.
+
+    Args:
+        log: The positions of the bronze table now.
+        read: What commits say that they read.
+    """
+    return [one for one in read if all(log.get(name) == value for name, value in one.holds.items())]
+
+
+def compare(con: duckdb.DuckDBPyConnection, bronze: Table, read: Sequence[Reading]) -> tuple[Counts, list[Mismatch]]:
+    """Compare the counts taken while reading with what lies in the tables now.
 
     Args:
         con: A connection of the lake.
         bronze: The bronze table.
-        log: Its positions now.
-        read: What commits say that they read.
+        read: What stands in it.
 
     Returns:
-        The total as the tables hold it, and the files that do not add up.
+        The total as the tables hold it, without duplicates, and the readings that do not add up.
     """
-    read = [entry for entry in read if _is_in_table(log, entry)]
     found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    where = days_predicate("_partition_date", {date.fromisoformat(entry["day"]) for entry in read})
+    whole: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    where = days_predicate("_partition_date", {day for reading in read for day in reading.days})
     dead_letters = dead_letter_table(bronze.lake, bronze.name)
     for at, (table, relation, count) in enumerate(
         [(bronze, bronze.scan(), "count(*)"), (dead_letters, weighed(dead_letters), f"sum({WEIGHT})::BIGINT")]
     ):
         if read and table.exists():
             rows = con.execute(f"SELECT _source.file, _batch_id, {count} FROM {relation} WHERE {where} GROUP BY 1, 2")
-            for file, content_id, records in rows.fetchall():
-                found[file, content_id][at] = records
-    total, wrong = DayCounts(), []
-    for entry in read:
-        rows_, dead = found[entry["file"], entry["content_id"]]
-        records_in = entry["records_in"] - entry.get("duplicates", 0)
-        total += DayCounts(1, records_in, rows_, dead)
+            for origin, batch_id, records in rows.fetchall():
+                whole[batch_id][at] += records
+                found[origin, batch_id][at] += records
+    total, wrong = Counts(), []
+    for reading in read:
+        rows_, dead = found[reading.origin, reading.batch_id] if reading.origin else whole[reading.batch_id]
+        records_in = reading.counts.records_in - reading.counts.duplicates
+        total += Counts(records_in, rows_, dead)
         if records_in != rows_ + dead:
-            day = date.fromisoformat(entry["day"])
-            wrong.append(Mismatch(entry["file"], day, records_in, rows_, dead))
+            wrong.append(Mismatch(reading, rows_, dead))
     return total, wrong
 
 
-def _is_in_table(log: Positions, entry: dict[str, Any]) -> bool:
-    """Whether what was read still stands there: else it went or was replaced since, or is another file's."""
-    if "holds" in entry:  # a pull
-        return all(log.get(name) == value for name, value in entry["holds"].items())
-    return log.get(owner_of(entry["content_id"])) == date.fromisoformat(entry["day"]).toordinal()
+def compare_last_run(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Counts, list[Mismatch]]:
+    """Compare what the last run that read something counted, its latest commits, with what lies in the tables.
+
+    For tables that are not audited by day, as change tables are not. Nothing is compared if no run read anything.
+    """
+    if not bronze.exists():
+        return Counts(), []
+    opened = bronze.open()
+    commits = [commit for commit in opened.history(_COMMITS_OF_A_RUN) if READ in commit]
+    own = [commit for commit in commits if commit.get("run_id") == commits[0].get("run_id")]
+    return compare(con, bronze, standing(Positions(opened), _readings(own)))
 
 
-def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, DayCounts]:
+def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, Counts]:
     dead_letters = dead_letter_table(bronze.lake, bronze.name)
     parts = [f"SELECT _partition_date AS day, 1 AS n, 1 AS good, 0 AS bad FROM {bronze.scan(version)} WHERE {where}"]
     if dead_letters.exists():  # one that was discarded is a record of the day, and no failure any more
@@ -195,14 +223,14 @@ def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, whe
         parts.append(f"SELECT _partition_date, {WEIGHT}, 0, {bad} FROM {weighed(dead_letters)} WHERE {where}")
     sums = ", ".join(f"sum({column})::BIGINT" for column in ("n", "good", "bad"))
     rows = con.execute(f"SELECT day, {sums} FROM ({' UNION ALL '.join(parts)}) GROUP BY day ORDER BY day")
-    return {day: DayCounts(0, *counts) for day, *counts in rows.fetchall()}
+    return {day: Counts(*counts) for day, *counts in rows.fetchall()}
 
 
 def _shrunk(
     con: duckdb.DuckDBPyConnection,
     bronze: Table,
     version: int,
-    counts: Mapping[date, DayCounts],
+    counts: Mapping[date, Counts],
     *,
     days: Collection[date],
     held: Collection[date],
@@ -228,22 +256,28 @@ def _shrunk(
     return found
 
 
-def _read_since(opened: DeltaTable) -> list[dict[str, Any]]:
-    """What the commits after the last audit say that they read, the newest word on each content."""
+def _read_since(opened: DeltaTable) -> list[Reading]:
+    """Give what the commits after the last audit say that they read, the newest word on each content."""
     newest, version = opened.version(), audited_in(opened)
-    commits = opened.history(newest - version if version is not None else None) if version != newest else []
-    entries = {
-        # A file's content may have moved to another file since; a pull may have read several things.
-        (entry["content_id"], entry["file"] if "holds" in entry else ""): entry
-        for commit in reversed(commits)
-        for entry in json.loads(commit.get("read", "[]"))
-    }
-    return list(entries.values())
+    return _readings(opened.history(newest - version if version is not None else None) if version != newest else [])
 
 
-def _last_read(opened: DeltaTable) -> list[dict[str, Any]]:
-    """What the newest commit of an ingest says that it read; [] if none of the last commits is one."""
-    for commit in opened.history(_COMMITS_LOOKED_AT):
-        if "read" in commit:
-            return list(json.loads(commit["read"]))
-    return []
+def _last_read(opened: DeltaTable) -> list[Reading]:
+    """Give what the newest commit of an ingest says that it read; [] if none of the last commits is one."""
+    commit = next((commit for commit in opened.history(_COMMITS_LOOKED_AT) if READ in commit), None)
+    return _readings([commit] if commit else [])
+
+
+def _readings(commits: Sequence[Mapping[str, str]]) -> list[Reading]:
+    """Give the readings of commits, newest first. The newest commit that speaks of a batch says all of it.
+
+    A file's content, which is a batch of its own, may have moved to another file since.
+    """
+    found: dict[str, list[Reading]] = {}
+    for commit in reversed(commits):
+        read: dict[str, list[Reading]] = defaultdict(list)
+        for facts in json.loads(commit.get(READ, "[]")):
+            reading = Reading.of_dict(facts)
+            read[reading.batch_id].append(reading)
+        found |= read
+    return [reading for batch in found.values() for reading in batch]

@@ -6,8 +6,8 @@ up.
 What does not fit is left as it is.
 
 The order that makes a kill harmless: rows come first, each only if its place is empty, then their dead letters go.
-How the tables of one kind of source say that a batch still stands is `RowSource.standing`; change tables have a replay
-of their own (`cdc.table.replay`).
+How the tables of one kind of source say that a batch still stands is `ReplaySource.standing`; change tables have a
+replay of their own (`cdc.table.replay`).
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import duckdb
 
 from pipeline_assets.contracts.base import Model, RawColumn, RawShape, raw_shape
 from pipeline_assets.ingest.batch.bronze_table import prepare, schema_of
+from pipeline_assets.ingest.batch.source import plan_anew
 from pipeline_assets.ingest.conform import json_records
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.conform.raw_records import RawRecords, raw_records
@@ -26,13 +27,10 @@ from pipeline_assets.ingest.dead_letters.select import ORDER, REPLAYABLE, Select
 from pipeline_assets.ingest.dead_letters.settled import days_fact, settled_positions, tell
 from pipeline_assets.lake import (
     MANY_COLUMNS,
-    CommitConflictError,
     DataFile,
     Lake,
-    PositionMovedError,
     Positions,
     Table,
-    TypesMovedError,
     days_predicate,
     schemas,
 )
@@ -48,13 +46,12 @@ REPLAYED = "replayed"
 # Positions in the dead letters' log: the contract that they were tried with last, how many would have fit, and the
 # version that says so.
 _TRIED_CONTRACT, _FITTING, _TRIED_VERSION = "tried:contract", "tried:fitting", "tried:version"
-_ATTEMPTS = 8
 _TRIED, _CONFORMED, _DONE = "replay_tried", "replay_conformed", "replay_done"
 _NO_TIME = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 @dataclass(frozen=True)
-class RowSource:
+class ReplaySource:
     """What a replay has to know of a source.
 
     Attributes:
@@ -99,7 +96,7 @@ class Replayed:
 def replay(
     lake: Lake,
     con: duckdb.DuckDBPyConnection,
-    source: RowSource,
+    source: ReplaySource,
     selection: Selection | None = None,
     *,
     run_id: str = "",
@@ -122,15 +119,10 @@ def replay(
     if not (attempt.bronze.exists() and attempt.dead_letters.exists()):
         return Replayed()
     tell(con, attempt.bronze, attempt.dead_letters)  # of a change that was killed before it could be told
-    for _ in range(_ATTEMPTS):
-        try:
-            return attempt.carry_out(selection or Selection(), facts)
-        except (PositionMovedError, TypesMovedError):
-            continue
-    raise CommitConflictError(attempt.bronze.name, _ATTEMPTS)
+    return plan_anew(attempt.bronze.name, lambda: attempt.carry_out(selection or Selection(), facts))
 
 
-def proposed(lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource) -> int:
+def proposed(lake: Lake, con: duckdb.DuckDBPyConnection, source: ReplaySource) -> int:
     """Count the waiting dead letters that would fit today's contract, or tell from the log that nothing has changed.
 
     A dead letter did not fit the contract when it was read. So there is nothing to find before the contract changes,
@@ -153,13 +145,13 @@ def proposed(lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource) -> i
     return found
 
 
-def _hash(source: RowSource) -> int:
+def _hash(source: ReplaySource) -> int:
     """Hash what decides whether a record fits."""
     content = f"{raw_shape(source.model)} {source.schema_evolution}"
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest()) >> 1
 
 
-def would_fit(lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource, selection: Selection) -> int:
+def would_fit(lake: Lake, con: duckdb.DuckDBPyConnection, source: ReplaySource, selection: Selection) -> int:
     """Count the waiting dead letters that a replay would make rows now. Writes nothing."""
     attempt = _Attempt(lake, con, source)
     if not (attempt.bronze.exists() and attempt.dead_letters.exists()):
@@ -170,7 +162,7 @@ def would_fit(lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource, sel
 class _Attempt:
     """One replay of a table's dead letters."""
 
-    def __init__(self, lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource) -> None:
+    def __init__(self, lake: Lake, con: duckdb.DuckDBPyConnection, source: ReplaySource) -> None:
         self.bronze = Table(lake, f"bronze.{source.name}")
         self.dead_letters = dead_letter_table(lake, self.bronze.name)
         self._con, self._source = con, source

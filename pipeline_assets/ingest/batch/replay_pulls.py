@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from datetime import date, datetime
 
-from pipeline_assets.ingest.batch.batch import PULL_COLUMNS, PullSource
-from pipeline_assets.ingest.batch.replay import RowSource
+from pipeline_assets.ingest.batch.replay import ReplaySource
+from pipeline_assets.ingest.batch.rows import BATCH_COLUMNS, RowSource
 from pipeline_assets.ingest.batch.watermark import position
 from pipeline_assets.lake import Positions
 
 _EXTRACTED = "extracted"
 
 
-def row_source(source: PullSource) -> RowSource:
+def row_source(source: RowSource) -> ReplaySource:
     """Give a source of pulls or polls as a replay takes it."""
-    return RowSource(source.name, source.model, PULL_COLUMNS, _standing, schema_evolution=source.schema_evolution)
+    return ReplaySource(source.name, source.model, BATCH_COLUMNS, _standing, schema_evolution=source.schema_evolution)
 
 
 def _standing(log: Positions, batch_id: str, _: date, at: datetime) -> Mapping[str, int] | None:

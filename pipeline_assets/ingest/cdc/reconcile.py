@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline_assets.contracts.base import raw_shape
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
 from pipeline_assets.ingest.cdc.table import row
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging, validate_sql
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, EventBatch, EventPlan, validate_sql
 from pipeline_assets.ingest.cdc.table.chunks import in_chunks
 from pipeline_assets.lake import (
     DataFile,
@@ -171,9 +171,7 @@ def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silv
     return Comparison(sides.point, ranges, *_differences(con, {name: kinds[name] for name in table.keys}))
 
 
-def repair(
-    con: duckdb.DuckDBPyConnection, lake: Lake, source: str, table: ChangeTable, found: Comparison, run_id: str
-) -> int:
+def repair(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, found: Comparison, run_id: str) -> int:
     """Appends the events that make silver equal to the source: `r` of its rows, `d` of rows that it does not have.
 
     They carry the commit position of the comparison's point, so newer changes win over them. Once per point. Unreadable
@@ -187,16 +185,17 @@ def repair(
     if not found.differences.keys() - set(left):
         return 0
     batch_id = f"repair {found.point:X}"
-    staging = Staging(con, lake, table, source, batch_id, datetime.now(UTC))
-    try:
+    planned = EventPlan(
+        expect={batch_id: None}, positions={batch_id: 1}, batch_id=batch_id, extracted_at=datetime.now(UTC)
+    )
+    with EventBatch(lake, con, table, planned, run_id=run_id) as batch:
         for chunk in in_chunks(_mending(con.cursor(), table, found.point - 1, left)):
-            staging.add(chunk.events)
-        staging.commit(expect={batch_id: None}, positions={batch_id: 1}, metadata={"run_id": run_id})
-    except PositionMovedError:  # mended before
-        return 0
-    finally:
-        staging.discard()
-    return staging.counts.events_in
+            batch.add(chunk.events)
+        try:
+            batch.commit()
+        except PositionMovedError:  # mended before
+            return 0
+        return batch.counts.records_in
 
 
 def _mending(

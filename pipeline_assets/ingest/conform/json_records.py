@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from pipeline_assets.ingest.conform import json_numbers
+from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.sql import quote_text
 
 MAX_FIELDS = 2_000
@@ -25,6 +26,29 @@ class Keys:
     names: tuple[str, ...]
     any_twice: bool
     any_nul: bool = False
+
+
+@dataclass(frozen=True)
+class JsonRecords:
+    """Records as JSON texts, as `conform.fields.RecordSet` describes them.
+
+    Attributes:
+        sql: The SELECT of `sql`.
+        fields: The keys that any of the objects has.
+        has_problems: Some may be no objects.
+    """
+
+    sql: str
+    fields: tuple[SourceField, ...]
+    has_problems: bool = True
+
+
+def record_set(con: duckdb.DuckDBPyConnection, source: str) -> JsonRecords:
+    """Give the records of `source`, a relation with `_text`; one pass over it finds the keys."""
+    found = keys(con, source)
+    return JsonRecords(
+        sql(source, found), tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(found.names))
+    )
 
 
 def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:

@@ -4,13 +4,17 @@ A key that bronze has and the source no longer has gets a tombstone: its last ro
 keys of the source are read, at one snapshot; of bronze, its key columns.
 """
 
-import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import duckdb
 
 from pipeline_assets.contracts.base import RawShape, raw_shape
-from pipeline_assets.ingest.batch.batch import Counts, LostRecordsError, PullError
+from pipeline_assets.ingest.batch import source as spine
+from pipeline_assets.ingest.batch.batch import Batch, Plan
+from pipeline_assets.ingest.batch.counts import Counts, Reading
+from pipeline_assets.ingest.batch.errors import BatchError, LostRecordsError
 from pipeline_assets.ingest.batch.watermark import at, position
 from pipeline_assets.ingest.conform.conform import conform_sql
 from pipeline_assets.ingest.database.errors import retrying
@@ -52,28 +56,53 @@ def compare_keys(
 
     Raises:
         DatabaseError: The database cannot be reached, refuses, or does not have what is declared.
-        PullError: Keys went missing on the way.
+        BatchError: Keys went missing on the way.
     """
-    found: KeyComparison = retrying()(_compare, lake, con, source, database, run_id)
-    return found
+    run = _Run(lake, con, source, database, run_id)
+    retrying()(spine.ingest, run)
+    return run.found
 
 
-def _compare(
-    lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, run_id: str
-) -> KeyComparison:
-    bronze = source.table(lake)
-    if not bronze.exists():
-        raise PullError(f"{bronze.name} has no rows yet: pull {source.name} first, then compare its keys")
-    # Before the snapshot, so that a pull that comes in between is noticed.
-    before = bronze.position(EXTRACTED)
-    with database.snapshot(source.relation) as snapshot:
-        now = position(snapshot.taken_at)
-        _read_keys(con, source, snapshot)
-    extracted = max(now, (before or now) + 1)
-    found = _find_gone(con, bronze, source)
-    if found.gone:
-        _bury(con, bronze, source, before, extracted, found.gone, run_id)
-    return found
+class _Run:
+    """One comparison, as the spine takes it: its batch is the tombstones."""
+
+    def __init__(
+        self, lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, run_id: str
+    ) -> None:
+        self.name = source.table(lake).name
+        self.found = KeyComparison(0, 0, 0)
+        self._lake, self._con, self._source, self._database, self._run_id = lake, con, source, database, run_id
+        self._is_done = False
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+        """Compare the keys; None if none is gone."""
+        con, source, bronze = self._con, self._source, self._source.table(self._lake)
+        if self._is_done:
+            return None
+        if not bronze.exists():
+            raise BatchError(f"{bronze.name} has no rows yet: pull {source.name} first, then compare its keys")
+        # Before the snapshot, so that a pull that comes in between is noticed.
+        before = bronze.position(EXTRACTED)
+        with self._database.snapshot(source.relation) as snapshot:
+            now = position(snapshot.taken_at)
+            _read_keys(con, source, snapshot)
+        self._extracted = max(now, (before or now) + 1)
+        self._batch_id = f"keys {before or ''}..{self._extracted}"
+        self.found = _find_gone(con, bronze, source)
+        if not self.found.gone:
+            return None
+        planned = Plan(expect={EXTRACTED: before}, positions={EXTRACTED: self._extracted})
+        self._batch = Batch(self._lake, con, source.name, planned, run_id=self._run_id)
+        return [self._batch]
+
+    def read(self, batches: Sequence[Batch]) -> None:
+        """Write the tombstones."""
+        self._batch.facts["batch_id"] = self._batch_id
+        _bury(self._batch, self._source, self._batch_id, self._extracted, self.found.gone)
+
+    def committed(self, batches: Sequence[Batch]) -> None:
+        """Note that the tombstones are in the table."""
+        self._is_done = True
 
 
 def _read_keys(con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot) -> None:
@@ -110,37 +139,23 @@ def _find_gone(con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSo
     return KeyComparison(_count(con, _KEYS), _count(con, _GONE), missing)
 
 
-def _bury(
-    con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource, before: int | None, extracted: int,
-    gone: int, run_id: str,
-) -> None:  # fmt: skip
-    """Commits the tombstones."""
+def _bury(batch: Batch, source: DatabaseSource, batch_id: str, extracted: int, gone: int) -> None:
+    """Write the tombstone of each key that is gone: its last row once more, with `_deleted` true."""
     keys, day = quote_names(source.keys), at(extracted).date()
-    batch_id, origin = f"keys {before or ''}..{extracted}", f"keys of {source.relation.name}"
+    origin = f"keys of {source.relation.name}"
     same = " AND ".join(f"s.{name} IS NOT DISTINCT FROM g.{name}" for name in map(quote_name, source.keys))
     rows = f"""
         SELECT * EXCLUDE (_partition_date, place) REPLACE (
             true AS _deleted, {quote_text(batch_id)} AS _batch_id, TIMESTAMPTZ '{at(extracted)}' AS _extracted_at,
             struct_pack(file := {quote_text(origin)}, line := row_number() OVER ()) AS _source)
         FROM (SELECT s.*, row_number() OVER (PARTITION BY {keys} ORDER BY _extracted_at DESC) AS place
-              FROM {bronze.scan()} AS s SEMI JOIN {_GONE} AS g ON {same})
+              FROM {batch.bronze.scan()} AS s SEMI JOIN {_GONE} AS g ON {same})
         WHERE place = 1"""
-    types = schemas.types(bronze.open().schema())
-    files = bronze.write(con, rows, partition_values={"_partition_date": day.isoformat()})
-    if (written := sum(file.rows for file in files)) != gone:
-        bronze.delete_uncommitted(files)
-        raise PullError(f"{bronze.name}: {written} tombstones for {gone} keys that are gone; report this")
-    entry = {
-        "file": origin, "day": day.isoformat(), "content_id": batch_id, "holds": {}, **asdict(Counts(gone, gone)),
-    }  # fmt: skip
-    bronze.commit(
-        con,
-        files,
-        types=types,
-        expect={EXTRACTED: before},
-        positions={EXTRACTED: extracted},
-        metadata={"batch_id": batch_id, "read": json.dumps([entry]), **({"run_id": run_id} if run_id else {})},
-    )
+    batch.types = schemas.types(batch.bronze.open().schema())
+    batch.files += batch.bronze.write(batch.con, rows, partition_values={"_partition_date": day.isoformat()})
+    if (written := sum(file.rows for file in batch.files)) != gone:
+        raise BatchError(f"{batch.bronze.name}: {written} tombstones for {gone} keys that are gone; report this")
+    batch.readings.append(Reading(batch_id, Counts(gone, gone), frozenset({day}), origin))
 
 
 def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:

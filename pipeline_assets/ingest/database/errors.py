@@ -19,9 +19,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from pipeline_assets.ingest.batch.batch import PullError
+from pipeline_assets.ingest.batch.errors import BatchError
 from pipeline_assets.ingest.postgres_session import redact
-from pipeline_assets.lake import PositionMovedError, TypesMovedError
 
 if TYPE_CHECKING:  # whoever has such an error has loaded SQLAlchemy, and nobody else needs to
     from sqlalchemy.exc import DBAPIError
@@ -49,7 +48,7 @@ _REMEDIES = {
 }
 
 
-class DatabaseError(PullError):
+class DatabaseError(BatchError):
     """The database cannot be reached, refuses, or does not have what was declared; nothing was committed.
 
     Attributes:
@@ -119,10 +118,7 @@ def retrying() -> Retrying:
 
 
 def _is_worth_it(error: BaseException) -> bool:
-    # A position that moved: another pull of the source was faster. The next attempt starts where that one ended.
-    return isinstance(error, PositionMovedError | TypesMovedError) or (
-        isinstance(error, DatabaseError) and error.is_transient
-    )
+    return isinstance(error, DatabaseError) and error.is_transient
 
 
 def _tell(state: RetryCallState) -> None:

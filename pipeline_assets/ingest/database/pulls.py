@@ -10,6 +10,7 @@ How a database is read is in `postgres`, `alchemy` and `duckdb_file`; deleted ro
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
@@ -18,7 +19,10 @@ from typing import Literal
 import duckdb
 
 from pipeline_assets.contracts.base import raw_shape
-from pipeline_assets.ingest.batch.batch import Batch, Pull, Pulled, PullSource
+from pipeline_assets.ingest.batch import source as spine
+from pipeline_assets.ingest.batch.batch import Batch
+from pipeline_assets.ingest.batch.counts import Report
+from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan, RowSource
 from pipeline_assets.ingest.batch.watermark import SECONDS, Watermark, at, position
 from pipeline_assets.ingest.database import parameters, postgres
 from pipeline_assets.ingest.database.duckdb_file import DuckDBFile
@@ -59,7 +63,7 @@ _TEXT_MARGIN = 2 * 86_400 * SECONDS
 
 
 @dataclass(frozen=True)
-class DatabaseSource(PullSource):
+class DatabaseSource(RowSource):
     """A table or query of a database as declared.
 
     Attributes:
@@ -117,10 +121,10 @@ class DatabaseSource(PullSource):
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Pull:
     """What to read, and the positions that follow once the greatest watermark read is known."""
 
-    batch: Batch
+    rows: RowPlan
     selections: Sequence[Selection]
     positions: Callable[[int | None], dict[str, int]]
 
@@ -171,8 +175,8 @@ def _is_whole(day: date, pulled: int | None) -> bool:
 def pull(
     lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, first: date, last: date,
     *, run_id: str = "",
-) -> list[Pulled]:  # fmt: skip
-    """Pulls once; in windows, each day of a range. What may pass by itself is tried again.
+) -> Report:  # fmt: skip
+    """Pull once; in windows, each day of a range. What may pass by itself is tried again.
 
     Args:
         lake: The lake.
@@ -185,37 +189,69 @@ def pull(
 
     Raises:
         DatabaseError: The database cannot be reached, refuses, or does not have what is declared.
-        PullError: Records went missing on the way.
+        BatchError: Records went missing on the way.
+        CommitConflictError: Other pulls of the source were faster each time.
     """
     days: list[date | None] = [None]
     if source.mode == "window":
         days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    return [retrying()(_pull, lake, con, source, database, day, run_id) for day in days]
+    report = Report()
+    for day in days:
+        run = _Run(lake, con, source, database, day, run_id)
+        retrying()(spine.ingest, run)
+        report.include(run.report)
+    return report
 
 
-def _pull(
-    lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, day: date | None,
-    run_id: str,
-) -> Pulled:  # fmt: skip
-    bronze = source.table(lake)
-    with database.snapshot(source.relation) as snapshot:
-        plan = _plan(con, bronze, source, database.place, snapshot, day)
-        with Pull(lake, con, source, plan.batch) as pulling:
-            _read(pulling, con, source, snapshot, plan.selections)
-            greatest = pulling.greatest(source.watermark.greatest_sql) if source.watermark else None
-            # What the other kinds of pulls have kept does not know of these rows.
-            positions = {**NO_PROGRESS, **_NO_WATERMARK, **plan.positions(greatest)}
-            return pulling.commit(positions=positions, run_id=run_id)
+class _Run:
+    """One pull, as the spine takes it: of a window, its day."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        con: duckdb.DuckDBPyConnection,
+        source: DatabaseSource,
+        database: Database,
+        day: date | None,
+        run_id: str,
+    ) -> None:
+        self.name = source.table(lake).name
+        self.report = Report()
+        self._lake, self._con, self._source, self._database, self._run_id = lake, con, source, database, run_id
+        self._day, self._is_done = day, False
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+        """Take a snapshot of the source, and decide what of it is read."""
+        if self._is_done:
+            return None
+        self._snapshot = stack.enter_context(self._database.snapshot(self._source.relation))
+        bronze = self._source.table(self._lake)
+        self._pull = _plan(self._con, bronze, self._source, self._database.place, self._snapshot, self._day)
+        self._batch = RowBatch(self._lake, self._con, self._source, self._pull.rows, run_id=self._run_id)
+        return [self._batch]
+
+    def read(self, batches: Sequence[Batch]) -> None:
+        """Read what was selected into the batch."""
+        batch, watermark = self._batch, self._source.watermark
+        _read(batch, self._con, self._source, self._snapshot, self._pull.selections)
+        greatest = batch.greatest(watermark.greatest_sql) if watermark else None
+        # What the other kinds of pulls have kept does not know of these rows.
+        batch.positions |= {**NO_PROGRESS, **_NO_WATERMARK, **self._pull.positions(greatest)}
+
+    def committed(self, batches: Sequence[Batch]) -> None:
+        """Count the batch."""
+        self._is_done = True
+        self.report.add(self._batch)
 
 
 def _plan(
     con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSource, place: str, snapshot: Snapshot,
     day: date | None,
-) -> _Plan:  # fmt: skip
+) -> _Pull:  # fmt: skip
     before = bronze.position(EXTRACTED)
     now = position(snapshot.taken_at)
     extracted = max(now, (before or now) + 1)
-    batch = Batch(
+    batch = RowPlan(
         name=source.mode,
         start=str(before or ""),
         end=str(extracted),
@@ -226,7 +262,7 @@ def _plan(
     )
     if source.watermark is None:
         batch = replace(batch, replaces="TRUE", positions={**batch.positions, "full": extracted}, mark="full")
-        return _Plan(batch, snapshot.splits(source.keys), lambda _: {})
+        return _Pull(batch, snapshot.splits(source.keys), lambda _: {})
     if day is not None:
         return _window(batch, source.watermark, day)
     # Of an empty table nothing can be read again.
@@ -236,7 +272,7 @@ def _plan(
     return _by_watermark(batch, bronze, source, place, snapshot, may_repeat)
 
 
-def _window(batch: Batch, watermark: Watermark, day: date) -> _Plan:
+def _window(batch: RowPlan, watermark: Watermark, day: date) -> _Pull:
     start = position(datetime(day.year, day.month, day.day, tzinfo=UTC))
     lower, upper = watermark.value(start), watermark.value(start + 86_400 * SECONDS)
     window = replace(
@@ -247,7 +283,7 @@ def _window(batch: Batch, watermark: Watermark, day: date) -> _Plan:
         replaces=f"_partition_date = DATE '{day}'",
         mark=_window_position(day),
     )
-    return _Plan(window, [Selection(watermark=watermark.column, lower=lower, upper=upper)], lambda _: {})
+    return _Pull(window, [Selection(watermark=watermark.column, lower=lower, upper=upper)], lambda _: {})
 
 
 def _window_position(day: date) -> str:
@@ -255,9 +291,9 @@ def _window_position(day: date) -> str:
 
 
 def _by_transactions(
-    batch: Batch, bronze: Table, source: DatabaseSource, snapshot: Snapshot, transactions: Transactions,
+    batch: RowPlan, bronze: Table, source: DatabaseSource, snapshot: Snapshot, transactions: Transactions,
     may_repeat: str | None,
-) -> _Plan:  # fmt: skip
+) -> _Pull:  # fmt: skip
     watermark, now = _watermark(source), position(snapshot.taken_at)
     stream = _number(f"{transactions.stream}/{watermark.column}")
     done = Progress.of(bronze)
@@ -267,7 +303,7 @@ def _by_transactions(
         def first(greatest: int | None) -> dict[str, int]:
             return Progress.first(stream, transactions, now, _capped(watermark, greatest, now)).positions
 
-        return _Plan(replace(batch, may_repeat=may_repeat), selections, first)
+        return _Pull(replace(batch, may_repeat=may_repeat), selections, first)
     seen = done
 
     def following(greatest: int | None) -> dict[str, int]:
@@ -275,12 +311,12 @@ def _by_transactions(
 
     lookback = None if source.lookback is None else _lookback(source, watermark)
     selection = seen.selection(transactions, watermark, lookback)
-    return _Plan(replace(batch, may_repeat=may_repeat and seen.may_repeat(transactions)), [selection], following)
+    return _Pull(replace(batch, may_repeat=may_repeat and seen.may_repeat(transactions)), [selection], following)
 
 
 def _by_watermark(
-    batch: Batch, bronze: Table, source: DatabaseSource, place: str, snapshot: Snapshot, may_repeat: str | None
-) -> _Plan:
+    batch: RowPlan, bronze: Table, source: DatabaseSource, place: str, snapshot: Snapshot, may_repeat: str | None
+) -> _Pull:
     watermark, now = _watermark(source), position(snapshot.taken_at)
     stream = _number(f"{place}/{source.relation.name}/{watermark.column}")
     lookback = _lookback(source, watermark)
@@ -293,14 +329,14 @@ def _by_watermark(
     if mark is None:
         is_query = source.query is not None
         whole = [Selection(lower=watermark.first)] if is_query else snapshot.splits(source.keys)
-        return _Plan(replace(batch, may_repeat=may_repeat), whole, following)
+        return _Pull(replace(batch, may_repeat=may_repeat), whole, following)
     selection = Selection(watermark=watermark.column, lower=watermark.value(mark - lookback))
     near = mark - lookback - (_TEXT_MARGIN if watermark.is_time else 0)
-    return _Plan(replace(batch, may_repeat=may_repeat and watermark.from_on(near)), [selection], following)
+    return _Pull(replace(batch, may_repeat=may_repeat and watermark.from_on(near)), [selection], following)
 
 
 def _read(
-    pulling: Pull, con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot,
+    batch: RowBatch, con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot,
     selections: Sequence[Selection],
 ) -> None:  # fmt: skip
     """Reads all parts; several side by side, each with a cursor and a session of its own."""
@@ -310,7 +346,7 @@ def _read(
         with lent(con.cursor()) as cursor, snapshot.read(cursor, selections[number]) as found:
             for column in (*source.keys, *([source.watermark.column] if source.watermark else [])):
                 column_of([field.name for field in found.fields], column, source.relation.name)
-            pulling.write(found, origin=origin, counted=found.counted, con=cursor)
+            batch.add(found, origin=origin, counted=found.counted, con=cursor)
 
     if len(selections) == 1:
         read(0)

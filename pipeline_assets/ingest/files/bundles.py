@@ -22,12 +22,13 @@ import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest.batch.bronze_table import dead_letters_sql, rows_sql
+from pipeline_assets.ingest.batch.dead_letter_buffer import DeadLetterBuffer
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.files.content import HEAD_BYTES, Content, read_content
 from pipeline_assets.ingest.files.formats.open_records import UnreadableFile, open_records, resolve_format
 from pipeline_assets.ingest.files.formats.records import Outcome
 from pipeline_assets.ingest.files.plan import Delivery, extracted_at, identity
-from pipeline_assets.ingest.files.read_file import DEAD_LETTERS, FileReader, Landed, rejects_table
+from pipeline_assets.ingest.files.read_file import FileReader, Landed, rejects_table
 from pipeline_assets.ingest.files.unread import Cause, cause_of
 from pipeline_assets.lake import DataFile, StorageError, Table, faults
 from pipeline_assets.sql import quote_text
@@ -236,8 +237,8 @@ def _read_as_one(
     _tell_files(reader.con, layout, members, starts)
     source = _with_files(reader.con, outcome)
     con = reader.con
-    con.execute(f"INSERT INTO {DEAD_LETTERS} {dead_letters_sql(source, layout.day)}")
-    refused = _tell_rejects(con, layout, outcome)
+    reader.batch.buffer.insert(dead_letters_sql(source, layout.day))
+    refused = _tell_rejects(con, reader.batch.buffer, layout, outcome)
     partition = {"_partition_date": layout.day.isoformat()}
     files = reader.bronze.write(con, rows_sql(source), partition_values=partition)
     counts = {
@@ -349,14 +350,16 @@ def _tell_files(
     con.unregister("landing_bundle_facts")
 
 
-def _tell_rejects(con: duckdb.DuckDBPyConnection, layout: _Layout, outcome: Outcome) -> dict[str, int]:
+def _tell_rejects(
+    con: duckdb.DuckDBPyConnection, buffer: DeadLetterBuffer, layout: _Layout, outcome: Outcome
+) -> dict[str, int]:
     """Makes dead letters of the records that the reader refused; gives their number by file."""
     if not outcome.rejects:
         return {}
     con.register("landing_rejects", rejects_table(outcome.rejects))
     placed = f"landing_rejects AS r ASOF JOIN {_FILES} AS f ON r.line >= f.start"
-    con.execute(
-        f"INSERT INTO {DEAD_LETTERS} SELECT DATE '{layout.day}', f.content_id, f.at, "
+    buffer.insert(
+        f"SELECT DATE '{layout.day}', f.content_id, f.at, "
         f"struct_pack(file := f.file, line := r.line - f.before), r.reason, r.raw, 1, NULL FROM {placed}"
     )
     found = con.execute(f"SELECT f.file, count(*) FROM {placed} GROUP BY ALL").fetchall()

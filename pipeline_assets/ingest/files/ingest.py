@@ -1,17 +1,12 @@
-"""Landing files into bronze: the whole way of the files of some days, in at most three commits.
+"""Landing files into bronze: the whole way of the files of some days, as one batch.
 
-First the dead letters of what is read, then the rows with their positions in place of the rows of corrected files: only
-that second commit makes a file "ingested". Last, dead letters that are no longer true. The next run repairs a kill in
-between.
-
-What is to be read is decided in `deliveries`, how one file becomes rows in `bronze_file`, how rows become a commit
-in `lake`.
+Only the commit of its rows makes a file "ingested". The next run repairs a kill before or after it. What is to be read
+is decided in `plan`, how one file becomes rows in `read_file`; the order of the commits is `ingest.batch.batch`'s.
 """
 
-import json
-from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,33 +15,25 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 
-from pipeline_assets.contracts.base import Model, RawColumn, RawShape
-from pipeline_assets.ingest.batch.bronze_table import prepare, schema_of
+from pipeline_assets.contracts.base import Model, RawShape
+from pipeline_assets.ingest.batch import counts
+from pipeline_assets.ingest.batch import source as spine
+from pipeline_assets.ingest.batch.batch import Batch
+from pipeline_assets.ingest.batch.batch import Plan as BatchPlan
+from pipeline_assets.ingest.batch.bronze_table import prepare
 from pipeline_assets.ingest.conform.conform import TECHNICAL_COLUMNS
 from pipeline_assets.ingest.files.bundles import compact, read_all
 from pipeline_assets.ingest.files.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.files.formats.open_records import Format
 from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.files.path_pattern import PathPattern
-from pipeline_assets.ingest.files.plan import Plan, files_of, holders, in_tables, plan
-from pipeline_assets.ingest.files.read_file import DEAD_LETTERS, FileReader, Landed
+from pipeline_assets.ingest.files.plan import Delivery, Plan, files_of, holders, in_tables, owner_of, plan
+from pipeline_assets.ingest.files.read_file import FileReader, Landed
 from pipeline_assets.ingest.files.unread import Cause, FilesHeldUpError, FilesLeftError, HeldUp
-from pipeline_assets.lake import (
-    CommitConflictError,
-    DataFile,
-    Lake,
-    PositionMovedError,
-    Positions,
-    Table,
-    TypesMovedError,
-    days_predicate,
-    schemas,
-)
-from pipeline_assets.lake.dead_letters import REPLAYABLE_COLUMNS, dead_letter_table, record
+from pipeline_assets.lake import Lake, Positions, Table, days_predicate
+from pipeline_assets.lake.dead_letters import dead_letter_table
 from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.lake.spill import spill_folder
-
-_ATTEMPTS = 8
 
 Outcome = Literal["new", "corrected", "copy", "waiting"]
 
@@ -94,28 +81,6 @@ class LandingSource:
 
 
 @dataclass(frozen=True)
-class DayCounts:
-    """Counts of one day, or of several: records in = rows + dead letters.
-
-    A dead letter counts as the records that it stands for: a file that cannot be read is one of many records.
-    """
-
-    files: int = 0
-    records_in: int = 0
-    rows: int = 0
-    dead_letters: int = 0
-
-    def __add__(self, other: "DayCounts") -> "DayCounts":
-        """Sums up."""
-        return DayCounts(
-            self.files + other.files,
-            self.records_in + other.records_in,
-            self.rows + other.rows,
-            self.dead_letters + other.dead_letters,
-        )
-
-
-@dataclass(frozen=True)
 class FileReport:
     """What became of one file.
 
@@ -138,37 +103,21 @@ class FileReport:
     dead_letters: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and for tables."""
+        """Give it for JSON and for tables."""
         return {**asdict(self), "day": self.day.isoformat()}
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass
+class Report(counts.Report):
     """What a run of `ingest` did.
 
     Attributes:
-        version: The bronze table's version afterwards.
         files: Files that were not simply unchanged.
         unchanged: Number of files that were in the table as they are.
-        widened: Columns of the table that took a wider type of the contract.
     """
 
-    version: int
     files: list[FileReport] = field(default_factory=list)
     unchanged: int = 0
-    widened: list[Widening] = field(default_factory=list)
-
-    def counts(self) -> dict[date, DayCounts]:
-        """Counts by day of what was read."""
-        days: dict[date, list[FileReport]] = defaultdict(list)
-        for file in self.files:
-            days[file.day].append(file)
-        return {day: _total(files) for day, files in days.items()}
-
-    @property
-    def total(self) -> DayCounts:
-        """Counts of all that was read."""
-        return _total(self.files)
 
 
 def ingest(
@@ -198,30 +147,87 @@ def ingest(
         FilesLeftError: Some files cannot be read now; all others are in the table.
         CommitConflictError: Other runs of the same source were faster each time.
     """
-    days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
-    bronze = source.table(lake)
-    shape, widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
-    held_up: set[str] = set()
-    left: dict[str, Cause] = {}
-    moved = 0
-    while moved < _ATTEMPTS:
-        todo, closed = _plan(con, bronze, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
+    run = _Run(lake, con, source, root, first, last, settle_seconds=settle_seconds, run_id=run_id)
+    spine.ingest(run)
+    if run.left:
+        raise FilesLeftError(run.name, run.left, run.report)
+    return run.report
+
+
+class _Run:
+    """One run's way through the files of some days, as the spine takes it: all of them are one batch."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        con: duckdb.DuckDBPyConnection,
+        source: LandingSource,
+        root: Path,
+        first: date,
+        last: date,
+        *,
+        settle_seconds: float,
+        run_id: str,
+    ) -> None:
+        self.name = source.table(lake).name
+        self.report = Report()
+        self.left: dict[str, Cause] = {}
+        self._lake, self._con, self._source, self._root, self._run_id = lake, con, source, root, run_id
+        self._days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
+        self._settle_seconds = settle_seconds
+        self._held_up: set[str] = set()
+        self._unreadable: dict[str, Cause] = {}
+        self._widened: list[Widening] = []
+        self._is_done = False
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+        """Decide which files are read, and which rows go."""
+        if self._is_done:
+            return None
+        con, source = self._con, self._source
+        bronze = source.table(self._lake)
+        # Again with each plan: the table may have been retyped meanwhile.
+        self._shape, widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
+        self._widened += widened
+        self._todo, closed = _plan(
+            con,
+            bronze,
+            source,
+            self._root,
+            self._days,
+            settle_seconds=self._settle_seconds,
+            held_up=self._held_up,
+        )
+        self.left = {**closed, **self._todo.left, **self._unreadable}
+        self._folder = Path(stack.enter_context(TemporaryDirectory(dir=spill_folder())))
+        self._batch = Batch(self._lake, con, source.name, _batch_plan(con, self._todo), run_id=self._run_id)
+        self._batch.widened = self._widened
+        self._batch.stale = _stale(con, self._todo)
+        self._batch.evolve(self._shape)
+        return [self._batch]
+
+    def read(self, batches: Sequence[Batch]) -> None:
+        """Read the files into the batch.
+
+        Raises:
+            FilesHeldUpError: Some changed meanwhile, or cannot be read: the next plan goes without them.
+        """
+        todo = self._todo
+        files = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
+        files += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
         try:
-            report = replace(_carry_out(con, bronze, source, shape, root, todo, run_id), widened=widened)
+            files += _read(self._batch, self._source, self._root, self._folder, todo, self._shape)
         except FilesHeldUpError as error:
-            held_up |= error.changed | error.left.keys()
-            left |= error.left
-        except PositionMovedError:
-            moved += 1
-        except TypesMovedError:
-            shape, more_widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
-            widened += more_widened
-            moved += 1
-        else:
-            if found := {**closed, **todo.left, **left}:
-                raise FilesLeftError(bronze.name, found, report)
-            return report
-    raise CommitConflictError(bronze.name, _ATTEMPTS)
+            self._held_up |= error.changed | error.left.keys()
+            self._unreadable |= error.left
+            raise
+        ordered = sorted(files, key=lambda report: (report.day, report.file))
+        self.report = Report(files=ordered, unchanged=todo.unchanged)
+
+    def committed(self, batches: Sequence[Batch]) -> None:
+        """Count the batch."""
+        self._is_done = True
+        self.report.add(self._batch)
 
 
 def _plan(
@@ -257,118 +263,80 @@ def _plan(
         days |= more
 
 
-def _carry_out(
-    con: duckdb.DuckDBPyConnection,
-    bronze: Table,
-    source: LandingSource,
-    shape: RawShape,
-    root: Path,
-    todo: Plan,
-    run_id: str,
-) -> Report:
-    """Reads what the plan says and commits it. Raises PositionMovedError, TypesMovedError when others were faster."""
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE {DEAD_LETTERS} ({', '.join(f'{n} {t}' for n, t in REPLAYABLE_COLUMNS.items())})"
+def _read(
+    batch: Batch, source: LandingSource, root: Path, folder: Path, todo: Plan, shape: RawShape
+) -> list[FileReport]:
+    """Read what the plan says into the batch."""
+    reader = FileReader(
+        batch,
+        root,
+        temp_dir=folder,
+        format=source.format,
+        delimiter=source.delimiter,
+        schema_evolution=source.schema_evolution,
+        by_day=source.by_day,
+        max_unpacked_bytes=source.max_unpacked_bytes,
+        max_seconds=source.max_seconds_per_file,
     )
-    reports = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
-    reports += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
-    files: list[DataFile] = []
-    added: dict[str, RawColumn] = {}
+    reports: list[FileReport] = []
     held_up = HeldUp()
-    try:
-        with TemporaryDirectory(dir=spill_folder()) as folder:
-            reader = FileReader(
-                con,
-                bronze,
-                root,
-                temp_dir=Path(folder),
-                format=source.format,
-                delimiter=source.delimiter,
-                schema_evolution=source.schema_evolution,
-                by_day=source.by_day,
-                max_unpacked_bytes=source.max_unpacked_bytes,
-                max_seconds=source.max_seconds_per_file,
-            )
-            for delivery, landed in read_all(reader, todo.read, shape):
-                path = delivery.file.path
-                if not isinstance(landed, Landed):
-                    held_up.add(path, landed)
-                    if held_up.is_hopeless:
-                        break
-                    continue
-                held_up.in_a_row = 0
-                files += landed.files
-                added |= {column.name: column for column in landed.added}
-                outcome: Outcome = "corrected" if path in todo.corrected else "new"
-                counts = landed.records_in, landed.rows, landed.dead_letters
-                reports.append(FileReport(path, delivery.file.date, delivery.content_id, outcome, *counts))
-            held_up.check({delivery.file.path for delivery in todo.read} - {report.file for report in _read(reports)})
-            files = compact(con, bronze, files)
-        if added:
-            bronze.create(schema_of(con, added.values()))
-        version = _commit(con, bronze, files, reports, shape.extended(added.values()), todo, run_id)
-    except BaseException:
-        bronze.delete_uncommitted(files)
-        raise
-    return Report(version, sorted(reports, key=lambda report: (report.day, report.file)), todo.unchanged)
+    for delivery, landed in read_all(reader, todo.read, shape):
+        path = delivery.file.path
+        if not isinstance(landed, Landed):
+            held_up.add(path, landed)
+            if held_up.is_hopeless:
+                break
+            continue
+        held_up.in_a_row = 0
+        batch.files += landed.files
+        batch.evolve(shape, landed.added)
+        batch.readings.append(_reading(delivery, landed))
+        outcome: Outcome = "corrected" if path in todo.corrected else "new"
+        counted = landed.records_in, landed.rows, landed.dead_letters
+        reports.append(FileReport(path, delivery.file.date, delivery.content_id, outcome, *counted))
+    held_up.check({delivery.file.path for delivery in todo.read} - {report.file for report in reports})
+    batch.files = compact(batch.con, batch.bronze, batch.files)
+    return reports
 
 
-def _commit(
-    con: duckdb.DuckDBPyConnection,
-    bronze: Table,
-    files: list[DataFile],
-    reports: list[FileReport],
-    shape: RawShape,
-    todo: Plan,
-    run_id: str,
-) -> int:
-    """The dead letters of the files read, then rows and positions; last, dead letters that are no longer true."""
-    facts = {"run_id": run_id} if run_id else {}
-    dead_letters = dead_letter_table(bronze.lake, bronze.name)
-    if todo.read:
-        _list(con, "landing_read", {(delivery.file.date, delivery.content_id) for delivery in todo.read})
-        record(con, dead_letters, f"SELECT * FROM {DEAD_LETTERS}", where=_listed(con, "landing_read"), metadata=facts)
-        counts = {name: str(value) for name, value in asdict(_total(reports)).items()}
-        read = json.dumps([report.as_dict() for report in _read(reports)])
-    _list(con, "landing_gone", todo.gone)
-    version = bronze.commit(
-        con,
-        files,
-        types=schemas.types(schema_of(con, shape.columns)),
-        where=_listed(con, "landing_gone") if todo.gone else None,
+def _reading(delivery: Delivery, landed: Landed) -> counts.Reading:
+    """Say what was read of a file, which stands in the table for as long as its content is that day's."""
+    counted = counts.Counts(landed.records_in, landed.rows, landed.dead_letters)
+    day, content_id = delivery.file.date, delivery.content_id
+    holds = {owner_of(content_id): day.toordinal()}
+    return counts.Reading(content_id, counted, frozenset({day}), delivery.file.path, holds)
+
+
+def _batch_plan(con: duckdb.DuckDBPyConnection, todo: Plan) -> BatchPlan:
+    """Say what the batch of the plan's files rests on, and what it replaces."""
+    read, gone = {(delivery.file.date, delivery.content_id) for delivery in todo.read}, todo.gone
+    return BatchPlan(
         expect=todo.expect,
         positions=todo.positions,
-        metadata={**facts, **counts, "read": read} if todo.read else facts,
+        replaces=_listed(con, "landing_gone", gone),
+        obsolete=_listed(con, "landing_read", read),
     )
+
+
+def _stale(con: duckdb.DuckDBPyConnection, todo: Plan) -> str | None:
+    """Give the predicate on dead letters that are no longer true once the rows are in."""
     # A content that moves to another file of its day goes and comes in one: its dead letters are those of this reading.
     read_again = {(delivery.file.date, delivery.content_id) for delivery in todo.read}
-    if (obsolete := (todo.gone | todo.stale) - read_again) and dead_letters.exists():
-        _list(con, "landing_gone", obsolete)
-        dead_letters.commit(con, [], where=_listed(con, "landing_gone"), metadata=facts)
-    return version
+    return _listed(con, "landing_stale", (todo.gone | todo.stale) - read_again)
 
 
-def _list(con: duckdb.DuckDBPyConnection, name: str, contents: Collection[tuple[date, str]]) -> None:
-    """Puts (day, content id) pairs into a temporary table."""
+def _listed(con: duckdb.DuckDBPyConnection, name: str, contents: Collection[tuple[date, str]]) -> str | None:
+    """Give the predicate on rows of some (day, content id), which it lists in a temporary table; None for none.
+
+    The bounds spare the partitions of other days.
+    """
+    if not contents:
+        return None
     days, ids = [day for day, _ in contents], [content_id for _, content_id in contents]
     con.register(
         "landing_contents", pa.table([pa.array(days, pa.date32()), pa.array(ids, pa.string())], ["day", "content_id"])
     )
     con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM landing_contents")
     con.unregister("landing_contents")
-
-
-def _listed(con: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The predicate on rows of the listed contents; the bounds spare the partitions of other days."""
-    days = [day for (day,) in con.execute(f"SELECT DISTINCT day FROM {name}").fetchall()]
-    within = days_predicate("_partition_date", days)
+    within = days_predicate("_partition_date", set(days))
     return f"{within} AND (_partition_date, _batch_id) IN (SELECT (day, content_id) FROM {name})"
-
-
-def _read(files: Iterable[FileReport]) -> list[FileReport]:
-    return [file for file in files if file.outcome in ("new", "corrected")]
-
-
-def _total(files: Iterable[FileReport]) -> DayCounts:
-    counts = (DayCounts(1, file.records_in, file.rows, file.dead_letters) for file in _read(files))
-    return sum(counts, start=DayCounts())

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
+from pipeline_assets.ingest.batch.batch import Batch
 from pipeline_assets.ingest.batch.bronze_table import dead_letters_sql, misfits, rows_sql, written_rows
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.files import limits
@@ -35,9 +36,6 @@ from pipeline_assets.ingest.files.unread import Cause, cause_of
 from pipeline_assets.ingest.files.weight import records_in_bytes, records_of
 from pipeline_assets.lake import MANY_COLUMNS, DataFile, Table, faults
 from pipeline_assets.sql import quote_text
-
-DEAD_LETTERS = "landing_dead_letters"
-"""Temporary table that collects the dead letters of a run; columns as `lake.dead_letters.COLUMNS`."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,7 @@ class FileReader:
     """How the files of one source are read in one run.
 
     Attributes:
-        con: Connection of the lake; holds the temporary table `DEAD_LETTERS`.
-        bronze: The table to write files for.
+        batch: What the files' rows and dead letters go to.
         root: The landing folder.
         temp_dir: For copies of formats that cannot be streamed.
         format: One for all files, or "auto".
@@ -76,8 +73,7 @@ class FileReader:
         max_seconds: What the reading of one may take.
     """
 
-    con: duckdb.DuckDBPyConnection
-    bronze: Table
+    batch: Batch
     root: Path
     temp_dir: Path
     format: Format | Literal["auto"]
@@ -86,6 +82,16 @@ class FileReader:
     by_day: bool = False
     max_unpacked_bytes: int | None = None
     max_seconds: float | None = None
+
+    @property
+    def con(self) -> duckdb.DuckDBPyConnection:
+        """Connection of the lake."""
+        return self.batch.con
+
+    @property
+    def bronze(self) -> Table:
+        """The table that files are written for."""
+        return self.batch.bronze
 
     def read(self, delivery: Delivery, shape: RawShape) -> Landed | Cause | None:
         """Reads one file.
@@ -243,7 +249,7 @@ class FileReader:
     def forget(self, delivery: Delivery, files: list[DataFile]) -> None:
         """Takes back what a reading that failed has written: files, and dead letters."""
         self.bronze.delete_uncommitted(files)
-        self.con.execute(f"DELETE FROM {DEAD_LETTERS} WHERE _source.file = ?", [delivery.file.path])
+        self.batch.buffer.forget(delivery.file.path)
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome, is_wide: bool) -> list[DataFile]:
         """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
@@ -254,7 +260,7 @@ class FileReader:
         if rejects:
             self.con.register("landing_rejects", rejects_table(rejects))
             facts = self._facts(delivery, "line")
-            self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, reason, raw, 1, NULL FROM landing_rejects")
+            self.batch.buffer.insert(f"SELECT {facts}, reason, raw, 1, NULL FROM landing_rejects")
             self.con.unregister("landing_rejects")
         if not written:
             return []
@@ -262,9 +268,7 @@ class FileReader:
         if outcome.line_map is not None:
             self.con.register("landing_lines", outcome.line_map)
             source, line = f"{source} LEFT JOIN landing_lines AS l ON l.ordinal = r._source.line", "l.line"
-        self.con.execute(
-            f"INSERT INTO {DEAD_LETTERS} {dead_letters_sql(source, delivery.file.date, line)} LIMIT {room}"
-        )
+        self.batch.buffer.insert(f"{dead_letters_sql(source, delivery.file.date, line)} LIMIT {room}")
         kept = self._write(delivery, rows_sql(source, line), is_wide)
         self.con.unregister("landing_lines")
         self.bronze.delete_uncommitted(written)
@@ -276,7 +280,7 @@ class FileReader:
 
     def _add_dead_letter(self, delivery: Delivery, line: int | None, reason: str, raw: str, records: int = 1) -> None:
         facts = self._facts(delivery, "?::BIGINT")
-        self.con.execute(f"INSERT INTO {DEAD_LETTERS} SELECT {facts}, ?, ?, ?, NULL", [line, reason, raw, records])
+        self.batch.buffer.insert(f"SELECT {facts}, ?, ?, ?, NULL", [line, reason, raw, records])
 
     def _format_of(self, path: Path) -> Format | None:
         try:

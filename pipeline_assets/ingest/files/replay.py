@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from datetime import date, datetime
 
-from pipeline_assets.ingest.batch.replay import RowSource
+from pipeline_assets.ingest.batch.replay import ReplaySource
 from pipeline_assets.ingest.conform.conform import TECHNICAL_COLUMNS
 from pipeline_assets.ingest.files.ingest import LandingSource
 from pipeline_assets.ingest.files.plan import owner_of
 from pipeline_assets.lake import Positions
 
 
-def row_source(source: LandingSource) -> RowSource:
+def row_source(source: LandingSource) -> ReplaySource:
     """Give a source of landed files as a replay takes it."""
-    return RowSource(
+    return ReplaySource(
         source.name,
         source.model,
         TECHNICAL_COLUMNS,

@@ -9,6 +9,7 @@ file is left where it lies, the others of the run are read, and the run ends wit
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pipeline_assets.ingest.batch.errors import ReplanError
 from pipeline_assets.ingest.files.limits import FileTimeLimitError
 from pipeline_assets.lake import faults
 
@@ -52,7 +53,7 @@ class FilesLeftError(Exception):
         return any(cause.is_transient for cause in self.left.values())
 
 
-class FilesHeldUpError(Exception):
+class FilesHeldUpError(ReplanError):
     """Files changed while they were read, or could not be read: the plan is made again without them."""
 
     def __init__(self, changed: Collection[str], left: Mapping[str, Cause]) -> None:

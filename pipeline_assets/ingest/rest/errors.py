@@ -1,9 +1,9 @@
 """Errors of a poll. Nothing of an incomplete poll is ever committed, so each of them means: the table is as it was."""
 
-from pipeline_assets.ingest.batch.batch import PullError
+from pipeline_assets.ingest.batch.errors import BatchError
 
 
-class RestError(PullError):
+class RestError(BatchError):
     """An API does not answer as declared. The message says which request, what came and what to do; never a secret."""
 
 

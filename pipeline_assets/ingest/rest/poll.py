@@ -5,53 +5,50 @@ so that a poll without news writes nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from time import monotonic
 
 import duckdb
 
-from pipeline_assets.ingest.batch.batch import Batch, Counts, Pull
+from pipeline_assets.ingest.batch import counts
+from pipeline_assets.ingest.batch import source as spine
+from pipeline_assets.ingest.batch.batch import Batch
+from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan
 from pipeline_assets.ingest.batch.watermark import Watermark, at, position
 from pipeline_assets.ingest.rest.api import answers
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.source import Param, RestSource
 from pipeline_assets.ingest.rest.staging import Staged, digest, stage, watermarks
 from pipeline_assets.lake import Lake, Table
-from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.sql import quote_name
 
 _EXTRACTED, _CONTENT = "extracted", "content"
 _NO_CONTENT = 0
 
 
-@dataclass(frozen=True)
-class Polled:
-    """What a poll did.
+@dataclass
+class Report(counts.Report):
+    """What a poll did. Its counts are all duplicates if there was no news, and nothing was committed.
 
     Attributes:
-        version: The bronze table's version.
-        counts: Of its records; all are duplicates if there was no news, and nothing was committed.
         day: Its partition.
         origin: What was asked for.
         pages: Answers.
         restarted: Why the pages were read twice; None if once was enough.
-        widened: Columns of the table that took a wider type of the contract.
     """
 
-    version: int
-    counts: Counts
-    day: date
-    origin: str
-    pages: int
-    restarted: str | None
-    widened: Sequence[Widening] = ()
+    day: date = date.min
+    origin: str = ""
+    pages: int = 0
+    restarted: str | None = None
 
 
 def poll(
     lake: Lake, con: duckdb.DuckDBPyConnection, source: RestSource, *, whole: bool = False, run_id: str = ""
-) -> Polled:
-    """Reads a resource and commits what is new in it.
+) -> Report:
+    """Read a resource and commit what is new in it.
 
     Args:
         lake: The lake.
@@ -63,31 +60,65 @@ def poll(
 
     Raises:
         RestError: The API does not answer as declared, or its pages are not the whole; nothing was committed.
-        PositionMovedError: Another poll of the source was faster; nothing was committed.
+        CommitConflictError: Other polls of the source were faster each time.
     """
-    bronze, mark = source.table(lake), source.watermark
-    before = bronze.position(_EXTRACTED)
-    since = bronze.position(_name(mark)) if mark else None
-    asked = source.asked(None if whole else since)
-    staged, started_at, restarted = _read(con, source, asked)
-    batch = _batch(con, source, before, since, started_at)
-    origin = f"GET /{source.path.strip('/')}" + "".join(f"?{name}={value}" for name, value in asked.items())
-    if before is not None and not _is_news(con, source, bronze, staged, batch) and not whole:
-        known = Counts(staged.received, duplicates=staged.received)
-        return Polled(bronze.open().version(), known, batch.partition_date, origin, staged.pages, restarted)
-    with Pull(lake, con, source, batch) as pull:
-        pull.write(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.older_versions)
-        pulled = pull.commit(run_id=run_id)
-    return Polled(pulled.version, pulled.counts, batch.partition_date, origin, staged.pages, restarted, pulled.widened)
+    run = _Run(lake, con, source, whole=whole, run_id=run_id)
+    spine.ingest(run)
+    return run.report
 
 
-def _batch(
+class _Run:
+    """One run's way through a resource, as the spine takes it: all pages are read before it is known what is new."""
+
+    def __init__(
+        self, lake: Lake, con: duckdb.DuckDBPyConnection, source: RestSource, *, whole: bool, run_id: str
+    ) -> None:
+        self.name = source.table(lake).name
+        self.report = Report()
+        self._lake, self._con, self._source, self._whole, self._run_id = lake, con, source, whole, run_id
+        self._is_done = False
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+        """Read all pages beside the table, and decide what of them is new."""
+        if self._is_done:
+            return None
+        con, source, bronze = self._con, self._source, self._source.table(self._lake)
+        mark = source.watermark
+        before = bronze.position(_EXTRACTED)
+        since = bronze.position(_name(mark)) if mark else None
+        asked = source.asked(None if self._whole else since)
+        self._staged, started_at, restarted = _read(con, source, asked)
+        rows = _rows(con, source, before, since, started_at)
+        origin = f"GET /{source.path.strip('/')}" + "".join(f"?{name}={value}" for name, value in asked.items())
+        self.report = Report(day=rows.partition_date, origin=origin, pages=self._staged.pages, restarted=restarted)
+        if before is not None and not _is_news(con, source, bronze, self._staged, rows) and not self._whole:
+            received = self._staged.received
+            self.report.counts[source.name] = counts.Counts(received, duplicates=received)
+            self.report.versions[source.name] = bronze.open().version()
+            return None
+        self._batch = RowBatch(self._lake, con, source, rows, run_id=self._run_id)
+        return [self._batch]
+
+    def read(self, batches: Sequence[Batch]) -> None:
+        """Put the pages' records into the batch."""
+        staged = self._staged
+        self._batch.add(
+            staged, origin=self.report.origin, counted=lambda: staged.distinct, removed=staged.older_versions
+        )
+
+    def committed(self, batches: Sequence[Batch]) -> None:
+        """Count the batch."""
+        self._is_done = True
+        self.report.add(self._batch)
+
+
+def _rows(
     con: duckdb.DuckDBPyConnection, source: RestSource, before: int | None, since: int | None, started_at: datetime
-) -> Batch:
-    """The batch of what is staged."""
+) -> RowPlan:
+    """Plan the batch of what is staged."""
     # It grows whatever the clock does: of two versions of a row the one that was read later counts.
     extracted = max(position(started_at), (before or 0) + 1)
-    batch = Batch(
+    batch = RowPlan(
         name="poll",
         start=str(before or ""),
         end=str(extracted),
@@ -130,7 +161,7 @@ def _name(mark: Watermark) -> str:
     return f"watermark:{mark.column}"
 
 
-def _is_news(con: duckdb.DuckDBPyConnection, source: RestSource, bronze: Table, staged: Staged, batch: Batch) -> bool:
+def _is_news(con: duckdb.DuckDBPyConnection, source: RestSource, bronze: Table, staged: Staged, rows: RowPlan) -> bool:
     """Whether there is anything to commit.
 
     Raises:
@@ -143,4 +174,4 @@ def _is_news(con: duckdb.DuckDBPyConnection, source: RestSource, bronze: Table, 
             f"the API sent no record at all, and {bronze.name} has some: nothing was replaced; if it is "
             "empty indeed, declare `total`, so that the API can say so"
         )
-    return bronze.position(_CONTENT) != batch.positions[_CONTENT]
+    return bronze.position(_CONTENT) != rows.positions[_CONTENT]

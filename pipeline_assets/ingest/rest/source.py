@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from pipeline_assets.contracts.base import raw_shape
-from pipeline_assets.ingest.batch.batch import PullSource
+from pipeline_assets.ingest.batch.rows import RowSource
 from pipeline_assets.ingest.batch.watermark import SECONDS, Watermark
 
 Param = str | int | float | bool
@@ -146,7 +146,7 @@ class Incremental(_Declaration):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestSource(PullSource):
+class RestSource(RowSource):
     """A source as declared.
 
     Attributes:

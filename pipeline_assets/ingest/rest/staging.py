@@ -64,15 +64,14 @@ def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[
         RestError: A page cannot be had.
     """
     pages, received, total = _take_in(con, source, answers)
-    keys = json_records.keys(con, _PAGES)
-    if len(keys.names) > json_records.MAX_FIELDS:
-        raise RestError(f"{len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
-    fields = tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(keys.names))
-    _find_older_versions(con, source, json_records.sql(_PAGES, keys), fields)
+    records = json_records.record_set(con, _PAGES)
+    if len(records.fields) > json_records.MAX_FIELDS:
+        raise RestError(f"{len(records.fields)} different fields, more than {json_records.MAX_FIELDS}")
+    _find_older_versions(con, source, records)
     found = con.execute(f"SELECT count(*) FROM {_RECORDS} WHERE _is_older").fetchone()
     staged = Staged(
         f"SELECT * EXCLUDE (_is_older, _watermark) FROM {_RECORDS} WHERE NOT _is_older",
-        fields,
+        records.fields,
         pages,
         received,
         int(found[0]) if found else 0,
@@ -145,10 +144,9 @@ def _take_in(
     return number, received, total
 
 
-def _find_older_versions(
-    con: duckdb.DuckDBPyConnection, source: RestSource, records: str, fields: tuple[SourceField, ...]
-) -> None:
-    """Stores the records with `_is_older` and `_watermark`."""
+def _find_older_versions(con: duckdb.DuckDBPyConnection, source: RestSource, records: json_records.JsonRecords) -> None:
+    """Store the records with `_is_older` and `_watermark`."""
+    fields = records.fields
     shape = raw_shape(source.model)
     matched = match_fields(fields, shape).matched
     mark = source.watermark
@@ -166,7 +164,7 @@ def _find_older_versions(
         f"""CREATE OR REPLACE TEMP TABLE {_RECORDS} AS
         SELECT _line, _text, _problem{names}, {watermark} AS _watermark,
             {known} AND row_number() OVER ({newest}) > 1 AS _is_older
-        FROM (SELECT *, {", ".join(texts)} FROM ({records}))"""
+        FROM (SELECT *, {", ".join(texts)} FROM ({records.sql}))"""
     )
 
 

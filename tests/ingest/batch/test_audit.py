@@ -69,7 +69,7 @@ def test_an_audit_opens_its_table_once_to_read_and_twice_to_judge(
 
     monkeypatch.setattr(Table, "open", counting)
     found = events.audit()
-    assert (set(found.held), found.total.files) == ({DAY}, 1)
+    assert (set(found.held), found.readings) == ({DAY}, 1)
     assert opened[events.bronze.name] <= 3  # 8 of them took 0.5 s in a log of 20,000 files
 
 

@@ -9,9 +9,11 @@ import duckdb
 import pytest
 from pulled import Payments, at, listed
 
-from pipeline_assets.ingest.batch import batch as pull_module
+from pipeline_assets.ingest.batch import batch as batch_module
 from pipeline_assets.ingest.batch.audit import Findings, audit
-from pipeline_assets.ingest.batch.batch import Batch, Counts, Pull, Pulled, PullError, PullSource
+from pipeline_assets.ingest.batch.counts import Counts
+from pipeline_assets.ingest.batch.errors import BatchError
+from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan, RowSource
 from pipeline_assets.lake import Lake, PositionMovedError, SchemaMismatchError, Table, query_schema
 
 DAY = date(2026, 1, 5)
@@ -23,19 +25,20 @@ class Bank:
     def __init__(self, folder: Path, **options: object) -> None:
         self.lake = Lake(str(folder / "lake"))
         self.con = self.lake.connect()
-        self.source = PullSource("bank__payments", Payments, ("payment_id",), **options)  # type: ignore[arg-type]
+        self.source = RowSource("bank__payments", Payments, ("payment_id",), **options)  # type: ignore[arg-type]
         self.bronze = Table(self.lake, "bronze.bank__payments")
         self.letters = Table(self.lake, "dead_letters.bank__payments")
 
-    def batch(self, start: int | None = None, end: int = 1, **options: object) -> Batch:
+    def batch(self, start: int | None = None, end: int = 1, **options: object) -> RowPlan:
         given = {"expect": {"watermark": start}, "positions": {"watermark": end}, "partition_date": DAY,
                  "extracted_at": at("2026-01-05 01:00"), **options}  # fmt: skip
-        return Batch("watermark", str(start or ""), str(end), **given)  # type: ignore[arg-type]
+        return RowPlan(name="watermark", start=str(start or ""), end=str(end), **given)  # type: ignore[arg-type]
 
-    def pull(self, *records: tuple[object, ...], batch: Batch | None = None, run_id: str = "") -> Pulled:
-        with Pull(self.lake, self.con, self.source, batch or self.batch()) as pull:
-            pull.write(listed(*records), origin="public.payments", counted=lambda: len(records))
-            return pull.commit(run_id=run_id)
+    def pull(self, *records: tuple[object, ...], batch: RowPlan | None = None, run_id: str = "") -> RowBatch:
+        with RowBatch(self.lake, self.con, self.source, batch or self.batch(), run_id=run_id) as pull:
+            pull.add(listed(*records), origin="public.payments", counted=lambda: len(records))
+            pull.commit()
+        return pull
 
     def rows(self, columns: str = "payment_id, amount::VARCHAR, note") -> list[tuple[object, ...]]:
         return self.con.execute(f"SELECT {columns} FROM {self.bronze.scan()} ORDER BY ALL").fetchall()
@@ -93,9 +96,9 @@ def test_a_commit_keeps_the_counts_and_the_audit_finds_them(bank: Bank) -> None:
 def test_the_audit_finds_a_row_that_went(bank: Bank) -> None:
     bank.pull(row(1), row(2))
     bank.bronze.commit(bank.con, [], where="payment_id = 2")
-    assert [(found.file, found.records_in, found.rows) for found in bank.audit().mismatches] == [
-        ("public.payments", 2, 1)
-    ]
+    assert [
+        (found.reading.origin, found.reading.counts.records_in, found.rows) for found in bank.audit().mismatches
+    ] == [("public.payments", 2, 1)]
 
 
 def test_batches_between_two_audits_are_all_reconciled(bank: Bank) -> None:
@@ -115,22 +118,43 @@ def test_who_was_slower_does_not_take_the_dead_letters_of_who_was_faster(bank: B
 def test_who_is_overtaken_while_committing_takes_nobodys_dead_letters(
     bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = pull_module.record
+    record = batch_module.record
 
     def overtaken(*given: object, **named: object) -> None:
-        monkeypatch.setattr(pull_module, "record", record)
-        with bank.con.cursor() as other, Pull(bank.lake, other, bank.source, bank.batch()) as faster:
-            faster.write(listed(row(1, amount="x")), origin="public.payments", counted=lambda: 1)
+        monkeypatch.setattr(batch_module, "record", record)
+        with bank.con.cursor() as other, RowBatch(bank.lake, other, bank.source, bank.batch()) as faster:
+            faster.add(listed(row(1, amount="x")), origin="public.payments", counted=lambda: 1)
             faster.commit()
         record(*given, **named)  # type: ignore[arg-type]
 
-    with Pull(bank.lake, bank.con, bank.source, bank.batch()) as slower:
-        slower.write(listed(row(2, amount="y")), origin="public.payments", counted=lambda: 1)
-        monkeypatch.setattr(pull_module, "record", overtaken)
+    with RowBatch(bank.lake, bank.con, bank.source, bank.batch()) as slower:
+        slower.add(listed(row(2, amount="y")), origin="public.payments", counted=lambda: 1)
+        monkeypatch.setattr(batch_module, "record", overtaken)
         with pytest.raises(PositionMovedError):
             slower.commit()
     assert [reason for (reason,) in bank.dead("reason")] == ["cast: amount: 'x' is not DECIMAL(12,2)"]
     assert not bank.audit().mismatches
+
+
+def test_who_is_overtaken_by_a_batch_without_dead_letters_leaves_none_of_its_own(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank.pull(row(1))
+    record = batch_module.record
+
+    def overtaken(*given: object, **named: object) -> None:
+        monkeypatch.setattr(batch_module, "record", record)
+        with bank.con.cursor() as other, RowBatch(bank.lake, other, bank.source, bank.batch(1, 2)) as faster:
+            faster.add(listed(row(2)), origin="public.payments", counted=lambda: 1)
+            faster.commit()
+        record(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch_module, "record", overtaken)
+    with pytest.raises(PositionMovedError):
+        bank.pull(row(2), row(3, amount="x"), batch=bank.batch(1, 3, may_repeat="TRUE"))
+    assert bank.dead() == []
+    again = bank.pull(row(2), row(3, amount="x"), batch=bank.batch(2, 4, may_repeat="TRUE"))
+    assert again.counts == Counts(records_in=2, dead_letters=1, duplicates=1)
 
 
 def test_dead_letters_of_a_table_that_was_deleted_go_with_its_first_pull(bank: Bank) -> None:
@@ -150,30 +174,35 @@ def test_a_position_that_moved_commits_nothing(bank: Bank) -> None:
 
 
 def test_records_that_go_missing_commit_nothing(bank: Bank) -> None:
-    with Pull(bank.lake, bank.con, bank.source, bank.batch()) as pull, pytest.raises(PullError, match="sent 2 records"):
-        pull.write(listed(row(1)), origin="public.payments", counted=lambda: 2)
+    with (
+        RowBatch(bank.lake, bank.con, bank.source, bank.batch()) as pull,
+        pytest.raises(BatchError, match="sent 2 records"),
+    ):
+        pull.add(listed(row(1)), origin="public.payments", counted=lambda: 2)
     assert bank.rows() == []
     assert bank.files() == []
 
 
 def test_an_error_while_reading_leaves_no_file(bank: Bank) -> None:
     def interrupted() -> int:
-        raise PullError("the connection was lost")
+        raise BatchError("the connection was lost")
 
     with (
-        pytest.raises(PullError, match="connection was lost"),
-        Pull(bank.lake, bank.con, bank.source, bank.batch()) as pull,
+        pytest.raises(BatchError, match="connection was lost"),
+        RowBatch(bank.lake, bank.con, bank.source, bank.batch()) as pull,
     ):
-        pull.write(listed(row(1)), origin="public.payments", counted=interrupted)
+        pull.add(listed(row(1)), origin="public.payments", counted=interrupted)
     assert bank.files() == []
 
 
 def test_a_required_column_that_the_source_lacks_is_an_error(bank: Bank) -> None:
     with (
-        Pull(bank.lake, bank.con, bank.source, bank.batch()) as pull,
-        pytest.raises(PullError, match=r"public.payments has no column amount, which .*bronze.bank__payments requires"),
+        RowBatch(bank.lake, bank.con, bank.source, bank.batch()) as pull,
+        pytest.raises(
+            BatchError, match=r"public.payments has no column amount, which .*bronze.bank__payments requires"
+        ),
     ):
-        pull.write(listed((1,), names="payment_id"), origin="public.payments", counted=lambda: 1)
+        pull.add(listed((1,), names="payment_id"), origin="public.payments", counted=lambda: 1)
 
 
 def test_another_type_in_the_table_than_in_the_contract_is_an_error(bank: Bank) -> None:
@@ -186,8 +215,8 @@ def test_unknown_fields_are_rescued_or_become_columns(tmp_path: Path) -> None:
     for evolve, expected in ((False, [(1, '{"colour":"red"}')]), (True, [(1, None)])):
         bank = Bank(tmp_path / str(evolve), schema_evolution=evolve)
         records = listed((1, "1", "red"), names="payment_id amount colour")
-        with Pull(bank.lake, bank.con, bank.source, bank.batch(may_repeat="TRUE")) as pull:
-            pull.write(records, origin="public.payments", counted=lambda: 1)
+        with RowBatch(bank.lake, bank.con, bank.source, bank.batch(may_repeat="TRUE")) as pull:
+            pull.add(records, origin="public.payments", counted=lambda: 1)
             pull.commit()
         assert bank.rows("payment_id, _rescued") == expected
         if evolve:
@@ -196,13 +225,13 @@ def test_unknown_fields_are_rescued_or_become_columns(tmp_path: Path) -> None:
 
 
 def test_several_origins_are_one_commit_and_reconciled_each(bank: Bank) -> None:
-    with Pull(bank.lake, bank.con, bank.source, bank.batch()) as pull:
-        pull.write(listed(row(1), row(2, amount="x")), origin="page 1", counted=lambda: 2)
-        pull.write(listed(row(3)), origin="page 2", counted=lambda: 1)
-        pulled = pull.commit()
-    assert pulled.counts == Counts(3, 2, 1)
+    with RowBatch(bank.lake, bank.con, bank.source, bank.batch()) as pull:
+        pull.add(listed(row(1), row(2, amount="x")), origin="page 1", counted=lambda: 2)
+        pull.add(listed(row(3)), origin="page 2", counted=lambda: 1)
+        pull.commit()
+    assert pull.counts == Counts(3, 2, 1)
     assert bank.rows("_source.file, payment_id") == [("page 1", 1), ("page 2", 3)]
-    assert bank.audit().total.files == 2
+    assert bank.audit().readings == 2
 
 
 class TestRepeats:
@@ -251,15 +280,16 @@ class TestRepeats:
         assert pulled.counts == Counts(records_in=1, rows=1)
 
     def test_what_the_reading_left_out_counts_too(self, bank: Bank) -> None:
-        with Pull(bank.lake, bank.con, bank.source, bank.batch()) as pull:
-            pull.write(listed(row(1)), origin="page 1", counted=lambda: 1, removed=2)
-            assert pull.commit().counts == Counts(records_in=3, rows=1, duplicates=2)
+        with RowBatch(bank.lake, bank.con, bank.source, bank.batch()) as pull:
+            pull.add(listed(row(1)), origin="page 1", counted=lambda: 1, removed=2)
+            pull.commit()
+            assert pull.counts == Counts(records_in=3, rows=1, duplicates=2)
 
 
 class TestReplacing:
     """A batch that replaces rows."""
 
-    def refresh(self, bank: Bank, number: int | None, *records: tuple[object, ...]) -> Pulled:
+    def refresh(self, bank: Bank, number: int | None, *records: tuple[object, ...]) -> RowBatch:
         return bank.pull(*records, batch=bank.batch(number, (number or 0) + 1, replaces="TRUE"))
 
     def test_a_full_refresh_leaves_the_last_one_only(self, bank: Bank) -> None:
@@ -279,9 +309,10 @@ class TestReplacing:
         for start, day, records in ((None, 4, [row(1), row(2)]), (None, 5, [row(3)]), (1, 4, [row(2)])):
             when = date(2026, 1, day)
             position = f"window:{when}"
-            batch = Batch(
-                position, str(start or 0), "", when, at("2026-01-06 01:00"), {position: start},
-                {position: (start or 0) + 1}, replaces=f"_partition_date = DATE '{when}'",
+            batch = RowPlan(
+                name=position, start=str(start or 0), end="", partition_date=when, extracted_at=at("2026-01-06 01:00"),
+                expect={position: start}, positions={position: (start or 0) + 1},
+                replaces=f"_partition_date = DATE '{when}'",
             )  # fmt: skip
             bank.pull(*records, batch=batch)
         assert bank.rows("payment_id, _partition_date") == [(2, date(2026, 1, 4)), (3, date(2026, 1, 5))]
@@ -325,11 +356,11 @@ def interrupt(patch: pytest.MonkeyPatch, step: str) -> None:
         return run
 
     if step == "write":
-        patch.setattr(Pull, "commit", raising)
+        patch.setattr(RowBatch, "commit", raising)
     elif step == "letters":
         patch.setattr(pull, "record", then_raising(pull.record))
     elif step == "rows":
-        patch.setattr(Pull, "_sort_out", then_raising(Pull._sort_out))
+        patch.setattr(RowBatch, "finish", then_raising(RowBatch.finish))
     else:
         patch.setattr(Table, "commit", _after_rows(Table.commit))
 

@@ -16,9 +16,9 @@ from records import DAY, NEXT, Mended, World
 
 from pipeline_assets.ingest.batch import replay as replays
 from pipeline_assets.ingest.batch.audit import audit
-from pipeline_assets.ingest.batch.batch import Batch, Pull, PullSource
 from pipeline_assets.ingest.batch.replay import Replayed, would_fit
 from pipeline_assets.ingest.batch.replay_pulls import row_source as pull_rows
+from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan, RowSource
 from pipeline_assets.ingest.batch.watermark import at as at_position
 from pipeline_assets.ingest.dead_letters.discard import discard
 from pipeline_assets.ingest.dead_letters.select import Selection
@@ -288,14 +288,15 @@ class Bank:
     def pull(self, at: int, *records: tuple[object, ...], name: str = "incremental", is_killed: bool = False) -> None:
         before, end = (self.bronze.exists() and self.bronze.position("extracted")) or None, moment(at)
         marked = {"full": end} if name == "full" else {f"window:{DAY}": end} if name != "incremental" else {}
-        batch = Batch(
-            name, str(before or ""), str(end), DAY, at_position(end), expect={"extracted": before},
+        plan = RowPlan(
+            name=name, start=str(before or ""), end=str(end), partition_date=DAY, extracted_at=at_position(end),
+            expect={"extracted": before},
             positions={"extracted": end, **marked}, replaces=None if name == "incremental" else "TRUE",
             mark=next(iter(marked), None),
         )  # fmt: skip
-        source = PullSource("bank__payments", Payments, ("payment_id",))
-        with Pull(self.lake, self.con, source, batch) as pull:
-            pull.write(listed(*records), origin="public.payments", counted=lambda: len(records))
+        source = RowSource("bank__payments", Payments, ("payment_id",))
+        with RowBatch(self.lake, self.con, source, plan) as pull:
+            pull.add(listed(*records), origin="public.payments", counted=lambda: len(records))
             if is_killed:  # between its dead letters and its rows
                 with pytest.MonkeyPatch.context() as patched:
                     _kill(patched, 2)
@@ -305,7 +306,7 @@ class Bank:
                 pull.commit()
 
     def replay(self) -> Replayed:
-        source = PullSource("bank__payments", AnyPayments, ("payment_id",))
+        source = RowSource("bank__payments", AnyPayments, ("payment_id",))
         return replays.replay(self.lake, self.con, pull_rows(source))
 
     def rows(self, columns: str = "payment_id, amount::VARCHAR, note") -> list[Any]:

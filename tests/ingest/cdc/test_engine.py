@@ -18,12 +18,13 @@ from postgres import execute
 from benchmarks.contenders import debezium_engine as engine
 from benchmarks.contenders.debezium_engine import DebeziumPostgres
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.batch.batch import Batch
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.slot.drain import Drain, Report
 from pipeline_assets.ingest.cdc.slot.health import ChangeSource, stream_position
 from pipeline_assets.ingest.cdc.slot.postgres import Postgres
 from pipeline_assets.ingest.cdc.table import row
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable
 from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 from pipeline_assets.lake import Lake
 
@@ -225,7 +226,7 @@ def test_a_run_and_the_next_go_on_where_the_other_reader_stopped(shop, tmp_path,
     # Each round: an insert, and an update of all rows that there are.
     assert [op for (op,) in shop.stored("op")] == list("rr") + [op for n in range(5) for op in "c" + "u" * (n + 3)]
     before = len(shop.stored("op"))
-    assert not shop.drain().counts["shop_db__products"].events_in
+    assert not shop.drain().counts["shop_db__products"].records_in
     assert len(shop.stored("op")) == before
     assert list(here.iterdir()) == []
     assert capfd.readouterr() == ("", "")
@@ -235,7 +236,7 @@ def test_a_run_and_the_next_go_on_where_the_other_reader_stopped(shop, tmp_path,
 def test_a_kill_before_a_batch_is_committed_or_the_slot_advanced_changes_nothing(shop, monkeypatch, kill_at):
     shop.drain()
     shop.sql("INSERT INTO products VALUES ('A', NULL, 1)", "INSERT INTO products VALUES ('B', NULL, 1)")
-    place = (Staging, "commit") if kill_at == 1 else (Postgres, "advance")
+    place = (Batch, "commit") if kill_at == 1 else (Postgres, "advance")
     monkeypatch.setattr(*place, lambda *_, **__: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         shop.drain()

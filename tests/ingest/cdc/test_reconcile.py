@@ -96,8 +96,8 @@ def test_planted_differences_are_found_and_mended(shop):
         ("extra", '{"stock_code":"P9999"}'),
     ]
     assert sum(not part.is_equal for part in found.ranges) <= 3
-    assert repair(shop.con, shop.lake, "shop_db", PRODUCTS, found, "run") == 3
-    assert repair(shop.con, shop.lake, "shop_db", PRODUCTS, found, "run") == 0  # once per point, whoever asks again
+    assert repair(shop.con, shop.lake, PRODUCTS, found, "run") == 3
+    assert repair(shop.con, shop.lake, PRODUCTS, found, "run") == 0  # once per point, whoever asks again
     rows = shop.con.execute(
         f"SELECT op, key FROM {PRODUCTS.bronze(shop.lake).scan()} WHERE starts_with(_batch_id, 'repair') ORDER BY key"
     )
@@ -136,7 +136,7 @@ def test_a_row_that_does_not_fit_is_found_whether_silver_has_it_or_not_and_never
     assert {case.key for case in found.examples} == {'{"stock_code":"P7"}', '{"stock_code":"P501"}'}
     assert all("cast: unit_price" in case.reason for case in found.examples)
     assert sum(part.source_rows for part in found.ranges) == 501
-    assert repair(shop.con, shop.lake, "shop_db", PRODUCTS, found, "run") == 0
+    assert repair(shop.con, shop.lake, PRODUCTS, found, "run") == 0
 
 
 def test_a_row_that_moved_to_another_key_where_it_does_not_fit_stays_under_its_old_one(shop):
@@ -147,7 +147,7 @@ def test_a_row_that_moved_to_another_key_where_it_does_not_fit_stays_under_its_o
     shop.build_silver()
     found = shop.compare()
     assert found.differences == {"extra": 1, "unreadable": 1}
-    assert repair(shop.con, shop.lake, "shop_db", PRODUCTS, found, "run") == 0
+    assert repair(shop.con, shop.lake, PRODUCTS, found, "run") == 0
 
 
 def test_a_key_that_silver_has_twice_is_not_equal(shop):

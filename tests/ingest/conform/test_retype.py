@@ -12,8 +12,8 @@ import pytest
 from pulled import at, listed
 
 from pipeline_assets.contracts.base import Model, raw_shape
-from pipeline_assets.ingest.batch.batch import Batch, Pull, PullSource
 from pipeline_assets.ingest.batch.bronze_table import schema_of
+from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan, RowSource
 from pipeline_assets.ingest.conform import retype
 from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.ingest import LandingSource
@@ -176,10 +176,13 @@ def test_a_run_of_the_former_contract_adds_nothing_to_a_table_that_was_widened(
 
 
 def test_a_pull_written_for_the_old_types_is_not_committed(lake: Lake) -> None:
-    batch = Batch("full", "1", "2", DAYS[0], at("2026-01-05T12:00:00"), expect={"x": None}, positions={"x": 1})
-    source = PullSource("t__pulled", model(n=pl.Int32), ("id",))
-    with lake.connect() as con, Pull(lake, con, source, batch) as pull:
-        pull.write(listed((1, 7), names="id n"), origin="public.t", counted=lambda: 1)
+    plan = RowPlan(
+        name="full", start="1", end="2", partition_date=DAYS[0], extracted_at=at("2026-01-05T12:00:00"),
+        expect={"x": None}, positions={"x": 1},
+    )  # fmt: skip
+    source = RowSource("t__pulled", model(n=pl.Int32), ("id",))
+    with lake.connect() as con, RowBatch(lake, con, source, plan) as pull:
+        pull.add(listed((1, 7), names="id n"), origin="public.t", counted=lambda: 1)
         pull.bronze.widen(con, schema_of(con, raw_shape(model(n=pl.Int64)).columns))
         with pytest.raises(TypesMovedError, match="column n was integer, the table has long"):
             pull.commit()

@@ -3,7 +3,7 @@
 import pytest
 from bank import Bank, paid
 
-from pipeline_assets.ingest.batch.batch import PullError
+from pipeline_assets.ingest.batch.errors import BatchError
 from pipeline_assets.ingest.database import compare_keys as module
 from pipeline_assets.ingest.database.compare_keys import KeyComparison, compare_keys
 from pipeline_assets.ingest.database.pulls import DatabaseSource, connect
@@ -70,7 +70,7 @@ def test_a_query_is_compared_whole(bank: Bank) -> None:
 
 
 def test_without_rows_there_is_nothing_to_compare(bank: Bank) -> None:
-    with pytest.raises(PullError, match=r"bronze.bank__payments has no rows yet: pull bank__payments first"):
+    with pytest.raises(BatchError, match=r"bronze.bank__payments has no rows yet: pull bank__payments first"):
         compare(bank)
 
 

@@ -12,7 +12,7 @@ from bank import TABLE, Bank, paid
 from postgres import execute
 from pulled import Payments, Strict
 
-from pipeline_assets.ingest.batch.batch import Counts
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.batch.watermark import Watermark
 from pipeline_assets.ingest.database import alchemy, postgres, pulls
 from pipeline_assets.ingest.database.errors import DatabaseError
@@ -26,8 +26,8 @@ class TestFull:
         bank.execute(paid(1), paid(2, updated=None))
         bank.pull()
         bank.execute("DELETE FROM payments WHERE payment_id = 1", paid(3), "UPDATE payments SET note = 'b'")
-        (pulled,) = bank.pull()
-        assert pulled.counts == Counts(records_in=2, rows=2)
+        pulled = bank.pull()
+        assert pulled.total == Counts(records_in=2, rows=2)
         assert bank.rows() == [(2, "1.50", "b"), (3, "1.50", "b")]
         assert not bank.audit().mismatches
 
@@ -40,8 +40,8 @@ class TestFull:
         assert (bank.dead(), bank.ids()) == ([], [1])
 
     def test_an_empty_table_is_an_empty_table(self, bank: Bank) -> None:
-        (pulled,) = bank.pull()
-        assert pulled.counts == Counts()
+        pulled = bank.pull()
+        assert pulled.total == Counts()
         assert bank.rows() == []
 
     def test_a_query_names_its_columns(self, bank: Bank) -> None:
@@ -65,7 +65,7 @@ class TestFull:
         monkeypatch.setattr(pulls, "_read", read)
         bank.pull()
         assert bank.ids() == [1]
-        assert len([commit for commit in bank.bronze.open().history() if "read" in commit]) == 2
+        assert len([commit for commit in bank.bronze.open().history() if "readings" in commit]) == 2
 
 
 class TestWindow:
@@ -76,7 +76,7 @@ class TestWindow:
                                           "2026-01-04 23:59:59.999999+00", "2026-01-05 00:00:00+00"]):  # fmt: skip
             bank.execute(paid(number, updated))
         found = bank.pull(first="2026-01-04", last="2026-01-05", mode="window", model=Strict)
-        assert [pulled.counts.rows for pulled in found] == [2, 1]
+        assert [counts.rows for counts in found.by_day["bank__payments"].values()] == [2, 1]
         days = [(1, date(2026, 1, 4)), (2, date(2026, 1, 4)), (3, date(2026, 1, 5))]
         assert bank.rows("payment_id, _partition_date") == days
         bank.execute("DELETE FROM payments WHERE payment_id = 1", paid(9, "2026-01-04 12:00:00+00"))
@@ -101,9 +101,9 @@ class TestIncremental:
             paid(3), "UPDATE payments SET note = 'b', updated_at = '2026-01-05 11:00:00+00' WHERE payment_id = 1"
         )
         bank.pull(mode="incremental")
-        (last,) = bank.pull(mode="incremental")
+        last = bank.pull(mode="incremental")
         assert bank.rows("payment_id, note") == [(1, "a"), (1, "b"), (2, "a"), (3, "a")]
-        assert last.counts.rows == 0
+        assert last.total.rows == 0
         assert not bank.audit().mismatches
 
     def test_rows_without_a_watermark_come_once_too(self, bank: Bank) -> None:
@@ -163,8 +163,8 @@ class TestIncremental:
         bank.execute(paid(1), paid(2))
         bank.pull(mode="incremental")
         bank.execute("UPDATE payments SET note = 'b' WHERE payment_id = 1")
-        (pulled,) = bank.pull(mode="incremental", watermark="payment_id")
-        assert pulled.counts == Counts(records_in=2, rows=1, duplicates=1)
+        pulled = bank.pull(mode="incremental", watermark="payment_id")
+        assert pulled.total == Counts(records_in=2, rows=1, duplicates=1)
 
     @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
     def test_another_database_as_source_is_read_whole(self, tmp_path: Path, kind: str) -> None:
@@ -238,8 +238,8 @@ class TestErrors:
 
     def test_a_syntax_error_fails_at_once_with_its_text(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
-        real = pulls._pull
-        monkeypatch.setattr(pulls, "_pull", lambda *a: (calls.append(1), real(*a))[1])
+        real = pulls._read
+        monkeypatch.setattr(pulls, "_read", lambda *a: (calls.append(1), real(*a))[1])
         with pytest.raises(DatabaseError, match="syntax error"):
             bank.pull(bank.source(query="SELEC 1"))
         assert calls == [1]
@@ -267,6 +267,20 @@ class TestErrors:
         monkeypatch.setattr(pulls, "_plan", plan)
         bank.pull()
         assert (len(attempts), bank.ids()) == (3, [1])
+
+    def test_each_window_has_attempts_of_its_own(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+        attempts = []
+        real = pulls._plan
+
+        def plan(*arguments: object) -> object:
+            attempts.append(1)
+            if len(attempts) % 2:
+                raise DatabaseError("the server closed the connection", is_transient=True)
+            return real(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(pulls, "_plan", plan)
+        found = bank.pull(first="2026-01-01", last="2026-01-06", mode="window", model=Strict)
+        assert (len(attempts), len(found.by_day["bank__payments"])) == (12, 6)
 
     def test_an_error_that_stays_is_told_after_five_attempts(self, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
         attempts = []
@@ -325,8 +339,8 @@ def test_a_large_table_is_read_in_parts_at_one_snapshot(postgres_bank: Bank, mon
         return real(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(postgres.PostgresSnapshot, "read", read)
-    (pulled,) = bank.pull(mode="incremental")
-    assert pulled.counts == Counts(records_in=2000, rows=2000)
+    pulled = bank.pull(mode="incremental")
+    assert pulled.total == Counts(records_in=2000, rows=2000)
     assert bank.ids() == sorted(-g * g for g in range(1, 2001))
     assert bank.rows("count(DISTINCT _source.file)") == [(8,)]
     assert not bank.audit().mismatches
@@ -352,8 +366,8 @@ def test_a_table_that_is_filled_anew_while_its_parts_are_read_is_read_again(
     monkeypatch.setattr(postgres.PostgresSnapshot, "splits", splits)
     begun = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
-        (pulled,) = bank.pull()
-    assert pulled.counts == Counts(records_in=1, rows=1)
+        pulled = bank.pull()
+    assert pulled.total == Counts(records_in=1, rows=1)
     assert time.monotonic() - begun < 30  # not for as long as a lock is waited for
 
 

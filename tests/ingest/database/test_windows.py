@@ -67,5 +67,5 @@ def test_the_windows_of_a_range_are_all_reconciled(postgres_bank: Bank) -> None:
     postgres_bank.pull(postgres_bank.source(Strict, table="payments", mode="window"), JANUARY[0], JANUARY[5])
     postgres_bank.bronze.commit(postgres_bank.con, [], where="payment_id = 2")
     found = postgres_bank.audit(Strict)
-    assert (found.total.files, found.total.records_in, found.total.rows) == (6, 6, 5)
-    assert [str(wrong.day) for wrong in found.mismatches] == [JANUARY[1]]
+    assert (found.readings, found.total.records_in, found.total.rows) == (6, 6, 5)
+    assert [str(day) for wrong in found.mismatches for day in wrong.reading.days] == [JANUARY[1]]

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline_assets.contracts.base import Model
 from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.files import bundles, read_file
 from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.formats.open_records import open_records
@@ -219,7 +220,7 @@ def test_files_that_need_more_memory_together_have_each_dead_letter_once(
     monkeypatch.setattr(Table, "write", write_few)
     land(events.root, {f"{number}.csv": b"id,v\nx,a\n%d,b\n" % number for number in range(4)})
     report = events.ingest()
-    assert report.total == landing.DayCounts(files=4, records_in=8, rows=4, dead_letters=4)
+    assert report.total == Counts(records_in=8, rows=4, dead_letters=4)
     assert len(events.all_letters()) == 4
     assert audit(events.con, events.bronze, Event, failure_budget=1, days=(DAY, DAY)).mismatches == []
 
@@ -238,7 +239,7 @@ def test_a_required_list_is_read_from_files_together_and_alone(
     wide = json.dumps({"id": 4, "tags": ["c"], **{f"f{n}": n for n in range(450)}}).encode()
     files = {"a.jsonl": b'{"id": 1, "tags": ["a"]}', "b.jsonl": b'{"id": 2}\n{"id": 3, "tags": []}\n', "c.jsonl": wide}
     land(together.root, files)
-    assert together.ingest().total == landing.DayCounts(files=3, records_in=4, rows=3, dead_letters=1)
+    assert together.ingest().total == Counts(records_in=4, rows=3, dead_letters=1)
     monkeypatch.setattr(bundles, "_BUNDLE_FILES", 1)
     alone.ingest()
     assert together.all_rows() == alone.all_rows()
@@ -248,13 +249,13 @@ def test_a_thousand_small_files_are_one_parquet_file_and_each_row_knows_its_file
     events = world()
     land(events.root, {f"{number:04d}.csv": b"id,v\n%d,a\n" % number for number in range(1000)})
     report = events.ingest()
-    assert report.total == landing.DayCounts(files=1000, records_in=1000, rows=1000)
+    assert report.total == Counts(records_in=1000, rows=1000)
     assert len(events.bronze.open().file_uris()) == 1
     place = f"{{'file': printf('in/{DAY}/%04d.csv', id), 'line': 2}}"
     wrong = events.con.execute(f"SELECT count(*) FROM {events.bronze.scan()} WHERE _source <> {place}").fetchone()
     assert wrong == (0,)
     findings = audit(events.con, events.bronze, Event, failure_budget=0, days=(DAY, DAY))
-    assert (findings.total.files, findings.mismatches) == (1000, [])
+    assert (findings.readings, findings.mismatches) == (1000, [])
 
 
 def test_many_small_files_are_opened_once(world: Callable[..., Events], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +284,7 @@ def test_small_files_that_cannot_be_read_together_are_one_parquet_file_too(world
         path = events.root / "in" / DAY.isoformat() / f"{number}.parquet"
         events.con.execute(f"COPY (SELECT {number} AS id, 'a' AS v) TO '{path}' (FORMAT parquet)")
         os.utime(path, (time.time() - 3600,) * 2)
-    assert events.ingest().total == landing.DayCounts(files=20, records_in=20, rows=20)
+    assert events.ingest().total == Counts(records_in=20, rows=20)
     assert len(events.bronze.open().file_uris()) == 1
     assert {Path(uri).name for uri in events.bronze.open().file_uris()} == {
         path.name for path in Path(events.bronze.uri).rglob("*.parquet") if "_delta_log" not in path.parts

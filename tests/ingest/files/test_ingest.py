@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.batch import bronze_table
 from pipeline_assets.ingest.batch.audit import Findings, audit
+from pipeline_assets.ingest.batch.batch import Batch
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.ingest import LandingSource, Report
 from pipeline_assets.ingest.files.path_pattern import PathPattern
@@ -19,6 +22,7 @@ from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError, 
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 DAY = date(2011, 1, 4)
+OTHER_DAY = date(2011, 1, 5)
 
 
 def line(number: int, *, day: date = DAY, price: str = "2.55", quantity: str = "6") -> str:
@@ -78,7 +82,7 @@ def outcomes(report: Report) -> dict[str, str]:
 def test_a_file_becomes_rows_that_say_where_they_came_from(shop: Shop) -> None:
     shop.land("2011-01-04/a.csv", HEADER + line(1) + line(2))
     report = shop.ingest()
-    assert report.total == landing.DayCounts(files=1, records_in=2, rows=2, dead_letters=0)
+    assert report.total == Counts(records_in=2, rows=2, dead_letters=0)
     assert shop.rows("invoice_no, _partition_date, _source.file, _source.line") == [
         ("536001", DAY, "lines/2011-01-04/a.csv", 2),
         ("536002", DAY, "lines/2011-01-04/a.csv", 3),
@@ -198,7 +202,7 @@ def test_a_file_that_changes_while_it_is_read_waits_and_leaves_no_row(
     assert (shop.rows(), shop.dead()) == ([], [])
     monkeypatch.undo()
     os.utime(path, (1e9, 1e9))
-    assert shop.ingest().total == landing.DayCounts(files=1, records_in=3, rows=2, dead_letters=1)
+    assert shop.ingest().total == Counts(records_in=3, rows=2, dead_letters=1)
 
 
 def test_bad_files_cost_nothing_but_themselves(shop: Shop) -> None:
@@ -234,7 +238,7 @@ def test_a_line_that_is_no_header_is_a_dead_letter_not_an_empty_delivery(shop: S
     shop.ingest()
     shop.land("2011-01-04/a.csv", text, age=60)
     report = shop.ingest()
-    assert report.total == landing.DayCounts(files=1, records_in=1, rows=0, dead_letters=1)
+    assert report.total == Counts(records_in=1, rows=0, dead_letters=1)
     ((number, reason, raw),) = shop.dead()
     assert (number, str(reason)[:14], raw) == (1, "header: lacks ", text.strip())
     assert shop.audit().mismatches == []
@@ -242,7 +246,7 @@ def test_a_line_that_is_no_header_is_a_dead_letter_not_an_empty_delivery(shop: S
 
 def test_a_header_without_records_is_an_empty_delivery(shop: Shop) -> None:
     shop.land("2011-01-04/a.csv", HEADER)
-    assert shop.ingest().total == landing.DayCounts(files=1)
+    assert shop.ingest().total == Counts()
     assert shop.dead() == []
 
 
@@ -259,7 +263,9 @@ def test_reconciliation_notices_a_row_too_few(shop: Shop) -> None:
     shop.ingest()
     shop.bronze.replace(shop.con, f"SELECT * FROM {shop.bronze.scan()} WHERE FALSE", where="invoice_no = '536002'")
     wrong = shop.audit().mismatches
-    assert [(file.file, file.records_in, file.rows) for file in wrong] == [("lines/2011-01-04/a.csv", 2, 1)]
+    assert [(one.reading.origin, one.reading.counts.records_in, one.rows) for one in wrong] == [
+        ("lines/2011-01-04/a.csv", 2, 1)
+    ]
     assert held_days(shop.bronze) == {DAY}
 
 
@@ -282,28 +288,46 @@ def test_commits_list_event_days_of_rows_that_came_and_went(shop: Shop) -> None:
 
 def test_another_run_that_was_faster_makes_this_one_plan_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.land("2011-01-04/a.csv", HEADER + line(1))
-    real = landing._commit
+    real = Batch.commit
     calls = []
 
-    def overtaken(*args: object, **options: object) -> int:
+    def overtaken(batch: Batch) -> int:
         calls.append(1)
         if len(calls) == 1:
             with shop.lake.connect() as other:
                 landing.ingest(shop.lake, other, shop.source, shop.root, DAY, DAY, settle_seconds=5)
-        return real(*args, **options)  # type: ignore[arg-type]
+        return real(batch)
 
-    monkeypatch.setattr(landing, "_commit", overtaken)
+    monkeypatch.setattr(Batch, "commit", overtaken)
     report = shop.ingest()
     assert shop.rows() == ["536001"]
     assert report.unchanged == 1
 
 
+def test_runs_of_other_days_do_not_make_this_one_plan_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.land("2011-01-04/a.csv", HEADER + line(1) + line(2, quantity="many"))
+    real, readings = landing.read_all, []
+
+    def slow(reader: Any, deliveries: Any, shape: Any) -> list[Any]:
+        found = list(real(reader, deliveries, shape))
+        if deliveries and deliveries[0].file.date == DAY:
+            readings.append(1)
+            shop.land("2011-01-05/a.csv", HEADER + line(len(readings) + 2) + line(9, quantity="many"))
+            with shop.lake.connect() as other:
+                landing.ingest(shop.lake, other, shop.source, shop.root, OTHER_DAY, OTHER_DAY, settle_seconds=5)
+        return found
+
+    monkeypatch.setattr(landing, "read_all", slow)
+    shop.ingest()
+    assert readings == [1]
+
+
 def test_a_run_that_is_always_overtaken_says_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    def moved(*args: object, **options: object) -> int:
+    def moved(batch: Batch) -> int:
         raise PositionMovedError("bronze.shop__lines", {})
 
     shop.land("2011-01-04/a.csv", HEADER + line(1))
-    monkeypatch.setattr(landing, "_commit", moved)
+    monkeypatch.setattr(Batch, "commit", moved)
     with pytest.raises(CommitConflictError):
         shop.ingest()
 
@@ -442,7 +466,7 @@ def test_a_file_that_cannot_be_read_weighs_as_its_lines(shop: Shop) -> None:
     shop.land("2011-01-04/a.csv", good)
     shop.land("2011-01-04/b.csv", (good + line(1)).encode("utf-16"))
     report = shop.ingest()
-    assert report.total == landing.DayCounts(files=2, records_in=1202, rows=600, dead_letters=602)
+    assert report.total == Counts(records_in=1202, rows=600, dead_letters=602)
     assert shop.dead("_source.line, records") == [(None, 602)]
     findings = audit(shop.con, shop.bronze, contract("shop.InvoiceLines"), failure_budget=0.4, days=(DAY, DAY))
     assert (findings.mismatches, findings.total, findings.held) == ([], report.total, {DAY})

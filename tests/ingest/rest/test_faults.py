@@ -255,7 +255,7 @@ def test_a_fault_ends_in_a_complete_batch_or_a_clear_error(crm, fault: Fault, mo
         api.fault = lambda n, query: fault.strike(api, n, query)
         if fault.error is None:
             polled = crm.poll(api, **fault.options)
-            assert (polled.counts.rows, polled.counts.duplicates) == (len(ALL), fault.duplicates)
+            assert (polled.total.rows, polled.total.duplicates) == (len(ALL), fault.duplicates)
             assert re.search(fault.restarted or "^None$", str(polled.restarted))
         else:
             with pytest.raises(RestError, match=f"(?s){fault.error}"):

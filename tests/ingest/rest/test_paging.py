@@ -77,25 +77,25 @@ def test_every_form_of_the_header_leads_to_all_records(crm: Crm, form: str) -> N
         return Reply(200, reply.body, {"Link": form.format(url=link[1 : link.index(">")])} if link else {})
 
     with Api("link_header", fault=written) as api:
-        assert crm.poll(api).counts.rows == 10
+        assert crm.poll(api).total.rows == 10
 
 
 @pytest.mark.parametrize("paging", ["single", "page", "offset", "cursor", "next_url", "link_header"])
 @pytest.mark.parametrize("status", [204, 205, 304])
 def test_an_answer_without_content_means_nothing_new(crm: Crm, paging, status: int) -> None:
     with Api(paging) as api:
-        assert crm.poll(api, incremental=UPDATED).counts.rows == 10
+        assert crm.poll(api, incremental=UPDATED).total.rows == 10
         before = len(api.asked)
         api.fault = lambda n, query: Reply(status)
         polled = crm.poll(api, incremental=UPDATED)
-        assert (polled.counts.records_in, polled.counts.rows) == (0, 0)
+        assert (polled.total.records_in, polled.total.rows) == (0, 0)
         assert len(api.asked) - before <= 2
     assert len(crm.rows()) == 10
 
 
 def test_no_content_ends_pages_by_number(crm: Crm) -> None:
     with Api("page", fault=lambda n, query: Reply(204) if n > 4 else None) as api:
-        assert crm.poll(api).counts.rows == 10
+        assert crm.poll(api).total.rows == 10
 
 
 def test_no_content_does_not_empty_a_table_that_is_read_whole(crm: Crm) -> None:
@@ -123,7 +123,7 @@ def test_no_content_in_place_of_a_page_does_not_pass_for_the_end_while_the_api_s
 def test_headers_of_a_whole_answer_speak_of_no_more(crm: Crm) -> None:
     headers = {"X-Total-Count": "1", "X-Total-Pages": "1", "X-Next-Page": "", "Content-Range": "items 0-0/1"}
     with Api("single", fault=lambda n, query: body([account(1)], {}, headers)) as api:
-        assert crm.poll(api).counts.rows == 1
+        assert crm.poll(api).total.rows == 1
 
 
 @pytest.mark.parametrize("sent", ["null", '{"data": null}', '{"data": {"items": null}}'])
@@ -131,7 +131,7 @@ def test_null_on_the_way_to_the_records_is_no_record(crm: Crm, sent: str) -> Non
     with Api() as api:
         crm.poll(api, incremental=UPDATED)
         api.fault = lambda n, query: Reply(200, sent.encode())
-        assert crm.poll(api, incremental=UPDATED).counts.records_in == 0
+        assert crm.poll(api, incremental=UPDATED).total.records_in == 0
 
 
 @pytest.mark.parametrize("sent", ["", "{}", '{"data": {}}', '{"error": "try later"}', "[]"])
@@ -145,7 +145,7 @@ def test_a_flag_ends_the_pages_though_the_cursor_is_still_there(crm: Crm) -> Non
         return body([account(n)], {"next": "same", "has_more": n < 2})
 
     with Api(fault=page) as api:
-        assert crm.poll(api, pagination=CURSOR).counts.rows == 2
+        assert crm.poll(api, pagination=CURSOR).total.rows == 2
         assert len(api.asked) == 2
         with pytest.raises(RestError, match=r"pagination\.more"):
             crm.poll(api)
@@ -167,7 +167,7 @@ def test_every_kind_of_paging_may_have_a_flag(crm: Crm, pagination) -> None:
         return Reply(200, json.dumps(found).encode())
 
     with Api(pagination.type, fault=flagged) as api:
-        assert crm.poll(api, pagination=pagination).counts.rows == 10
+        assert crm.poll(api, pagination=pagination).total.rows == 10
         assert len(api.asked) == 4  # no page beyond the last one
 
 
@@ -181,7 +181,7 @@ def test_a_flag_goes_on_though_the_total_is_reached(crm: Crm, pagination) -> Non
         return Reply(200, json.dumps(found).encode())
 
     with Api(pagination.type, fault=stale) as api:
-        assert crm.poll(api, pagination=pagination, total="meta.total").counts.rows == 10
+        assert crm.poll(api, pagination=pagination, total="meta.total").total.rows == 10
 
 
 @pytest.mark.parametrize("meta", [{}, {"has_more": None}, {"has_more": "perhaps"}])
@@ -243,14 +243,14 @@ def test_a_first_page_that_is_not_the_whole_is_an_error(crm: Crm, paging, option
 )
 def test_a_first_page_that_is_the_whole_is_taken(crm: Crm, paging, options, meta) -> None:
     with Api(paging, fault=lambda n, query: body([account(n) for n in range(3)], meta)) as api:
-        assert crm.poll(api, **options).counts.rows == 3
+        assert crm.poll(api, **options).total.rows == 3
 
 
 def _sent(crm: Crm, text: str, records: str, headers: dict[str, str] | None = None, **options) -> int:
     """Rows of a poll that is answered with the text, `%s` standing for two records."""
     sent = Reply(200, text.replace("%s", f"{account(1)}, {account(2)}").encode(), headers or {})
     with Api("single", fault=lambda n, query: sent) as api:
-        return crm.poll(api, records=records, **options).counts.rows
+        return crm.poll(api, records=records, **options).total.rows
 
 
 @pytest.mark.parametrize(
@@ -306,10 +306,10 @@ def test_one_answer_that_is_declared_as_all_still_has_to_reach_a_declared_total(
 
 def test_records_that_hold_a_next_of_their_own_say_nothing_of_pages(crm: Crm) -> None:
     with Api(fault=lambda n, query: body([account(1, next="x", total=99)], {})) as api:
-        assert crm.poll(api).counts.rows == 1
+        assert crm.poll(api).total.rows == 1
 
 
 @pytest.mark.parametrize("pagination", [LinkHeader(type="link_header"), None])
 def test_a_page_read_by_its_last_record_s_key_is_unaffected(crm: Crm, pagination) -> None:
     with Api("single") as api:
-        assert crm.poll(api, pagination=pagination).counts.rows == 10
+        assert crm.poll(api, pagination=pagination).total.rows == 10

@@ -9,7 +9,7 @@ from crm_api import PAGE, Api, Reply, account, body
 from polled import UPDATED, Accounts, Crm
 
 from pipeline_assets.ingest.batch.audit import audit
-from pipeline_assets.ingest.batch.batch import Counts
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.rest.errors import RestError
 from pipeline_assets.ingest.rest.source import Cursor, Incremental
 
@@ -25,7 +25,7 @@ def test_every_way_of_paging_ends_with_all_records(crm, paging, total) -> None:
     with Api(paging) as api:
         polled = crm.poll(api, total=total, params={"archived": False, "size": PAGE})
     assert crm.rows() == list(range(1, 11))
-    assert polled.counts == Counts(records_in=10, rows=10)
+    assert polled.total == Counts(records_in=10, rows=10)
     assert api.asked[0].query.items() >= {"archived": "false", "size": "3"}.items()
     needed = 1 if paging == "single" else 4
     assert polled.pages == needed + (2 if paging in ("page", "offset") and not total else 0)
@@ -80,7 +80,7 @@ def test_a_record_that_does_not_fit_is_a_dead_letter_as_it_was_sent(crm) -> None
     ]
     with Api(records=[account(1), *bad]) as api:
         polled = crm.poll(api)
-    assert polled.counts == Counts(records_in=9, rows=1, dead_letters=8)
+    assert polled.total == Counts(records_in=9, rows=1, dead_letters=8)
     assert [raw for _, _, raw in crm.dead()] == bad
     reasons = [reason.partition("'")[0] for _, reason, _ in crm.dead()]
     assert reasons == [
@@ -120,14 +120,14 @@ def test_of_records_with_one_key_the_newest_one_stays(crm) -> None:
     with Api(records=records) as api:
         polled = crm.poll(api, incremental=UPDATED)
     assert crm.rows("account_id, name") == [(1, "new"), (2, "second"), (3, "Account 3")]
-    assert polled.counts == Counts(records_in=6, rows=3, duplicates=3)
+    assert polled.total == Counts(records_in=6, rows=3, duplicates=3)
 
 
 def test_an_older_version_does_not_pass_for_a_newer_one_that_does_not_fit(crm) -> None:
     with Api(records=[account(1), '{"account_id": 1, "revenue": "much"}']) as api:
         polled = crm.poll(api)
     assert crm.rows() == []
-    assert polled.counts == Counts(records_in=2, dead_letters=1, duplicates=1)
+    assert polled.total == Counts(records_in=2, dead_letters=1, duplicates=1)
 
 
 def test_the_next_poll_asks_for_what_is_new_and_takes_no_record_twice(crm) -> None:
@@ -138,9 +138,9 @@ def test_the_next_poll_asks_for_what_is_new_and_takes_no_record_twice(crm) -> No
         api.records = [account(11, day=3)]
         third = crm.poll(api, incremental=UPDATED)
     assert since(api) == [None, "2025-12-31T23:00:00Z", "2026-01-02T23:00:00Z"]
-    assert first.counts == Counts(records_in=10, rows=10)
-    assert second.counts == Counts(records_in=3, rows=2, duplicates=1)
-    assert third.counts == Counts(records_in=1, duplicates=1)
+    assert first.total == Counts(records_in=10, rows=10)
+    assert second.total == Counts(records_in=3, rows=2, duplicates=1)
+    assert third.total == Counts(records_in=1, duplicates=1)
     batches = crm.batches()
     assert crm.rows("account_id, _batch_id")[9:] == [(10, batches[0]), (10, batches[1]), (11, batches[1])]
     assert second.origin == "GET /accounts?updated_since=2025-12-31T23:00:00Z"
@@ -153,7 +153,7 @@ def test_a_poll_without_a_record_commits_nothing_and_keeps_the_watermark(crm) ->
         api.records = []
         second = crm.poll(api, incremental=UPDATED)
         crm.poll(api, incremental=UPDATED)
-    assert (second.version, second.counts) == (first.version, Counts())
+    assert (second.version, second.total) == (first.version, Counts())
     assert since(api)[1:] == ["2025-12-31T23:00:00Z"] * 2
 
 
@@ -170,7 +170,7 @@ def test_a_whole_poll_brings_what_was_missed(crm) -> None:
         api.records[3] = account(11, revenue="1.5")
         polled = crm.poll(api, incremental=UPDATED, whole=True)
     assert since(api) == [None, None]
-    assert polled.counts == Counts(records_in=10, rows=1, duplicates=9)
+    assert polled.total == Counts(records_in=10, rows=1, duplicates=9)
 
 
 def test_the_watermark_may_be_a_number_and_the_lag_is_declared(crm) -> None:
@@ -179,7 +179,7 @@ def test_the_watermark_may_be_a_number_and_the_lag_is_declared(crm) -> None:
         crm.poll(api, incremental=by_id)
         polled = crm.poll(api, incremental=by_id)
     assert api.asked[4].query == {"since_id": "8"}
-    assert polled.counts == Counts(records_in=10, duplicates=10)
+    assert polled.total == Counts(records_in=10, duplicates=10)
 
 
 def test_a_full_poll_replaces_the_table_and_writes_nothing_without_news(crm) -> None:
@@ -189,8 +189,8 @@ def test_a_full_poll_replaces_the_table_and_writes_nothing_without_news(crm) -> 
         same = crm.poll(api)
         api.records = [account(1), account(2, day=2)]
         third = crm.poll(api)
-    assert (same.version, same.counts) == (first.version, Counts(records_in=10, duplicates=10))
-    assert third.counts == Counts(records_in=2, rows=2)
+    assert (same.version, same.total) == (first.version, Counts(records_in=10, duplicates=10))
+    assert third.total == Counts(records_in=2, rows=2)
     assert crm.rows() == [1, 2]
     assert len(crm.batches()) == 1
 
@@ -200,8 +200,8 @@ def test_a_whole_poll_brings_back_what_was_taken_out(crm) -> None:
         crm.poll(api)
         nothing = f"SELECT * FROM {crm.bronze.scan()} WHERE false"
         crm.bronze.replace(crm.con, nothing, where="account_id > 5")
-        assert crm.poll(api).counts == Counts(records_in=10, duplicates=10)
-        assert crm.poll(api, whole=True).counts == Counts(records_in=10, rows=10)
+        assert crm.poll(api).total == Counts(records_in=10, duplicates=10)
+        assert crm.poll(api, whole=True).total == Counts(records_in=10, rows=10)
     assert crm.rows() == list(range(1, 11))
 
 
@@ -225,7 +225,7 @@ def test_a_source_that_changes_its_mode_misses_nothing(crm) -> None:
         crm.poll(api, incremental=UPDATED)
         api.records[0] = account(1)
         crm.poll(api)
-    assert first.counts == Counts(records_in=10, duplicates=10)
+    assert first.total == Counts(records_in=10, duplicates=10)
     assert crm.rows() == list(range(1, 11))
 
 
@@ -241,7 +241,7 @@ def test_a_record_of_3000_levels_costs_itself_at_most(crm: Crm, paging, place: i
     records = [account(n) for n in range(1, 11)]
     records[place] = f'{{"account_id": {place + 1}, "name": {"[" * 3_000}{"]" * 3_000}}}'
     with Api(paging, records) as api:
-        counts = crm.poll(api).counts
+        counts = crm.poll(api).total
     assert (counts.rows + counts.dead_letters, counts.rows >= 9) == (10, True)
 
 
@@ -255,6 +255,6 @@ def test_a_cursor_in_the_last_record_is_found_though_the_record_is_too_deep(crm:
 
     with Api(fault=page) as api:
         cursor = Cursor(type="cursor", param="after", path="data.items[-1].account_id")
-        counts = crm.poll(api, pagination=cursor).counts
+        counts = crm.poll(api, pagination=cursor).total
         assert [asked.query.get("after") for asked in api.asked] == [None, "3", "4"]
     assert counts.records_in == 4

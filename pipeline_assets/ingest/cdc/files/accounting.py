@@ -10,6 +10,7 @@ from datetime import date
 
 import duckdb
 
+from pipeline_assets.ingest.cdc.files.ingest import RUN
 from pipeline_assets.ingest.cdc.files.plan import FileSource
 from pipeline_assets.ingest.cdc.table.change_table import UNROUTED
 from pipeline_assets.ingest.cdc.table.replay import REPLAYED_BATCH, REPLAYED_DEAD_LETTERS
@@ -56,11 +57,12 @@ def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> F
     """
     reference = source.reference(lake)
     commits = reference.open().history(_COMMITS_LOOKED_AT) if reference.exists() else []
-    commit = next((commit for commit in commits if "records_in" in commit), None)
+    commit = next((commit for commit in commits if RUN in commit), None)
     if commit is None:
         return FileAccount()
-    found = FileAccount(**{name: int(commit[name]) for name in ("records_in", "skipped", "present")})
-    for name, (batch_id, days) in json.loads(commit["batches"]).items():
+    run = json.loads(commit[RUN])
+    found = FileAccount(**{name: run[name] for name in ("records_in", "skipped", "present")})
+    for name, (batch_id, days) in run["batches"].items():
         bronze = Table(lake, f"bronze.{name}")
         dead_letters = dead_letter_table(lake, bronze.name)
         if name != f"{source.name}__{UNROUTED}":

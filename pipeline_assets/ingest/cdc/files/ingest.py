@@ -5,13 +5,14 @@ The first table, the reference, gets its commit last, with the files and days th
 second look at the same files, and puts nothing into a table twice.
 
 Events are never taken out again: a file that is delivered again with other bytes brings more events, and silver orders
-them. Dead letters that it makes untrue go (`stale`). Which files are read is decided in `file_plan`.
+them. Dead letters that it makes untrue go (`stale`). Which files are read is decided in `plan`.
 """
 
 import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,14 +20,16 @@ from pathlib import Path
 import duckdb
 from deltalake import DeltaTable
 
+from pipeline_assets.ingest.batch import counts
+from pipeline_assets.ingest.batch import source as spine
+from pipeline_assets.ingest.batch.batch import Batch
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.files.plan import Delivery, FileSource, Plan, plan
 from pipeline_assets.ingest.cdc.files.stale import StaleDeadLetters
 from pipeline_assets.ingest.cdc.formats.json_lines import LONGEST_LINE_BYTES, lines
 from pipeline_assets.ingest.cdc.formats.parse import parse
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging, create
+from pipeline_assets.ingest.cdc.table.change_table import ChangeBatch, EventBatch, EventPlan, UnroutedBatch, create
 from pipeline_assets.ingest.cdc.table.chunks import in_chunks
-from pipeline_assets.ingest.cdc.table.tally import Tally
 from pipeline_assets.ingest.files import limits
 from pipeline_assets.ingest.files.content import Content
 from pipeline_assets.ingest.files.limits import FileTimeLimitError, time_limit_error
@@ -34,18 +37,20 @@ from pipeline_assets.ingest.files.path_pattern import LandedFile
 from pipeline_assets.ingest.files.plan import owner_of
 from pipeline_assets.ingest.files.unread import Cause, FilesHeldUpError, FilesLeftError, HeldUp, cause_of
 from pipeline_assets.ingest.files.weight import records_of
-from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError, Positions
+from pipeline_assets.lake import Lake, Positions
 
 BATCH = "files"
 """Position that counts a table's batches. A batch id holds the next number: a batch that was killed is the next one
 again, and replaces the dead letters that it left."""
 
-_ATTEMPTS = 8
+RUN = "files_run"
+"""Metadata of the reference's commit: what the whole run read, for `accounting`."""
+
 _LINES_BETWEEN_LOOKS = 1_000  # at the clock
 
 
 @dataclass
-class Report(Tally):
+class Report(counts.Report):
     """What a run did.
 
     Attributes:
@@ -95,56 +100,79 @@ def ingest(
         FilesLeftError: Some files cannot be read now; all others are in the tables.
         CommitConflictError: Other runs of the source were faster each time.
     """
-    days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
-    held_up: set[str] = set()
-    left: dict[str, Cause] = {}
-    moved = 0
-    while moved < _ATTEMPTS:
-        logs = {table.name: create(con, table.bronze(lake)).open() for table in source.tables}
+    run = _Run(lake, con, source, root, first, last, settle_seconds=settle_seconds, run_id=run_id)
+    spine.ingest(run)
+    if run.left:
+        raise FilesLeftError(source.name, run.left, run.report)
+    return run.report
+
+
+class _Run:
+    """One run's way through the files of some days, as the spine takes it."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        con: duckdb.DuckDBPyConnection,
+        source: FileSource,
+        root: Path,
+        first: date,
+        last: date,
+        *,
+        settle_seconds: float,
+        run_id: str,
+    ) -> None:
+        self.name = source.reference(lake).name
+        self.report = Report()
+        self.left: dict[str, Cause] = {}
+        self._lake, self._con, self._source, self._root, self._run_id = lake, con, source, root, run_id
+        self._days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
+        self._settle_seconds = settle_seconds
+        self._held_up: set[str] = set()
+        self._unreadable: dict[str, Cause] = {}
+        self._is_done = False
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+        """Decide which files are read, for which tables: a batch for each table that lacks one; the reference last."""
+        if self._is_done:
+            return None
+        logs = {table.name: create(self._con, table.bronze(self._lake)).open() for table in self._source.tables}
         positions = {name: Positions(log) for name, log in logs.items()}
-        todo = plan(positions, source, root, days, settle_seconds=settle_seconds, held_up=held_up)
+        todo = plan(
+            positions,
+            self._source,
+            self._root,
+            self._days,
+            settle_seconds=self._settle_seconds,
+            held_up=self._held_up,
+        )
+        self.left = {**todo.left, **self._unreadable}
+        self.report = Report(copies=todo.copies, unchanged=todo.unchanged, waiting=todo.waiting)
+        self._step = _Step(self._lake, self._con, self._source, logs, todo, self.report, self._run_id)
+        return self._step.batches
+
+    def read(self, batches: Sequence[Batch]) -> None:
+        """Read the files into the batches.
+
+        Raises:
+            FilesHeldUpError: Some changed meanwhile, or cannot be read: the next plan goes without them.
+        """
         try:
-            report = _carry_out(lake, con, source, root, logs, todo, run_id)
+            self._step.read(self._root)
         except FilesHeldUpError as error:
-            held_up |= error.changed | error.left.keys()
-            left |= error.left
-        except PositionMovedError:
-            moved += 1
-        else:
-            if found := {**todo.left, **left}:
-                raise FilesLeftError(source.name, found, report)
-            return report
-    raise CommitConflictError(source.reference(lake).name, _ATTEMPTS)
+            self._held_up |= error.changed | error.left.keys()
+            self._unreadable |= error.left
+            raise
+
+    def committed(self, batches: Sequence[Batch]) -> None:
+        """Count the batches."""
+        self._is_done = True
+        for batch in batches if self.report.read else ():
+            self.report.add(batch)
 
 
-def _carry_out(
-    lake: Lake,
-    con: duckdb.DuckDBPyConnection,
-    source: FileSource,
-    root: Path,
-    logs: Mapping[str, DeltaTable],
-    todo: Plan,
-    run_id: str,
-) -> Report:
-    """Reads what the plan says and commits it. Raises PositionMovedError when another run was faster."""
-    report = Report(copies=todo.copies, unchanged=todo.unchanged, waiting=todo.waiting)
-    reference = source.tables[0]
-    if not todo.read:
-        reference.bronze(lake).commit(con, [], expect=todo.expect, positions=todo.positions)
-        return report
-    batch = _Batch(lake, con, source, logs, todo, report)
-    try:
-        batch.stage(root)
-        facts = {"run_id": run_id} if run_id else {}
-        for table in reversed(source.tables):
-            batch.commit(table, facts)
-    finally:
-        batch.discard()
-    return report
-
-
-class _Batch:
-    """One run's records on their way into all tables: parsed once, staged by table, committed table by table."""
+class _Step:
+    """The records of one plan on their way into all tables: parsed once, committed table by table."""
 
     def __init__(
         self,
@@ -154,37 +182,61 @@ class _Batch:
         logs: Mapping[str, DeltaTable],
         todo: Plan,
         report: Report,
+        run_id: str,
     ) -> None:
         self._source, self._todo, self._report = source, todo, report
         self._keys, self._reference = source.keys, source.tables[0].name
         self._names = {table.source_table: table.name for table in source.tables}
-        self._numbers = {name: log.transaction_version(BATCH) for name, log in logs.items()}
         now = datetime.now(UTC)
-        ids = {name: f"{log.metadata().id} {(self._numbers[name] or 0) + 1}" for name, log in logs.items()}
+        numbers = {name: log.transaction_version(BATCH) for name, log in logs.items()}
+        ids = {name: f"{log.metadata().id} {(numbers[name] or 0) + 1}" for name, log in logs.items()}
         lacking = frozenset[str]().union({self._reference}, *(delivery.lacking for delivery in todo.read))
-        self._stagings = {
-            table.name: Staging(con, lake, table, source.name, ids[table.name], now)
-            for table in source.tables
-            if table.name in lacking
-        }
+        self._tables: dict[str, EventBatch] = {}
+        for table in reversed(source.tables):  # the reference, which says what is done, last
+            if table.name not in lacking:
+                continue
+            number, positions = numbers[table.name], {}
+            expect: dict[str, int | None] = {}
+            if todo.read:
+                expect, positions = {BATCH: number}, {BATCH: (number or 0) + 1}
+            for delivery in todo.read:
+                if table.name in delivery.lacking:
+                    positions[owner_of(delivery.content_id)] = delivery.file.date.toordinal()
+            if table.name == self._reference:
+                expect |= todo.expect
+                positions |= todo.positions
+            planned = EventPlan(expect=expect, positions=positions, batch_id=ids[table.name], extracted_at=now)
+            self._tables[table.name] = EventBatch(lake, con, table, planned, run_id=run_id)
         # Records of no table go with the reference: what it has is done.
-        self._unrouted = Staging(con, lake, None, source.name, ids[self._reference], now)
+        planned = EventPlan(batch_id=ids[self._reference], extracted_at=now)
+        self._unrouted = UnroutedBatch(lake, con, source.name, planned, run_id=run_id)
         paths = [delivery.file.path for delivery in todo.read]
-        self._stale = StaleDeadLetters(con, [*self._stagings.values(), self._unrouted], paths)
+        self._stale = StaleDeadLetters(con, self.batches if paths else [], paths)
 
-    def stage(self, root: Path) -> None:
-        """Stages all records of the files that the plan says.
+    @property
+    def batches(self) -> list[ChangeBatch]:
+        """The batches in the order of their commits."""
+        *others, reference = self._tables.values()
+        return [*others, self._unrouted, reference]
+
+    def read(self, root: Path) -> None:
+        """Read all records of the files that the plan says.
 
         Raises:
             FilesHeldUpError: Some changed meanwhile, or cannot be read.
         """
+        if not self._todo.read:
+            return
         held_up = HeldUp()
         for chunk in in_chunks(self._records(root, held_up)):
             name = self._names.get(chunk.table or "")
-            staging = self._stagings[name] if name else self._unrouted
-            staging.add(chunk.events)
-            staging.reject(chunk.rejects)
+            batch = self._tables[name] if name else self._unrouted
+            batch.add(chunk.events)
+            batch.reject(chunk.rejects)
         held_up.check({delivery.file.path for delivery in self._todo.read} - set(self._report.read))
+        for each in self.batches:
+            each.stale = self._stale.of(each)
+        self._tables[self._reference].rows_facts[RUN] = json.dumps(self._account())
 
     def _records(self, root: Path, held_up: HeldUp) -> Iterator[ChangeEvent | Reject]:
         """Yields what is new in all files; notes those that are held up, and goes on with the others."""
@@ -245,44 +297,17 @@ class _Batch:
             else:
                 self._report.present += _weight(item)
 
-    def commit(self, table: ChangeTable, facts: Mapping[str, str]) -> None:
-        """Commits one table's batch; with the reference, which comes last, all that says that the files are done."""
-        staging = self._stagings.get(table.name)
-        if staging is None:
-            return
-        number = self._numbers[table.name]
-        expect, positions = {BATCH: number}, {BATCH: (number or 0) + 1}
-        for delivery in self._todo.read:
-            if table.name in delivery.lacking:
-                positions[owner_of(delivery.content_id)] = delivery.file.date.toordinal()
-        if table.name == self._reference:
-            self._unrouted.commit(expect={}, positions={}, metadata=facts)
-            self._stale.remove(self._unrouted, facts)
-            self._report.add(self._unrouted)
-            expect |= self._todo.expect
-            positions |= self._todo.positions
-            facts = {**facts, **self._account()}
-        staging.commit(expect=expect, positions=positions, metadata=facts)
-        self._stale.remove(staging, facts)
-        self._report.add(staging)
-
-    def _account(self) -> dict[str, str]:
-        """What the reference's commit says of the whole run, for `file_account`."""
-        stagings = [*self._stagings.values(), self._unrouted]
+    def _account(self) -> dict[str, object]:
+        """Say what the whole run read, and which batches hold it."""
         batches = {
-            staging.name: [
-                staging.batch_id,
-                sorted({str(file.partition_values["_partition_date"]) for file in staging.files}),
+            batch.name: [
+                batch.batch_id,
+                sorted({str(file.partition_values["_partition_date"]) for file in batch.files}),
             ]
-            for staging in stagings
+            for batch in self.batches
         }
-        counts = {name: str(getattr(self._report, name)) for name in ("records_in", "skipped", "present")}
-        return {**counts, "batches": json.dumps(batches), "read": json.dumps(self._report.read)}
-
-    def discard(self) -> None:
-        """Deletes what was staged and will not be committed."""
-        for staging in (*self._stagings.values(), self._unrouted):
-            staging.discard()
+        read = {name: getattr(self._report, name) for name in ("records_in", "skipped", "present")}
+        return {**read, "batches": batches, "files": self._report.read}
 
 
 def _weight(item: ChangeEvent | Reject) -> int:

@@ -5,13 +5,11 @@ this delivery, too), if that line is longer now (it was cut, because the file wa
 could not be read at all then, and can be now. Any other stays until it is replayed, whatever became of its file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import duckdb
 
-from pipeline_assets.ingest.cdc.table.change_table import Staging
-from pipeline_assets.lake import Table
-from pipeline_assets.lake.dead_letters import dead_letter_table
+from pipeline_assets.ingest.cdc.table.change_table import ChangeBatch
 from pipeline_assets.sql import quote_text
 
 _BYTES_PER_ESCAPE = 3  # more in "\xc3" than in the byte that it stands for
@@ -21,12 +19,12 @@ _LONGEST_CUT_CHARACTER = 3  # bytes of a character of UTF-8 that lacks at least 
 class StaleDeadLetters:
     """The dead letters of some files' earlier deliveries, in the tables that a run writes to."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, stagings: Sequence[Staging], paths: Sequence[str]) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, batches: Sequence[ChangeBatch], paths: Sequence[str]) -> None:
         """Looks up what there is.
 
         Args:
             con: A connection of the lake.
-            stagings: The batches of the run.
+            batches: The batches of the run.
             paths: The files that it reads.
         """
         self._con = con
@@ -35,8 +33,8 @@ class StaleDeadLetters:
         self._completed: set[tuple[str, int]] = set()
         self._read: set[str] = set()
         files = ", ".join(map(quote_text, paths))
-        for staging in stagings:
-            dead_letters = _dead_letters(staging)
+        for batch in batches:
+            dead_letters = batch.dead_letters
             if not dead_letters.exists():
                 continue
             # A line that was cut is the last of its delivery.
@@ -45,7 +43,7 @@ class StaleDeadLetters:
                 "QUALIFY row_number() OVER (PARTITION BY _source.file, _batch_id ORDER BY _source.line DESC) = 1"
             ).fetchall()
             for file, line, raw in found:
-                self._with_dead_letters.add(staging.name)
+                self._with_dead_letters.add(batch.name)
                 self._last_lines.setdefault((file, line), []).append(raw)
 
     def compare(self, path: str, number: int, data: bytes) -> None:
@@ -57,31 +55,20 @@ class StaleDeadLetters:
         """Notes a file that can be read."""
         self._read.add(path)
 
-    def remove(self, staging: Staging, facts: Mapping[str, str]) -> None:
-        """Removes from a table, whose batch is committed, what this batch made untrue.
-
-        Args:
-            staging: The batch.
-            facts: Of the run, for the commit's metadata.
-        """
-        if staging.name not in self._with_dead_letters or not self._read:
-            return
-        dead_letters, batch = _dead_letters(staging), quote_text(staging.batch_id)
-        place = "(_source.file, _source.line"
-        again = f"{place}, raw) IN (SELECT {place}, raw) FROM {dead_letters.scan()} WHERE _batch_id = {batch})"
+    def of(self, batch: ChangeBatch) -> str | None:
+        """Give the predicate on the dead letters that a batch makes untrue once it is committed; None of none."""
+        if batch.name not in self._with_dead_letters or not self._read:
+            return None
+        own, place = quote_text(batch.batch_id), "(_source.file, _source.line"
+        again = f"{place}, raw) IN (SELECT {place}, raw) FROM {batch.dead_letters.scan()} WHERE _batch_id = {own})"
         completed = " OR ".join(
             f"(_source.file = {quote_text(path)} AND _source.line = {line})" for path, line in sorted(self._completed)
         )
         files = ", ".join(map(quote_text, sorted(self._read)))
-        where = (
-            f"_source.file IN ({files}) AND _batch_id <> {batch} "
+        return (
+            f"_source.file IN ({files}) AND _batch_id <> {own} "
             f"AND (_source.line = 0 OR {again} OR ({completed or 'false'}))"
         )
-        dead_letters.commit(self._con, [], where=where, metadata=dict(facts))
-
-
-def _dead_letters(staging: Staging) -> Table:
-    return dead_letter_table(staging.lake, staging.bronze.name)
 
 
 def _is_start(raw: str, data: bytes) -> bool:

@@ -8,11 +8,14 @@ How a slot is read is in `postgres`, how a batch is committed in `change_table`,
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import duckdb
 
+from pipeline_assets.ingest.batch import counts
+from pipeline_assets.ingest.batch.source import plan_anew
 from pipeline_assets.ingest.cdc.errors import PublicationGapError
 from pipeline_assets.ingest.cdc.events import ChangeEvent, lsn_text
 from pipeline_assets.ingest.cdc.reconcile import store
@@ -20,11 +23,18 @@ from pipeline_assets.ingest.cdc.slot import altered
 from pipeline_assets.ingest.cdc.slot.altered import KnownTable
 from pipeline_assets.ingest.cdc.slot.health import RESNAPSHOT, ChangeSource, State, inspect, stream_position
 from pipeline_assets.ingest.cdc.slot.postgres import Postgres, Snapshot
-from pipeline_assets.ingest.cdc.table.change_table import COMMIT_LSN, SNAPSHOT, ChangeTable, Staging, create
+from pipeline_assets.ingest.cdc.table.change_table import (
+    COMMIT_LSN,
+    SNAPSHOT,
+    ChangeTable,
+    EventBatch,
+    EventPlan,
+    UnroutedBatch,
+    create,
+)
 from pipeline_assets.ingest.cdc.table.chunks import in_chunks
-from pipeline_assets.ingest.cdc.table.tally import Tally
 from pipeline_assets.ingest.postgres_session import SourceDatabaseError
-from pipeline_assets.lake import CommitConflictError, Lake, PositionMovedError
+from pipeline_assets.lake import Lake
 
 _ATTEMPTS = 5
 # Messages per peek: what is read again after a kill, at most, unless one transaction is larger.
@@ -32,7 +42,7 @@ _MESSAGES_PER_BATCH = 500_000
 
 
 @dataclass
-class Report(Tally):
+class Report(counts.Report):
     """What a run did.
 
     Attributes:
@@ -90,11 +100,12 @@ class Drain:
         why: Exception
         for _ in range(_ATTEMPTS):
             try:
-                if not self._run(report, set(resnapshot) - report.snapshots, reconcile):
+                if not plan_anew(
+                    f"bronze.{self.source.name}__...",
+                    lambda: self._run(report, set(resnapshot) - report.snapshots, reconcile),
+                ):
                     return report
                 why = self._altered_again_and_again(report)
-            except PositionMovedError:
-                why = CommitConflictError(f"bronze.{self.source.name}__...", _ATTEMPTS)
             except PublicationGapError as error:
                 why = error
                 # What is left of the slot helps nobody; and what it would have brought, is in the tables as they are.
@@ -209,23 +220,27 @@ class Drain:
         self, report: Report, table: ChangeTable, snapshot: Snapshot, position: str, expected: int | None
     ) -> None:
         """Reads one table whole, as one commit."""
-        staging = self._staging(table, f"{SNAPSHOT} {lsn_text(snapshot.point)}")
-        newest = staging.bronze.position(COMMIT_LSN)
-        if newest is not None and newest >= snapshot.point:
-            raise SourceDatabaseError(
-                f"{table.name} holds changes up to {lsn_text(newest)}, but the source stands at "
-                f"{lsn_text(snapshot.point)}: this is another database cluster, or an older state of it, and positions "
-                "cannot be compared. Give the source another name, so that it gets tables of its own"
-            )
-        try:
+        done = {} if expected is None else {RESNAPSHOT: 0}
+        planned = EventPlan(
+            expect={position: expected},
+            positions={position: snapshot.point, **done},
+            batch_id=f"{SNAPSHOT} {lsn_text(snapshot.point)}",
+            extracted_at=datetime.now(UTC),
+        )
+        with EventBatch(self.lake, self.con, table, planned, run_id=self.run_id) as batch:
+            newest = batch.bronze.position(COMMIT_LSN)
+            if newest is not None and newest >= snapshot.point:
+                raise SourceDatabaseError(
+                    f"{table.name} holds changes up to {lsn_text(newest)}, but the source stands at "
+                    f"{lsn_text(snapshot.point)}: this is another database cluster, or an older state of it, and "
+                    "positions cannot be compared. Give the source another name, so that it gets tables of its own"
+                )
             if newest is not None:
-                staging.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
+                batch.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
             for chunk in in_chunks(snapshot.rows(table.source_table, table.row_keys)):
-                staging.add(chunk.events)
-            done = {} if expected is None else {RESNAPSHOT: 0}
-            self._commit(report, staging, {position: expected}, {position: snapshot.point, **done})
-        finally:
-            staging.discard()
+                batch.add(chunk.events)
+            batch.commit()
+        report.add(batch)
         report.snapshots |= {table.name}
 
     def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
@@ -245,12 +260,10 @@ class Drain:
         """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
         before = {table.name: table.bronze(self.lake).position(position) or 0 for table in tables}
         start = min(before.values())
-        stagings = {
-            table.source_table: self._staging(table, f"{position} {lsn_text(before[table.name])}") for table in tables
-        }
-        unrouted = self._staging(None, f"{position} {lsn_text(start)}")
+        batches = {table.source_table: self._begin(table, position, before[table.name]) for table in tables}
+        unrouted = self._begin_unrouted(f"{position} {lsn_text(start)}")
         starts = {table.source_table: before[table.name] for table in tables}
-        left_alone = {table.source_table for table in self.source.tables} - stagings.keys()
+        left_alone = {table.source_table for table in self.source.tables} - batches.keys()
 
         def is_new(event: ChangeEvent) -> bool:
             """Not of a suspect, nor in the table since a run that was killed before it could advance the slot."""
@@ -258,30 +271,31 @@ class Drain:
 
         keys = {table.source_table: table.row_keys for table in self.source.tables}
         changes = self.postgres.peek(target, _MESSAGES_PER_BATCH, keys, known)
-        try:
+        with ExitStack() as stack:
+            for each in (unrouted, *batches.values()):
+                stack.enter_context(each)
             for chunk in in_chunks(event for event in changes if is_new(event)):
-                stagings.get(chunk.table or "", unrouted).add(chunk.events)
+                batches.get(chunk.table or "", unrouted).add(chunk.events)
             reached = changes.reached or target
-            self._commit(report, unrouted, {}, {})
-            for source_table, staging in stagings.items():
+            for source_table, batch in batches.items():
                 # Also without events: the slot must not stand further than any table says that it has read.
-                positions = {position: max(reached, before[staging.name])}
+                batch.positions[position] = max(reached, before[batch.name])
                 last, problem = changes.unlike.get(source_table, (-1, ""))
-                if last >= before[staging.name] and staging.name not in read_whole:
-                    report.altered[staging.name] = problem
-                    positions[RESNAPSHOT] = 1  # together with the position: what was passed over does not come again
-                self._commit(report, staging, {position: before[staging.name]}, positions)
-        finally:
-            for staging in (*stagings.values(), unrouted):
-                staging.discard()
+                if last >= before[batch.name] and batch.name not in read_whole:
+                    report.altered[batch.name] = problem
+                    # Together with the position: what was passed over does not come again.
+                    batch.positions[RESNAPSHOT] = 1
+            for each in (unrouted, *batches.values()):
+                each.commit()
+                report.add(each)
         self.postgres.advance(reached)
         return reached
 
-    def _staging(self, table: ChangeTable | None, batch_id: str) -> Staging:
-        return Staging(self.con, self.lake, table, self.source.name, batch_id, datetime.now(UTC))
+    def _begin(self, table: ChangeTable, position: str, before: int) -> EventBatch:
+        batch_id = f"{position} {lsn_text(before)}"
+        planned = EventPlan(expect={position: before}, batch_id=batch_id, extracted_at=datetime.now(UTC))
+        return EventBatch(self.lake, self.con, table, planned, run_id=self.run_id)
 
-    def _commit(
-        self, report: Report, staging: Staging, expect: Mapping[str, int | None], positions: Mapping[str, int]
-    ) -> None:
-        staging.commit(expect=expect, positions=positions, metadata={"run_id": self.run_id} if self.run_id else {})
-        report.add(staging)
+    def _begin_unrouted(self, batch_id: str) -> UnroutedBatch:
+        planned = EventPlan(batch_id=batch_id, extracted_at=datetime.now(UTC))
+        return UnroutedBatch(self.lake, self.con, self.source.name, planned, run_id=self.run_id)

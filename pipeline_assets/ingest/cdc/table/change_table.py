@@ -5,22 +5,23 @@ from, and which position a batch ends at, is the caller's.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
 
 from pipeline_assets.contracts.base import Model, RawColumn, raw_shape
+from pipeline_assets.ingest.batch.batch import Batch, Plan
+from pipeline_assets.ingest.batch.counts import Counts, Reading
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.table import row
-from pipeline_assets.ingest.cdc.table.dead_letters import DeadLetters
 from pipeline_assets.ingest.conform import casts
 from pipeline_assets.ingest.conform.names import Keys
 from pipeline_assets.lake import DataFile, Lake, Table, query_schema
 from pipeline_assets.lake.dead_letters import COLUMNS as DEAD_LETTER_COLUMNS
-from pipeline_assets.lake.dead_letters import dead_letter_table, record
 from pipeline_assets.sql import quote_name, quote_text
 
 COLUMNS: tuple[RawColumn, ...] = (
@@ -61,6 +62,17 @@ _KEEP_KEY_CHANGES_WHOLE = """
     WHERE cdc_validated.op = 'd' AND cdc_validated._reason IS NULL AND other.op = 'c' AND other._reason IS NOT NULL
         AND other.commit_lsn = cdc_validated.commit_lsn AND other.lsn = cdc_validated.lsn
         AND other.tx_seq = cdc_validated.tx_seq + 1"""
+_EPOCH = date(1970, 1, 1)
+_REJECTS = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("raw", pa.string()),
+        ("origin", pa.string()),
+        ("place", pa.int64()),
+        ("ts_us", pa.int64()),
+        ("records", pa.int64()),
+    ]
+)
 _INCOMING = pa.schema(
     [
         ("op", pa.string()),
@@ -105,19 +117,6 @@ class ChangeTable:
         return Table(lake, f"bronze.{self.name}")
 
 
-@dataclass
-class Counts:
-    """Counts of a batch: events in = rows + dead letters."""
-
-    events_in: int = 0
-    rows: int = 0
-    dead_letters: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        """Sums up."""
-        return Counts(self.events_in + other.events_in, self.rows + other.rows, self.dead_letters + other.dead_letters)
-
-
 def create(con: duckdb.DuckDBPyConnection, bronze: Table) -> Table:
     """Creates a change table unless it is there."""
     bronze.create(
@@ -129,152 +128,177 @@ def create(con: duckdb.DuckDBPyConnection, bronze: Table) -> Table:
     return bronze
 
 
-@dataclass
-class Staging:
-    """One batch on its way into one change table: written in chunks, committed once.
+@dataclass(frozen=True, kw_only=True)
+class EventPlan(Plan):
+    """What a batch of change events rests on.
 
     Attributes:
-        con: A connection of the lake; the staging has temporary tables in it until it is committed or discarded.
-        lake: The lake.
-        table: The declared table, or None for records that belong to no declared table of `source`.
-        source: Name of the source.
         batch_id: Deterministic name of the batch.
         extracted_at: When it was read.
     """
 
-    con: duckdb.DuckDBPyConnection
-    lake: Lake
-    table: ChangeTable | None
-    source: str
     batch_id: str
     extracted_at: datetime
-    counts: Counts = field(default_factory=Counts)
-    files: list[DataFile] = field(default_factory=list)
-    _lsns: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._dead_letters = DeadLetters(self.con)
+    def with_obsolete(self) -> "EventPlan":
+        """Add which dead letters go: those of an attempt at this batch that was killed.
+
+        A snapshot speaks of every row, and its batch has another name each time: those of all former ones go.
+        """
+        if self.batch_id.startswith(f"{SNAPSHOT} "):
+            return replace(self, obsolete=f"starts_with(_batch_id, '{SNAPSHOT} ')")
+        return replace(self, obsolete=f"_batch_id = {quote_text(self.batch_id)}")
+
+
+class ChangeBatch(Batch):
+    """A batch of change records: what all of them have in common, be they of a declared table or not."""
+
+    def __init__(
+        self, lake: Lake, con: duckdb.DuckDBPyConnection, name: str, plan: EventPlan, *, run_id: str = ""
+    ) -> None:
+        """Begin a batch; nothing is written yet. The arguments are those of `Batch`."""
+        super().__init__(lake, con, name, plan.with_obsolete(), run_id=run_id)
+        self.batch_id = plan.batch_id
+        self.facts["batch_id"] = plan.batch_id
+        self._events_plan = plan
+        self._counts = Counts()
+        self._days: set[date] = set()
 
     @property
-    def name(self) -> str:
-        """`<source>__<table>`."""
-        return self.table.name if self.table else f"{self.source}__{UNROUTED}"
+    def counts(self) -> Counts:
+        """Counts of the records so far."""
+        return self._counts
 
     @property
-    def bronze(self) -> Table:
-        """The table that the batch goes to; of unrouted records only its dead letters exist."""
-        return Table(self.lake, f"bronze.{self.name}")
+    def counts_by_day(self) -> Mapping[date, Counts]:
+        """Rows by the date of their commit at the source."""
+        found: dict[date, Counts] = defaultdict(Counts)
+        for file in self.files:
+            found[_day_of(file)] += Counts(rows=file.rows)
+        return found
 
     def add(self, events: Sequence[ChangeEvent]) -> None:
-        """Takes a chunk of events, with both halves of a key change: rows into new files, misfits to the dead letters.
+        """Take a chunk of events."""
+        raise NotImplementedError
+
+    def reject(self, rejects: Sequence[Reject]) -> None:
+        """Take records that are no events."""
+        now = int(self._events_plan.extracted_at.timestamp() * 1_000_000)
+        self._counts += Counts(sum(reject.records for reject in rejects))
+        self._add_dead_letters(rejects, [now] * len(rejects))
+
+    def finish(self) -> None:
+        """Complete what the commit says of the batch."""
+        if self._counts.records_in:
+            days = frozenset(self._days | {_day_of(file) for file in self.files})
+            self.readings = [Reading(self.batch_id, self._counts, days)]
+
+    def dead_letter_queries(self) -> list[str]:
+        """Give queries of the dead letters, as columns of `lake.dead_letters.COLUMNS`."""
+        columns = self._select(DEAD_LETTER_COLUMNS)
+        return [f"SELECT {columns} FROM {table}" for table in self.buffer.tables]
+
+    def _refuse(self, bad: Sequence[tuple[ChangeEvent, str]]) -> None:
+        """Make dead letters of events, with the reason of each; the raw record is the event's envelope."""
+        rejects = [Reject(reason, envelope(e), e.origin, e.place, e.table) for e, reason in bad]
+        self._add_dead_letters(rejects, [e.ts_us for e, _ in bad])
+
+    def _add_dead_letters(self, rejects: Sequence[Reject], ts_us: Sequence[int]) -> None:
+        if not rejects:
+            return
+        self._counts += Counts(dead_letters=sum(reject.records for reject in rejects))
+        self._days |= {_EPOCH + timedelta(microseconds=time) for time in set(ts_us)}
+        columns = {
+            "reason": [reject.reason for reject in rejects],
+            "raw": [reject.raw for reject in rejects],
+            "origin": [reject.origin for reject in rejects],
+            "place": [reject.place for reject in rejects],
+            "ts_us": list(ts_us),
+            "records": [reject.records for reject in rejects],
+        }
+        self.buffer.add(pa.table(columns, schema=_REJECTS), sum(len(reject.raw) for reject in rejects))
+
+    def _select(self, columns: Iterable[str]) -> str:
+        """Give the select list of a change table, or of its dead letters, out of the incoming columns."""
+        at = self._events_plan.extracted_at.isoformat(sep=" ")
+        made = {
+            "ts": "make_timestamptz(ts_us)",
+            "_partition_date": "CAST(make_timestamp(ts_us) AS DATE)",
+            "_batch_id": quote_text(self.batch_id),
+            "_extracted_at": f"TIMESTAMPTZ {quote_text(at)}",
+            "_source": "struct_pack(file := origin, line := place)",
+        }
+        return ", ".join(f"{made.get(name, name)} AS {name}" for name in columns)
+
+
+class EventBatch(ChangeBatch):
+    """A batch of change events on its way into one change table: written in chunks, committed once."""
+
+    def __init__(
+        self, lake: Lake, con: duckdb.DuckDBPyConnection, table: ChangeTable, plan: EventPlan, *, run_id: str = ""
+    ) -> None:
+        """Begin a batch for a declared table. The other arguments are those of `Batch`."""
+        super().__init__(lake, con, table.name, plan, run_id=run_id)
+        self.table = table
+        self._lsns: list[int] = []
+
+    def add(self, events: Sequence[ChangeEvent]) -> None:
+        """Take a chunk of events, with both halves of a key change: rows into new files, misfits to the dead letters.
 
         What is in one chunk, is for `chunks` to say.
         """
         if not events:
             return
-        if self.table is None:
-            reason = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
-            self._add_dead_letters(
-                [Reject(reason.format(e.table), envelope(e), e.origin, e.place, e.table) for e in events],
-                [e.ts_us for e in events],
-            )
-            self.counts.events_in += len(events)
-            return
-        incoming = _arrow(events)
-        self.con.register("cdc_incoming", incoming)
+        self.con.register("cdc_incoming", _arrow(events))
         self.con.execute(f"CREATE OR REPLACE TEMP TABLE cdc_validated AS {validate_sql(self.table, 'cdc_incoming')}")
         self.con.unregister("cdc_incoming")
         self.con.execute(_KEEP_KEY_CHANGES_WHOLE)
-        create(self.con, self.bronze)
-        columns = _select([column.name for column in COLUMNS], self.batch_id, self.extracted_at)
+        self.prepare_table()
+        columns = self._select([column.name for column in COLUMNS])
         select = f"SELECT {columns} FROM cdc_validated WHERE _reason IS NULL"
         written = self.bronze.write(self.con, select, partition_by=["_partition_date"])
         self.files += written
         rows = sum(file.rows for file in written)
-        self.counts += Counts(len(events), rows, 0)
+        self._counts += Counts(len(events), rows)
         if rows < len(events):
             misfits = self.con.execute("SELECT rowid, _reason FROM cdc_validated WHERE _reason IS NOT NULL").fetchall()
-            bad = [(events[at], reason) for at, reason in misfits]
-            self._add_dead_letters(
-                [Reject(reason, envelope(e), e.origin, e.place, e.table) for e, reason in bad],
-                [e.ts_us for e, _ in bad],
-            )
+            self._refuse([(events[at], reason) for at, reason in misfits])
         self._lsns += [min(e.commit_lsn for e in events), max(e.commit_lsn for e in events)]
 
-    def reject(self, rejects: Sequence[Reject]) -> None:
-        """Takes records that are no events."""
-        now = int(self.extracted_at.timestamp() * 1_000_000)
-        self._add_dead_letters(rejects, [now] * len(rejects))
-        self.counts.events_in += sum(reject.records for reject in rejects)
+    def prepare_table(self) -> None:
+        """Create the change table unless it is there."""
+        create(self.con, self.bronze)
 
-    def commit(
-        self,
-        *,
-        expect: Mapping[str, int | None],
-        positions: Mapping[str, int],
-        metadata: Mapping[str, str] | None = None,
-    ) -> int:
-        """Commits the batch: first its dead letters, then its rows with the positions.
-
-        A kill in between leaves dead letters that the same batch, read again, replaces.
-
-        Args:
-            expect: Positions as they were when the batch was read.
-            positions: Positions to set.
-            metadata: Further facts, kept in the commit.
-
-        Returns:
-            The bronze table's version.
-
-        Raises:
-            PositionMovedError: Another run was faster; no row was committed.
-        """
-        facts = {**(metadata or {}), "batch_id": self.batch_id}
-        dead_letters = self._commit_dead_letters(expect, facts)
-        return dead_letters if self.table is None else self._commit_rows(expect, positions, facts)
-
-    def _commit_dead_letters(self, expect: Mapping[str, int | None], facts: Mapping[str, str]) -> int:
-        """Replaces the dead letters of the batch; returns the version of their table, 0 if there is none."""
-        dead_letters = dead_letter_table(self.lake, self.bronze.name)
-        if self._dead_letters.tables or dead_letters.exists():
-            if expect:
-                # Not only when the rows come: who was slower must not replace the dead letters of who was faster.
-                create(self.con, self.bronze).commit(self.con, [], expect=expect)
-            columns = _select(DEAD_LETTER_COLUMNS, self.batch_id, self.extracted_at)
-            queries = [f"SELECT {columns} FROM {table}" for table in self._dead_letters.tables]
-            record(self.con, dead_letters, *queries, where=self._replaced_dead_letters(), metadata=dict(facts))
-            self._dead_letters.drop()
-        return dead_letters.open().version() if self.table is None and dead_letters.exists() else 0
-
-    def _commit_rows(
-        self, expect: Mapping[str, int | None], positions: Mapping[str, int], facts: Mapping[str, str]
-    ) -> int:
-        bronze = create(self.con, self.bronze)
-        counts = {name: str(value) for name, value in vars(self.counts).items()} if self.counts.events_in else {}
-        bounds = {}
+    def finish(self) -> None:
+        """Complete what the commit says of the batch, and how far the table reaches with it."""
+        super().finish()
         if self._lsns:
-            before = bronze.position(COMMIT_LSN) or 0
-            positions = {**positions, COMMIT_LSN: max(before, *self._lsns)}
-            bounds = {"commit_lsn_min": str(min(self._lsns)), "commit_lsn_max": str(max(self._lsns))}
-        return bronze.commit(
-            self.con, self.files, expect=expect, positions=positions, metadata={**facts, **counts, **bounds}
-        )
+            self.prepare_table()
+            before = self.bronze.position(COMMIT_LSN) or 0
+            self.positions[COMMIT_LSN] = max(before, *self._lsns)
+            self.rows_facts |= {"commit_lsn_min": str(min(self._lsns)), "commit_lsn_max": str(max(self._lsns))}
 
-    def discard(self) -> None:
-        """Deletes the files of a batch that was not committed, and what the connection keeps of it."""
-        self.bronze.delete_uncommitted(self.files)
-        self._dead_letters.drop()
 
-    def _replaced_dead_letters(self) -> str:
-        """Dead letters of an attempt at this batch that was killed; a snapshot's batch has another name each time."""
-        if self.batch_id.startswith(f"{SNAPSHOT} "):
-            return f"starts_with(_batch_id, '{SNAPSHOT} ')"
-        return f"_batch_id = {quote_text(self.batch_id)}"
+class UnroutedBatch(ChangeBatch):
+    """Records of a source that belong to none of its declared tables: dead letters of `<source>__unrouted`."""
 
-    def _add_dead_letters(self, rejects: Sequence[Reject], ts_us: Iterable[int]) -> None:
-        if rejects:
-            self.counts.dead_letters += sum(reject.records for reject in rejects)
-            self._dead_letters.add(rejects, ts_us)
+    has_rows = False
+
+    def __init__(
+        self, lake: Lake, con: duckdb.DuckDBPyConnection, source: str, plan: EventPlan, *, run_id: str = ""
+    ) -> None:
+        """Begin a batch for what is left of a source's records. The other arguments are those of `Batch`."""
+        super().__init__(lake, con, f"{source}__{UNROUTED}", plan, run_id=run_id)
+
+    def add(self, events: Sequence[ChangeEvent]) -> None:
+        """Take events, all of which are dead letters."""
+        reason = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
+        self._counts += Counts(len(events))
+        self._refuse([(event, reason.format(event.table)) for event in events])
+
+
+def _day_of(file: DataFile) -> date:
+    return date.fromisoformat(str(file.partition_values["_partition_date"]))
 
 
 def envelope(event: ChangeEvent) -> str:
@@ -347,15 +371,3 @@ def _misfits(column: RawColumn, text: str, applies: str, missing: str, *, what: 
     if missing:
         found.append((missing, quote_text(f"{what}: {column.name} is missing")))
     return found
-
-
-def _select(columns: Iterable[str], batch_id: str, extracted_at: datetime) -> str:
-    """The select list of a change table, or of its dead letters, out of the incoming columns."""
-    made = {
-        "ts": "make_timestamptz(ts_us)",
-        "_partition_date": "CAST(make_timestamp(ts_us) AS DATE)",
-        "_batch_id": quote_text(batch_id),
-        "_extracted_at": f"TIMESTAMPTZ {quote_text(extracted_at.isoformat(sep=' '))}",
-        "_source": "struct_pack(file := origin, line := place)",
-    }
-    return ", ".join(f"{made.get(name, name)} AS {name}" for name in columns)

@@ -1,6 +1,6 @@
 """Events and rejects in chunks that a memory can hold, whatever brought them: a slot, a snapshot, files, dead letters.
 
-Where to cut is decided here and nowhere else, because a chunk is what `Staging` validates at a time: it can keep the
+Where to cut is decided here and nowhere else, because a chunk is what `EventBatch` validates at a time: it can keep the
 halves of a key change together only if it has them both.
 """
 

@@ -9,18 +9,24 @@ over, and the dead letters go only when all have it.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import duckdb
 
+from pipeline_assets.ingest.batch import counts
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.formats.parse import Format, parse
-from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.change_table import (
+    UNROUTED,
+    ChangeTable,
+    EventBatch,
+    EventPlan,
+    UnroutedBatch,
+)
 from pipeline_assets.ingest.cdc.table.chunks import in_chunks
 from pipeline_assets.ingest.cdc.table.dead_letters import read
-from pipeline_assets.ingest.cdc.table.tally import Tally
 from pipeline_assets.ingest.dead_letters import discard as discarding
 from pipeline_assets.ingest.dead_letters.select import Selection
 from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
@@ -32,7 +38,7 @@ REPLAYED_BATCH, REPLAYED_DEAD_LETTERS = "replayed_batch", "replayed_letters"
 
 
 @dataclass
-class Report(Tally):
+class Report(counts.Report):
     """What a replay did.
 
     Attributes:
@@ -73,7 +79,7 @@ def replay(
             together, and what becomes of a batch is named after all of it. Its limit ends the list of batches.
         run_id: Of the run, for the commits' metadata.
     """
-    attempt = _Attempt(lake, con, source, tables, record_format, {"run_id": run_id} if run_id else {})
+    attempt = _Attempt(lake, con, source, tables, record_format, run_id)
     for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
         dead_letters = dead_letter_table(lake, f"bronze.{name}")
         for batch_id in _batches(con, dead_letters, selection or Selection()):
@@ -113,11 +119,11 @@ class _Attempt:
         source: str,
         tables: Sequence[ChangeTable],
         record_format: Format,
-        facts: Mapping[str, str],
+        run_id: str,
     ) -> None:
         self.report = Report()
         self._lake, self._con, self._source, self._tables = lake, con, source, tables
-        self._format, self._facts = record_format, facts
+        self._format, self._run_id = record_format, run_id
         self._keys = {table.source_table: table.row_keys for table in tables}
         bronze = {table.source_table: table.bronze(lake) for table in tables}
         self._logs = {name: Positions(table.open()) for name, table in bronze.items() if table.exists()}
@@ -128,30 +134,33 @@ class _Attempt:
         name = self._name(dead_letters, where)
         has_it = {table for table, log in self._logs.items() if log.get(name) is not None}
         now = datetime.now(UTC)
-        stagings = {
-            table.source_table: Staging(self._con, self._lake, table, self._source, name, now)
+        once = EventPlan(expect={name: None}, positions={name: 1}, batch_id=name, extracted_at=now)
+        batches = {
+            table.source_table: EventBatch(self._lake, self._con, table, once, run_id=self._run_id)
             for table in self._tables
             if table.source_table not in has_it
         }
-        unrouted = Staging(self._con, self._lake, None, self._source, name, now)
+        planned = EventPlan(batch_id=name, extracted_at=now)
+        unrouted = UnroutedBatch(self._lake, self._con, self._source, planned, run_id=self._run_id)
         tried = Report()
         try:
             for chunk in in_chunks(self._records(dead_letters, where, tried)):
-                staging = unrouted if chunk.table not in self._keys else stagings.get(chunk.table)
-                if staging is not None:
-                    staging.add(chunk.events)
-                    staging.reject(chunk.rejects)
+                batch = unrouted if chunk.table not in self._keys else batches.get(chunk.table)
+                if batch is not None:
+                    batch.add(chunk.events)
+                    batch.reject(chunk.rejects)
             self.report.dead_letters += tried.dead_letters
-            if has_it or tried.skipped or any(staging.counts.rows for staging in stagings.values()):
-                self._commit([staging for staging in stagings.values() if staging.counts.events_in], unrouted)
-                facts = {**self._facts, REPLAYED_BATCH: batch_id, REPLAYED_DEAD_LETTERS: str(tried.records)}
+            if has_it or tried.skipped or any(batch.counts.rows for batch in batches.values()):
+                self._commit([batch for batch in batches.values() if batch.counts.records_in], unrouted)
+                run = {"run_id": self._run_id} if self._run_id else {}
+                facts = {**run, REPLAYED_BATCH: batch_id, REPLAYED_DEAD_LETTERS: str(tried.records)}
                 complete(self._con, dead_letters)
                 dead_letters.commit(self._con, [], where=f"{where} AND discarded_at IS NULL", metadata=facts)
                 self.report.removed += tried.dead_letters
                 self.report.skipped += tried.skipped
         finally:
-            for staging in (*stagings.values(), unrouted):
-                staging.discard()
+            for each in (*batches.values(), unrouted):
+                each.discard()
 
     def _name(self, dead_letters: Table, where: str) -> str:
         """Names a unit after its dead letters: a batch that was read again with others is another unit."""
@@ -163,7 +172,7 @@ class _Attempt:
         return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
 
     def _records(self, dead_letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
-        """Yields what dead letters are now, and counts them; by a cursor of its own: staging uses the connection."""
+        """Yields what dead letters are now, and counts them; by a cursor of its own: a batch uses the connection."""
         version = dead_letters.open().version()  # for all parts the same
         for origin, place, raw, weight in read(
             self._con.cursor(), f"(FROM {waiting(dead_letters, version)} WHERE {where})"
@@ -183,13 +192,12 @@ class _Attempt:
             return envelope if envelope and isinstance(envelope[0], ChangeEvent) else found
         return found
 
-    def _commit(self, stagings: Sequence[Staging], unrouted: Staging) -> None:
-        for staging in stagings:
-            name = staging.batch_id
+    def _commit(self, batches: Sequence[EventBatch], unrouted: UnroutedBatch) -> None:
+        for batch in batches:
             try:
-                staging.commit(expect={name: None}, positions={name: 1}, metadata=self._facts)
+                batch.commit()
             except PositionMovedError:  # another replay was faster
                 continue
-            self.report.add(staging)
-        unrouted.commit(expect={}, positions={}, metadata=self._facts)
+            self.report.add(batch)
+        unrouted.commit()
         self.report.add(unrouted)

@@ -5,7 +5,7 @@ import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from change_records import CUSTOMERS, DAY, HEARTBEAT, PRODUCTS, Shop, customer, 
 from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.batch.batch import Batch
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.cdc.files import ingest as files
 from pipeline_assets.ingest.cdc.formats.documents import UNDECLARED
 from pipeline_assets.ingest.cdc.table import chunks
@@ -50,11 +52,11 @@ def test_records_go_to_their_tables_and_all_are_accounted_for(shop: Shop) -> Non
     ]
     assert (report.records_in, report.skipped, report.present) == (9, 2, 0)
     assert {name: vars(found) for name, found in report.counts.items()} == {
-        "crm__customers": {"events_in": 1, "rows": 1, "dead_letters": 0},
-        "crm__products": {"events_in": 4, "rows": 3, "dead_letters": 1},
-        "crm__unrouted": {"events_in": 2, "rows": 0, "dead_letters": 2},
+        "crm__customers": {"records_in": 1, "rows": 1, "dead_letters": 0, "duplicates": 0},
+        "crm__products": {"records_in": 4, "rows": 3, "dead_letters": 1, "duplicates": 0},
+        "crm__unrouted": {"records_in": 2, "rows": 0, "dead_letters": 2, "duplicates": 0},
     }
-    assert report.rows_by_day["crm__products"] == {DAY: 3}
+    assert report.by_day["crm__products"] == {DAY: Counts(rows=3)}
     account = shop.account()
     assert vars(account) == {
         "records_in": 9, "rows": 4, "dead_letters": 3, "replayed": 0, "skipped": 2, "present": 0,
@@ -70,7 +72,7 @@ def test_a_run_is_one_commit_a_table_whatever_the_number_of_files(shop: Shop) ->
         opened = table.bronze(shop.lake).open()
         assert [commit["operation"] for commit in opened.history()] == ["WRITE", "CREATE TABLE"]
         facts = opened.history(1)[0]
-        assert (facts["events_in"], facts["rows"], facts["dead_letters"], facts["run_id"]) == ("5", "5", "0", "r1")
+        assert (facts["records_in"], facts["rows"], facts["dead_letters"], facts["run_id"]) == ("5", "5", "0", "r1")
         assert opened.transaction_version(COMMIT_LSN) == int(facts["commit_lsn_max"])
     assert shop.ingest().unchanged == 5
     assert PRODUCTS.bronze(shop.lake).open().version() == 1, "nothing new, no commit"
@@ -282,16 +284,16 @@ def test_a_table_declared_later_gets_what_is_still_there_and_read_again(shop: Sh
 
 def test_another_run_that_was_faster_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.land("2026-01-02/a.jsonl", product("A", 8), customer(1, 16))
-    real, calls = files._Batch.stage, 0
+    real, calls = files._Run.read, 0
 
-    def overtaken(self: files._Batch, root: Path) -> None:
+    def overtaken(self: files._Run, batches: Sequence[Batch]) -> None:
         nonlocal calls
         calls += 1
-        real(self, root)
+        real(self, batches)
         if calls == 1:
             shop.ingest()
 
-    monkeypatch.setattr(files._Batch, "stage", overtaken)
+    monkeypatch.setattr(files._Run, "read", overtaken)
     report = shop.ingest()
     assert (report.read, report.unchanged) == ([], 1)
     assert (len(shop.rows()), len(shop.rows("crm__customers"))) == (1, 1)

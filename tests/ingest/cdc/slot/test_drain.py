@@ -6,12 +6,13 @@ import json
 import pytest
 from shop_stream import ORDERS, PRODUCTS, Shop, insert
 
+from pipeline_assets.ingest.batch.batch import Batch
 from pipeline_assets.ingest.cdc.slot import drain
 from pipeline_assets.ingest.cdc.slot.drain import Drain
 from pipeline_assets.ingest.cdc.slot.health import ChangeSource, stream_position
 from pipeline_assets.ingest.cdc.slot.postgres import Postgres
 from pipeline_assets.ingest.cdc.table import chunks
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, EventBatch
 from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 from pipeline_assets.lake import Table
 
@@ -32,14 +33,14 @@ def test_the_first_run_reads_the_tables_whole_and_the_next_goes_on_from_there(sh
     assert second.snapshots == frozenset()
     assert shop.ops() == ["r", "r", "u", "d"]
     assert json.loads(shop.stored("after")[2][0])["unit_price"] == "2.000"
-    assert vars(second.counts["shop_db__products"]) == {"events_in": 2, "rows": 2, "dead_letters": 0}
+    assert vars(second.counts["shop_db__products"]) == {"records_in": 2, "rows": 2, "dead_letters": 0, "duplicates": 0}
 
 
 def test_a_run_without_news_adds_nothing_and_moves_the_slot_on(shop):
     shop.drain()
     shop.sql("CREATE TABLE other (id int)", "INSERT INTO other SELECT generate_series(1, 1000)")
     report = shop.drain()
-    assert not report.counts["shop_db__products"].events_in
+    assert not report.counts["shop_db__products"].records_in
     slot = shop.postgres.slot()
     assert slot.confirmed_flush_lsn == report.target
     assert PRODUCTS.bronze(shop.lake).position(stream_position(shop.postgres)) == report.target
@@ -60,15 +61,15 @@ def test_every_table_knows_the_position_before_the_slot_forgets(shop, monkeypatc
 @pytest.mark.parametrize("kill_at", [1, 2, 3, 4])
 def test_a_kill_between_the_commits_of_a_snapshot_or_a_batch_changes_nothing(shop, monkeypatch, kill_at):
     shop.sql(insert("A", "B"), "INSERT INTO orders (order_id, status, lines) VALUES ('1', 'placed', '[]')")
-    calls, commit = [], Staging.commit
+    calls, commit = [], EventBatch.commit
 
-    def dying(staging, **options):
-        calls.append(staging)
+    def dying(batch):
+        calls.append(batch)
         if len(calls) == kill_at:
             raise KeyboardInterrupt
-        return commit(staging, **options)
+        return commit(batch)
 
-    monkeypatch.setattr(Staging, "commit", dying)
+    monkeypatch.setattr(Batch, "commit", dying)
     with pytest.raises(KeyboardInterrupt):
         shop.drain()
     monkeypatch.undo()
@@ -204,7 +205,7 @@ def test_a_key_change_whose_new_row_does_not_fit_deletes_nothing(shop, monkeypat
     shop.sql("UPDATE products SET stock_code = 'Z', unit_price = 'NaN' WHERE stock_code = 'A'", insert("C"))
     report = shop.drain()
     assert shop.ops() == ["r", "r", "c"]
-    assert vars(report.counts["shop_db__products"]) == {"events_in": 3, "rows": 1, "dead_letters": 2}
+    assert vars(report.counts["shop_db__products"]) == {"records_in": 3, "rows": 1, "dead_letters": 2, "duplicates": 0}
 
 
 def test_long_values_that_a_change_leaves_out_are_unavailable_and_not_null(shop):
@@ -221,7 +222,7 @@ def test_what_does_not_fit_and_what_is_not_declared_are_dead_letters(shop):
     shop.drain()
     shop.sql("INSERT INTO extra VALUES (1)", "INSERT INTO products VALUES ('A', null, 'NaN')")
     report = shop.drain()
-    assert vars(report.counts["shop_db__products"]) == {"events_in": 1, "rows": 0, "dead_letters": 1}
+    assert vars(report.counts["shop_db__products"]) == {"records_in": 1, "rows": 0, "dead_letters": 1, "duplicates": 0}
     assert report.counts["shop_db__unrouted"].dead_letters == 1
     with shop.lake.connect() as con:
         rows = con.execute(f"FROM {Table(shop.lake, 'dead_letters.shop_db__products').scan()} SELECT reason").fetchall()

@@ -8,12 +8,15 @@ from typing import Annotated
 import pandera.polars as pa
 import polars as pl
 import pytest
+from batches import event_batch
 
 from pipeline_assets.contracts.base import raw_shape
+from pipeline_assets.ingest.batch.audit import compare_last_run
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.table import row
-from pipeline_assets.ingest.cdc.table.accounting import account, dead_letters
-from pipeline_assets.ingest.cdc.table.change_table import COMMIT_LSN, ChangeTable, Counts, Staging, envelope
+from pipeline_assets.ingest.cdc.table.accounting import dead_letters
+from pipeline_assets.ingest.cdc.table.change_table import COMMIT_LSN, ChangeTable, EventBatch, envelope
 from pipeline_assets.lake import Lake, PositionMovedError, Table
 
 NOW = datetime(2026, 1, 3, 4, 5, tzinfo=UTC)
@@ -69,8 +72,8 @@ def event(number=1, *, op="u", lsn=100, seq=1, after=None, key=None, unavailable
     )  # fmt: skip
 
 
-def staging(lake, con, batch="b1"):
-    return Staging(con, lake, TABLE, "shop_db", batch, NOW)
+def staging(lake, con, batch="b1", **options):
+    return event_batch(con, lake, TABLE, "shop_db", batch, NOW, **options)
 
 
 def stored(lake, con, columns="*", name="bronze.shop_db__things"):
@@ -82,9 +85,9 @@ def letters(lake, con):
 
 
 def test_events_become_rows_with_the_position(lake, con):
-    batch = staging(lake, con)
+    batch = staging(lake, con, expect={"slot:x": None}, positions={"slot:x": 200}, run_id="r")
     batch.add([event(1, lsn=100), event(2, op="d", lsn=104)])
-    batch.commit(expect={"slot:x": None}, positions={"slot:x": 200}, metadata={"run_id": "r"})
+    batch.commit()
     rows = stored(lake, con, "op, key, commit_lsn, tx_seq, ts, _partition_date, _batch_id, _source")
     assert rows == [
         ("d", '{"id": 2}', 104, 1, TS, date(2026, 1, 2), "b1", {"file": "slot test", "line": 96}),
@@ -92,7 +95,7 @@ def test_events_become_rows_with_the_position(lake, con):
     ]
     assert (batch.bronze.position("slot:x"), batch.bronze.position(COMMIT_LSN)) == (200, 104)
     facts = batch.bronze.open().history(1)[0]
-    assert (facts["events_in"], facts["rows"], facts["dead_letters"]) == ("2", "2", "0")
+    assert (facts["records_in"], facts["rows"], facts["dead_letters"]) == ("2", "2", "0")
     assert (facts["commit_lsn_min"], facts["commit_lsn_max"]) == ("100", "104")
 
 
@@ -100,19 +103,19 @@ def test_commit_lsn_never_falls(lake, con):
     for batch_id, lsn in (("b1", 100), ("b2", 50)):
         batch = staging(lake, con, batch_id)
         batch.add([event(lsn=lsn)])
-        batch.commit(expect={}, positions={})
+        batch.commit()
     assert batch.bronze.position(COMMIT_LSN) == 100
 
 
 def test_a_position_that_moved_commits_no_row(lake, con):
     for batch_id in ("b1", "b2"):
-        batch = staging(lake, con, batch_id)
+        batch = staging(lake, con, batch_id, expect={"slot:x": None}, positions={"slot:x": 1})
         batch.add([event()])
         if batch_id == "b1":
-            batch.commit(expect={"slot:x": None}, positions={"slot:x": 1})
+            batch.commit()
             continue
         with pytest.raises(PositionMovedError):
-            batch.commit(expect={"slot:x": None}, positions={"slot:x": 1})
+            batch.commit()
     assert len(stored(lake, con)) == 1
 
 
@@ -151,7 +154,7 @@ def test_a_position_that_moved_commits_no_row(lake, con):
 def test_a_value_that_fits_is_read_as_it_was(lake, con, column, value, expected):
     batch = staging(lake, con)
     batch.add([event(**{column: value})])
-    batch.commit(expect={}, positions={})
+    batch.commit()
     assert batch.counts == Counts(1, 1, 0)
     kind = next(c.dtype for c in raw_shape(Everything).columns if c.name == column)
     [(found,)] = stored(lake, con, row.typed(f"{row.texts([column], 'after')}[1]", kind))
@@ -185,7 +188,7 @@ def test_a_value_that_fits_is_read_as_it_was(lake, con, column, value, expected)
 def test_a_value_that_does_not_fit_is_a_dead_letter_with_the_column(lake, con, column, value, kind):
     batch = staging(lake, con)
     batch.add([event(1, **{column: value}), event(2)])
-    batch.commit(expect={}, positions={})
+    batch.commit()
     shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     assert letters(lake, con) == [f"cast: {column}: '{shown}' is not {kind}"]
     assert batch.counts == Counts(2, 1, 1)
@@ -203,7 +206,7 @@ def test_missing_values_are_dead_letters_but_unavailable_ones_are_not(lake, con)
             event(5)._replace(after=None),
         ]
     )
-    batch.commit(expect={}, positions={})
+    batch.commit()
     assert letters(lake, con) == [
         "after: u without the row after",
         "cast: id: 'x' is not BIGINT",
@@ -214,13 +217,13 @@ def test_missing_values_are_dead_letters_but_unavailable_ones_are_not(lake, con)
 
 
 def test_a_batch_read_again_replaces_its_dead_letters(lake, con):
-    killed = staging(lake, con)
+    killed = staging(lake, con, expect={"slot:x": 5})
     killed.add([event(1, small="x"), event(2, small="y")])
     with pytest.raises(PositionMovedError):  # the letters are committed, the rows are not
-        killed.commit(expect={"slot:x": 5}, positions={})
+        killed.commit()
     again = staging(lake, con)
     again.add([event(1, small="x")])
-    again.commit(expect={}, positions={})
+    again.commit()
     assert letters(lake, con) == ["cast: small: 'x' is not SMALLINT"]
 
 
@@ -232,7 +235,7 @@ def key_change(seq=1, lsn=100, **values):
 def test_a_key_change_whose_insert_does_not_fit_waits_as_a_whole(lake, con):
     batch = staging(lake, con)
     batch.add([event(4, op="d", lsn=100, seq=1), *key_change(seq=2, small="x"), event(5, op="d", lsn=100, seq=4)])
-    batch.commit(expect={}, positions={})
+    batch.commit()
     assert stored(lake, con, "raw ->> '$.key.id', reason", "dead_letters.shop_db__things") == [
         ("1", "the other half of this key change does not fit: cast: small: 'x' is not SMALLINT"),
         ("2", "cast: small: 'x' is not SMALLINT"),
@@ -245,7 +248,7 @@ def test_rows_that_were_inserted_at_one_place_are_no_key_change(lake, con):
     batch = staging(lake, con)
     batch.add([event(n, op="c", lsn=100, seq=n, **({"small": "x"} if n == 2 else {})) for n in (1, 2, 3)])
     batch.add([event(4, op="d", lsn=108, seq=1), event(5, op="c", lsn=116, seq=1, small="x")])
-    batch.commit(expect={}, positions={})
+    batch.commit()
     assert stored(lake, con, "key") == [('{"id": 1}',), ('{"id": 3}',), ('{"id": 4}',)]
 
 
@@ -254,18 +257,18 @@ def test_an_old_key_that_does_not_fit_keeps_no_row_from_its_new_key(lake, con):
     old, new = key_change()
     batch = staging(lake, con)
     batch.add([old._replace(key='{"id": "x"}'), new])
-    batch.commit(expect={}, positions={})
+    batch.commit()
     assert letters(lake, con) == ["cast: id: 'x' is not BIGINT"]
     assert stored(lake, con, "op, key") == [("c", '{"id": 2}')]
 
 
-@pytest.mark.parametrize("end", [lambda batch: batch.commit(expect={}, positions={}), Staging.discard])
+@pytest.mark.parametrize("end", [lambda batch: batch.commit(), EventBatch.discard])
 def test_dead_letters_wait_in_duckdb_which_spills_and_go_with_the_batch(lake, con, end):
     def waiting():
-        tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'cdc_letters%'").fetchall()
+        tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'dead_letters_%'").fetchall()
         return sorted(count for (name,) in tables for count in con.table(name).count("*").fetchone())
 
-    batches = [staging(lake, con), Staging(con, lake, None, "shop_db", "b1", NOW)]
+    batches = [staging(lake, con), event_batch(con, lake, None, "shop_db", "b1", NOW)]
     batches[0].add([event(1, small="x"), event(2, small="x")])
     batches[1].reject([Reject("json: malformed", "{", "file.jsonl", 3)])
     assert waiting() == [1, 2]
@@ -275,10 +278,10 @@ def test_dead_letters_wait_in_duckdb_which_spills_and_go_with_the_batch(lake, co
 
 
 def test_rejects_and_undeclared_tables_are_dead_letters(lake, con):
-    batch = Staging(con, lake, None, "shop_db", "b1", NOW)
+    batch = event_batch(con, lake, None, "shop_db", "b1", NOW)
     batch.reject([Reject("json: malformed", "{", "file.jsonl", 3)])
     batch.add([event()._replace(table="public.other")])
-    batch.commit(expect={}, positions={})
+    batch.commit()
     name = "dead_letters.shop_db__unrouted"
     rows = stored(lake, con, "_source.line, reason", name)
     assert [line for line, _ in rows] == [3, 92]
@@ -302,11 +305,11 @@ def test_the_raw_of_a_dead_letter_is_an_envelope_with_the_documents_as_they_were
 
 
 def test_accounts_add_up_and_show_what_vanished(lake, con):
-    batch = staging(lake, con)
+    batch = staging(lake, con, run_id="r")
     batch.add([event(1), event(2), event(3, small="x")])
-    batch.commit(expect={}, positions={}, metadata={"run_id": "r"})
-    assert account(con, batch.bronze) == (Counts(3, 2, 1), [])
+    batch.commit()
+    assert compare_last_run(con, batch.bronze) == (Counts(3, 2, 1), [])
     assert list(dead_letters(con, batch.bronze)) == [("cast: small: 'x' is not SMALLINT", 1)]
     batch.bronze.replace(con, f"SELECT * FROM {batch.bronze.scan()} WHERE false", where="key = '{\"id\": 2}'")
-    total, wrong = account(con, batch.bronze)
-    assert (total.rows, len(wrong), wrong[0].batch_id, wrong[0].rows) == (1, 1, "b1", 1)
+    total, wrong = compare_last_run(con, batch.bronze)
+    assert (total.rows, len(wrong), wrong[0].reading.batch_id, wrong[0].rows) == (1, 1, "b1", 1)

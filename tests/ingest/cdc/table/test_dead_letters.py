@@ -1,4 +1,4 @@
-"""Dead letters in quantities: in tables that can be written at once, and read again in order."""
+"""Dead letters of change tables are read again in order, in however many parts."""
 
 import random
 from collections.abc import Iterator
@@ -6,37 +6,16 @@ from collections.abc import Iterator
 import duckdb
 import pytest
 
-from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.table import dead_letters as letters
 from pipeline_assets.ingest.cdc.table.change_table import envelope
-from pipeline_assets.ingest.cdc.table.dead_letters import DeadLetters, read
+from pipeline_assets.ingest.cdc.table.dead_letters import read
 
 
 @pytest.fixture
 def con() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as con:
         yield con
-
-
-def counts(con: duckdb.DuckDBPyConnection, tables: list[str]) -> list[int]:
-    return [len(con.table(table).fetchall()) for table in tables]
-
-
-def test_letters_wait_in_tables_that_can_be_written_at_once(
-    con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(letters, "FILE_BYTES", 100)
-    found = DeadLetters(con)
-    for size in (40, 40, 40, 200, 10):
-        found.add([Reject("json: no", "x" * size, "file", 1)], [0])
-    tables = list(found.tables)
-    assert counts(con, tables) == [2, 1, 1, 1]
-    other = DeadLetters(con)
-    other.add([Reject("json: no", "x", "file", 1)], [0])
-    found.drop()
-    found.drop()
-    assert not found.tables
-    assert [name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()] == other.tables
 
 
 def _half(op: str, line: int, origin: str = "slot s") -> tuple[str, int, str]:

@@ -1,20 +1,22 @@
 """Dead letters tried again: what fits now is appended once, the rest stays, whatever is killed in between."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pandera.polars as pa
 import polars as pl
 import pytest
+from batches import event_batch
 from change_records import CUSTOMERS, DAY, HEARTBEAT, PRODUCTS, Shop, customer, product, unlisted
 from deltalake import DeltaTable
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.events import ChangeEvent
+from pipeline_assets.ingest.cdc.files import ingest as files
 from pipeline_assets.ingest.cdc.table import chunks
 from pipeline_assets.ingest.cdc.table.accounting import dead_letters
-from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, Staging
+from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, EventBatch
 from pipeline_assets.ingest.cdc.table.replay import discard
 from pipeline_assets.ingest.dead_letters.discard import DISCARDED
 from pipeline_assets.ingest.dead_letters.select import Selection
@@ -60,7 +62,7 @@ def test_a_dead_letter_that_fits_now_is_appended_and_goes(shop: Shop) -> None:
     shop = mended(shop)
     report = shop.replay(run_id="r2")
     assert (report.dead_letters, report.removed, vars(report.counts["crm__products"])) == (
-        1, 1, {"events_in": 1, "rows": 1, "dead_letters": 0},
+        1, 1, {"records_in": 1, "rows": 1, "dead_letters": 0, "duplicates": 0},
     )  # fmt: skip
     assert shop.letters("crm__products") == []
     origin = "_source.file, _source.line"
@@ -69,7 +71,7 @@ def test_a_dead_letter_that_fits_now_is_appended_and_goes(shop: Shop) -> None:
         (16, "1.500", "crm/2026-01-02/a.jsonl", 2),
     ]
     commit = MENDED.bronze(shop.lake).open().history(1)[0]
-    assert (commit["batch_id"][:7], commit["run_id"], commit["events_in"], commit["rows"]) == (
+    assert (commit["batch_id"][:7], commit["run_id"], commit["records_in"], commit["rows"]) == (
         "replay:",
         "r2",
         "1",
@@ -102,7 +104,7 @@ def test_letters_of_which_none_fits_are_left_as_they_are(shop: Shop) -> None:
     before = [shop.letters(name, "*") for name in names]
     versions = [DeltaTable(f"{shop.lake.uri}/dead_letters/{name}").version() for name in names]
     report = shop.replay()
-    assert (report.dead_letters, report.removed, sum(c.events_in for c in report.counts.values())) == (3, 0, 0)
+    assert (report.dead_letters, report.removed, sum(c.records_in for c in report.counts.values())) == (3, 0, 0)
     assert [shop.letters(name, "*") for name in names] == before
     assert [DeltaTable(f"{shop.lake.uri}/dead_letters/{name}").version() for name in names] == versions
 
@@ -160,9 +162,9 @@ def _key_change(price: object, lsn: int = 720) -> list[ChangeEvent]:
 
 
 def _stage(shop: Shop, events: list[ChangeEvent]) -> None:
-    staging = Staging(shop.con, shop.lake, PRODUCTS, "crm", "slot 800", datetime.now(UTC))
+    staging = event_batch(shop.con, shop.lake, PRODUCTS, "crm", "slot 800", datetime.now(UTC))
     staging.add(events)
-    staging.commit(expect={}, positions={})
+    staging.commit()
 
 
 def test_a_key_change_is_replayed_as_a_whole_and_in_its_order(shop: Shop) -> None:
@@ -207,13 +209,13 @@ def test_maxwells_letters_of_both_kinds(tmp_path: Path) -> None:
 def test_a_batch_that_was_read_again_with_other_letters_is_another_unit(shop: Shop) -> None:
     """A run killed between its letters and its rows leaves letters under a batch id that the next run uses again."""
 
-    def letters(code: str) -> Staging:
-        staging = Staging(shop.con, shop.lake, PRODUCTS, "crm", "batch 1", datetime.now(UTC))
+    def letters(code: str) -> EventBatch:
+        staging = event_batch(shop.con, shop.lake, PRODUCTS, "crm", "batch 1", datetime.now(UTC))
         staging.add([_event(code)])
         return staging
 
     for code in ("A", "B"):
-        letters(code).commit(expect={}, positions={})
+        letters(code).commit()
         mended(shop).replay()
     assert [key for _, key, _ in shop.rows()] == ['{"stock_code":"A"}', '{"stock_code":"B"}']
     assert shop.letters("crm__products") == []
@@ -314,3 +316,31 @@ def test_dead_letters_that_nobody_needs_are_discarded_and_still_count_among_thei
     log = dead_letter_table(shop.lake, "bronze.crm__products").open()
     assert (log.history(1)[0][DISCARDED], log.history(1)[0]["run_id"]) == ("1", "r2")
     assert mended(shop).replay(run_id="r4").dead_letters == 0
+
+
+def test_a_run_that_commits_dead_letters_meanwhile_costs_a_replay_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), without_key("B", 16))
+    shop.ingest()
+    shop = mended(shop)
+    real = EventBatch.commit
+
+    def overtaken(batch: EventBatch) -> int:
+        monkeypatch.setattr(EventBatch, "commit", real)
+        shop.land("2026-01-03/b.jsonl", without_key("C", 24))
+        with shop.lake.connect() as other:
+            day = date(2026, 1, 3)
+            files.ingest(shop.lake, other, shop.source, shop.root, day, day, settle_seconds=5)
+        return batch.commit()
+
+    monkeypatch.setattr(EventBatch, "commit", overtaken)
+    shop.replay()
+    assert [key for _, key, _ in shop.rows()] == ['{"stock_code":"A"}']
+    assert len(shop.letters("crm__products")) == 2
+
+
+def without_key(code: str, lsn: int) -> dict[str, Any]:
+    record = product(code, lsn)
+    record["after"]["stock_code"] = None
+    return record

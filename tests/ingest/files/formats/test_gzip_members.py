@@ -12,10 +12,11 @@ import pytest
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.batch.audit import audit
+from pipeline_assets.ingest.batch.counts import Counts
 from pipeline_assets.ingest.files import content
 from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.content import read_content
-from pipeline_assets.ingest.files.ingest import DayCounts, LandingSource
+from pipeline_assets.ingest.files.ingest import LandingSource
 from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake import Lake, Table
 
@@ -64,7 +65,7 @@ def shop(tmp_path: Path) -> Iterator[Landing]:
 def test_rows_land_and_what_follows_the_stream_is_one_dead_letter(shop: Landing, tail: bytes) -> None:
     shop.land("a.csv.gz", CSV + tail)
     letters = max(len(tail) // 100, 1)
-    assert shop.ingest().total == DayCounts(1, 5_001 + letters, 5_001, letters)
+    assert shop.ingest().total == Counts(5_001 + letters, 5_001, letters)
     assert shop.dead() == [(5_003, REASON, tail.decode(), letters)]
     shop.land("a.csv.gz", CSV + tail, at=1_600_000_100)
     shop.land("b.csv.gz", CSV + tail)
@@ -72,13 +73,13 @@ def test_rows_land_and_what_follows_the_stream_is_one_dead_letter(shop: Landing,
     assert (report.unchanged, [file.outcome for file in report.files]) == (1, ["copy"]), "each content is there once"
     shop.land("a.csv.gz", CSV)
     (shop.root / f"lines/{DAY}/b.csv.gz").unlink()
-    assert shop.ingest().total == DayCounts(1, 5_001, 5_001, 0)
+    assert shop.ingest().total == Counts(5_001, 5_001, 0)
     assert shop.dead() == []
 
 
 def test_dead_letters_of_the_rows_come_beside_it(shop: Landing) -> None:
     shop.land("a.csv.gz", gzip.compress((HEADER + LINE.format(1, "x") + LINE.format(2, 1)).encode()) + b"not gzip")
-    assert shop.ingest().total == DayCounts(1, 3, 1, 2)
+    assert shop.ingest().total == Counts(3, 1, 2)
     assert [(line, reason) for line, reason, *_ in shop.dead()] == [
         (2, "cast: quantity: 'x' is not BIGINT"),
         (4, REASON),
@@ -90,7 +91,7 @@ def test_binary_files_are_read_too(shop: Landing) -> None:
     names = HEADER.strip().split(",")
     pl.DataFrame([LINE.format(1, 6).strip().split(",")], schema=names, orient="row").write_parquet(file)
     shop.land("a.parquet.gz", gzip.compress(file.getvalue()) + b"not gzip")
-    assert shop.ingest().total == DayCounts(1, 2, 1, 1)
+    assert shop.ingest().total == Counts(2, 1, 1)
 
 
 def test_a_stream_without_a_byte_is_empty(shop: Landing) -> None:
