@@ -43,7 +43,7 @@ def test_values_are_masked_so_that_groups_form(
 ) -> None:
     table = dead_letter_table(lake, "bronze.t__x")
     record(con, table, _letters(*reasons), where="TRUE")
-    assert groups(con, table) == [Group(masked, 2, 2, DAY, DAY, "a.csv", 1, "raw 1")]
+    assert groups(con, table) == [Group(masked, 2, 2, DAY, DAY, "a.csv", 1, "raw 1", False)]
     assert groups(con, table, Selection(reason=masked)) == groups(con, table)
 
 
