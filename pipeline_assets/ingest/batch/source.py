@@ -18,20 +18,20 @@ _FoundT = TypeVar("_FoundT")
 
 
 class Source(Protocol):
-    """One run's way through a source: what is next, and reading it."""
+    """What a run reads of a source: what is new, and reading it."""
 
     @property
     def name(self) -> str:
         """Name of the source, for errors."""
 
-    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
-        """Decide what is read next, from the source and from the positions in the tables' logs.
+    def plan(self, stack: ExitStack) -> Sequence[Batch]:
+        """Decide what is read, from the source and from the positions in the tables' logs.
 
         Args:
             stack: Takes what has to stay open until the commit: a snapshot of a database, a temporary folder.
 
         Returns:
-            The batches to be filled, in the order of their commits; None if nothing is left to do.
+            The batches to be filled, in the order of their commits; none if nothing is new.
         """
 
     def read(self, batches: Sequence[Batch]) -> None:
@@ -41,34 +41,31 @@ class Source(Protocol):
             ReplanError: The plan has to be made again; the source has noted why.
         """
 
-    def committed(self, batches: Sequence[Batch]) -> None:
-        """Note that all batches are committed: count them, let the source forget what they hold."""
 
-
-def ingest(source: Source) -> None:
-    """Plan, read and commit until nothing is left to do.
+def ingest(source: Source) -> Sequence[Batch]:
+    """Plan, read and commit what is new in a source.
 
     A plan that another run has overtaken is made anew, as is one that the source calls void.
+
+    Returns:
+        The batches that were committed; none if nothing was new.
 
     Raises:
         CommitConflictError: Other runs of the source were faster each time.
     """
 
-    def step() -> bool:
+    def attempt() -> Sequence[Batch]:
         with ExitStack() as stack:
             batches = source.plan(stack)
-            if batches is None:
-                return False
             for batch in batches:
                 stack.enter_context(batch)
-            source.read(batches)
+            if batches:
+                source.read(batches)
             for batch in batches:
                 batch.commit()
-            source.committed(batches)
-            return True
+            return batches
 
-    while plan_anew(source.name, step):
-        pass
+    return plan_anew(source.name, attempt)
 
 
 def plan_anew(name: str, attempt: Callable[[], _FoundT]) -> _FoundT:

@@ -63,46 +63,43 @@ def compare_keys(
     return run.found
 
 
+@dataclass
 class _Run:
     """One comparison, as the spine takes it: its batch is the tombstones."""
 
-    def __init__(
-        self, lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, run_id: str
-    ) -> None:
-        self.name = source.table(lake).name
-        self.found = KeyComparison(0, 0, 0)
-        self._lake, self._con, self._source, self._database, self._run_id = lake, con, source, database, run_id
-        self._is_done = False
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    source: DatabaseSource
+    database: Database
+    run_id: str
+    found: KeyComparison = KeyComparison(0, 0, 0)
 
-    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
-        """Compare the keys; None if none is gone."""
-        con, source, bronze = self._con, self._source, self._source.table(self._lake)
-        if self._is_done:
-            return None
+    @property
+    def name(self) -> str:
+        return self.source.table(self.lake).name
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch]:
+        """Compare the keys. No batch if none has gone."""
+        con, source, bronze = self.con, self.source, self.source.table(self.lake)
         if not bronze.exists():
             raise BatchError(f"{bronze.name} has no rows yet: pull {source.name} first, then compare its keys")
         # Before the snapshot, so that a pull that comes in between is noticed.
         before = bronze.position(EXTRACTED)
-        with self._database.snapshot(source.relation) as snapshot:
+        with self.database.snapshot(source.relation) as snapshot:
             now = position(snapshot.taken_at)
             _read_keys(con, source, snapshot)
         self._extracted = max(now, (before or now) + 1)
-        self._batch_id = f"keys {before or ''}..{self._extracted}"
         self.found = _find_gone(con, bronze, source)
         if not self.found.gone:
-            return None
+            return []
         planned = Plan(expect={EXTRACTED: before}, positions={EXTRACTED: self._extracted})
-        self._batch = Batch(self._lake, con, source.name, planned, run_id=self._run_id)
+        self._batch = Batch(self.lake, con, source.name, planned, run_id=self.run_id)
+        self._batch.facts["batch_id"] = f"keys {before or ''}..{self._extracted}"
         return [self._batch]
 
     def read(self, batches: Sequence[Batch]) -> None:
         """Write the tombstones."""
-        self._batch.facts["batch_id"] = self._batch_id
-        _bury(self._batch, self._source, self._batch_id, self._extracted, self.found.gone)
-
-    def committed(self, batches: Sequence[Batch]) -> None:
-        """Note that the tombstones are in the table."""
-        self._is_done = True
+        _write_tombstones(self._batch, self.source, self._extracted, self.found.gone)
 
 
 def _read_keys(con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot) -> None:
@@ -139,9 +136,9 @@ def _find_gone(con: duckdb.DuckDBPyConnection, bronze: Table, source: DatabaseSo
     return KeyComparison(_count(con, _KEYS), _count(con, _GONE), missing)
 
 
-def _bury(batch: Batch, source: DatabaseSource, batch_id: str, extracted: int, gone: int) -> None:
+def _write_tombstones(batch: Batch, source: DatabaseSource, extracted: int, gone: int) -> None:
     """Write the tombstone of each key that is gone: its last row once more, with `_deleted` true."""
-    keys, day = quote_names(source.keys), at(extracted).date()
+    keys, day, batch_id = quote_names(source.keys), at(extracted).date(), batch.facts["batch_id"]
     origin = f"keys of {source.relation.name}"
     same = " AND ".join(f"s.{name} IS NOT DISTINCT FROM g.{name}" for name in map(quote_name, source.keys))
     rows = f"""

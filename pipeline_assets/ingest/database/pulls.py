@@ -197,51 +197,41 @@ def pull(
         days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     report = Report()
     for day in days:
-        run = _Run(lake, con, source, database, day, run_id)
-        retrying()(spine.ingest, run)
-        report.include(run.report)
+        for batch in retrying()(spine.ingest, _Run(lake, con, source, database, day, run_id)):
+            report.add(batch)
     return report
 
 
+@dataclass
 class _Run:
     """One pull, as the spine takes it: of a window, its day."""
 
-    def __init__(
-        self,
-        lake: Lake,
-        con: duckdb.DuckDBPyConnection,
-        source: DatabaseSource,
-        database: Database,
-        day: date | None,
-        run_id: str,
-    ) -> None:
-        self.name = source.table(lake).name
-        self.report = Report()
-        self._lake, self._con, self._source, self._database, self._run_id = lake, con, source, database, run_id
-        self._day, self._is_done = day, False
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    source: DatabaseSource
+    database: Database
+    day: date | None
+    run_id: str
 
-    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+    @property
+    def name(self) -> str:
+        return self.source.table(self.lake).name
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch]:
         """Take a snapshot of the source, and decide what of it is read."""
-        if self._is_done:
-            return None
-        self._snapshot = stack.enter_context(self._database.snapshot(self._source.relation))
-        bronze = self._source.table(self._lake)
-        self._pull = _plan(self._con, bronze, self._source, self._database.place, self._snapshot, self._day)
-        self._batch = RowBatch(self._lake, self._con, self._source, self._pull.rows, run_id=self._run_id)
+        self._snapshot = stack.enter_context(self.database.snapshot(self.source.relation))
+        bronze = self.source.table(self.lake)
+        self._pull = _plan(self.con, bronze, self.source, self.database.place, self._snapshot, self.day)
+        self._batch = RowBatch(self.lake, self.con, self.source, self._pull.rows, run_id=self.run_id)
         return [self._batch]
 
     def read(self, batches: Sequence[Batch]) -> None:
         """Read what was selected into the batch."""
-        batch, watermark = self._batch, self._source.watermark
-        _read(batch, self._con, self._source, self._snapshot, self._pull.selections)
-        greatest = batch.greatest(watermark.greatest_sql) if watermark else None
+        watermark = self.source.watermark
+        _read(self._batch, self.con, self.source, self._snapshot, self._pull.selections)
+        greatest = self._batch.greatest(watermark.greatest_sql) if watermark else None
         # What the other kinds of pulls have kept does not know of these rows.
-        batch.positions |= {**NO_PROGRESS, **_NO_WATERMARK, **self._pull.positions(greatest)}
-
-    def committed(self, batches: Sequence[Batch]) -> None:
-        """Count the batch."""
-        self._is_done = True
-        self.report.add(self._batch)
+        self._batch.positions |= {**NO_PROGRESS, **_NO_WATERMARK, **self._pull.positions(greatest)}
 
 
 def _plan(

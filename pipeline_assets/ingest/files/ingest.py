@@ -147,60 +147,48 @@ def ingest(
         FilesLeftError: Some files cannot be read now; all others are in the table.
         CommitConflictError: Other runs of the same source were faster each time.
     """
-    run = _Run(lake, con, source, root, first, last, settle_seconds=settle_seconds, run_id=run_id)
-    spine.ingest(run)
+    days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
+    run = _Run(lake, con, source, root, days, settle_seconds, run_id)
+    for batch in spine.ingest(run):
+        run.report.add(batch)
     if run.left:
         raise FilesLeftError(run.name, run.left, run.report)
     return run.report
 
 
+@dataclass
 class _Run:
-    """One run's way through the files of some days, as the spine takes it: all of them are one batch."""
+    """One run over the files of some days, as the spine takes it: all of them are one batch."""
 
-    def __init__(
-        self,
-        lake: Lake,
-        con: duckdb.DuckDBPyConnection,
-        source: LandingSource,
-        root: Path,
-        first: date,
-        last: date,
-        *,
-        settle_seconds: float,
-        run_id: str,
-    ) -> None:
-        self.name = source.table(lake).name
-        self.report = Report()
-        self.left: dict[str, Cause] = {}
-        self._lake, self._con, self._source, self._root, self._run_id = lake, con, source, root, run_id
-        self._days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
-        self._settle_seconds = settle_seconds
-        self._held_up: set[str] = set()
-        self._unreadable: dict[str, Cause] = {}
-        self._widened: list[Widening] = []
-        self._is_done = False
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    source: LandingSource
+    root: Path
+    days: set[date]
+    settle_seconds: float
+    run_id: str
+    report: Report = field(default_factory=Report)
+    left: dict[str, Cause] = field(default_factory=dict)
+    _held_up: set[str] = field(default_factory=set)
+    _unreadable: dict[str, Cause] = field(default_factory=dict)
+    _widened: list[Widening] = field(default_factory=list)
 
-    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+    @property
+    def name(self) -> str:
+        return self.source.table(self.lake).name
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch]:
         """Decide which files are read, and which rows go."""
-        if self._is_done:
-            return None
-        con, source = self._con, self._source
-        bronze = source.table(self._lake)
+        con, source, bronze = self.con, self.source, self.source.table(self.lake)
         # Again with each plan: the table may have been retyped meanwhile.
         self._shape, widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
         self._widened += widened
         self._todo, closed = _plan(
-            con,
-            bronze,
-            source,
-            self._root,
-            self._days,
-            settle_seconds=self._settle_seconds,
-            held_up=self._held_up,
+            con, bronze, source, self.root, self.days, settle_seconds=self.settle_seconds, held_up=self._held_up
         )
         self.left = {**closed, **self._todo.left, **self._unreadable}
         self._folder = Path(stack.enter_context(TemporaryDirectory(dir=spill_folder())))
-        self._batch = Batch(self._lake, con, source.name, _batch_plan(con, self._todo), run_id=self._run_id)
+        self._batch = Batch(self.lake, con, source.name, _batch_plan(con, self._todo), run_id=self.run_id)
         self._batch.widened = self._widened
         self._batch.stale = _stale(con, self._todo)
         self._batch.evolve(self._shape)
@@ -216,18 +204,13 @@ class _Run:
         files = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
         files += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
         try:
-            files += _read(self._batch, self._source, self._root, self._folder, todo, self._shape)
+            files += _read(self._batch, self.source, self.root, self._folder, todo, self._shape)
         except FilesHeldUpError as error:
             self._held_up |= error.changed | error.left.keys()
             self._unreadable |= error.left
             raise
         ordered = sorted(files, key=lambda report: (report.day, report.file))
         self.report = Report(files=ordered, unchanged=todo.unchanged)
-
-    def committed(self, batches: Sequence[Batch]) -> None:
-        """Count the batch."""
-        self._is_done = True
-        self.report.add(self._batch)
 
 
 def _plan(

@@ -6,7 +6,7 @@ so that a poll without news writes nothing.
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from time import monotonic
 
@@ -62,54 +62,50 @@ def poll(
         RestError: The API does not answer as declared, or its pages are not the whole; nothing was committed.
         CommitConflictError: Other polls of the source were faster each time.
     """
-    run = _Run(lake, con, source, whole=whole, run_id=run_id)
-    spine.ingest(run)
+    run = _Run(lake, con, source, whole, run_id)
+    for batch in spine.ingest(run):
+        run.report.add(batch)
     return run.report
 
 
+@dataclass
 class _Run:
-    """One run's way through a resource, as the spine takes it: all pages are read before it is known what is new."""
+    """One poll, as the spine takes it: all pages are read before it is known what is new."""
 
-    def __init__(
-        self, lake: Lake, con: duckdb.DuckDBPyConnection, source: RestSource, *, whole: bool, run_id: str
-    ) -> None:
-        self.name = source.table(lake).name
-        self.report = Report()
-        self._lake, self._con, self._source, self._whole, self._run_id = lake, con, source, whole, run_id
-        self._is_done = False
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    source: RestSource
+    whole: bool
+    run_id: str
+    report: Report = field(default_factory=Report)
 
-    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+    @property
+    def name(self) -> str:
+        return self.source.table(self.lake).name
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch]:
         """Read all pages beside the table, and decide what of them is new."""
-        if self._is_done:
-            return None
-        con, source, bronze = self._con, self._source, self._source.table(self._lake)
+        con, source, bronze = self.con, self.source, self.source.table(self.lake)
         mark = source.watermark
         before = bronze.position(_EXTRACTED)
         since = bronze.position(_name(mark)) if mark else None
-        asked = source.asked(None if self._whole else since)
+        asked = source.asked(None if self.whole else since)
         self._staged, started_at, restarted = _read(con, source, asked)
         rows = _rows(con, source, before, since, started_at)
         origin = f"GET /{source.path.strip('/')}" + "".join(f"?{name}={value}" for name, value in asked.items())
         self.report = Report(day=rows.partition_date, origin=origin, pages=self._staged.pages, restarted=restarted)
-        if before is not None and not _is_news(con, source, bronze, self._staged, rows) and not self._whole:
+        if before is not None and not _is_news(con, source, bronze, self._staged, rows) and not self.whole:
             received = self._staged.received
             self.report.counts[source.name] = counts.Counts(received, duplicates=received)
             self.report.versions[source.name] = bronze.open().version()
-            return None
-        self._batch = RowBatch(self._lake, con, source, rows, run_id=self._run_id)
+            return []
+        self._batch = RowBatch(self.lake, con, source, rows, run_id=self.run_id)
         return [self._batch]
 
     def read(self, batches: Sequence[Batch]) -> None:
         """Put the pages' records into the batch."""
-        staged = self._staged
-        self._batch.add(
-            staged, origin=self.report.origin, counted=lambda: staged.distinct, removed=staged.older_versions
-        )
-
-    def committed(self, batches: Sequence[Batch]) -> None:
-        """Count the batch."""
-        self._is_done = True
-        self.report.add(self._batch)
+        staged, origin = self._staged, self.report.origin
+        self._batch.add(staged, origin=origin, counted=lambda: staged.distinct, removed=staged.older_versions)
 
 
 def _rows(

@@ -46,17 +46,16 @@ class IniFolder:
 
     def __init__(self, lake: Lake, con: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self.name = "bronze.inventory__hosts"
-        self.report = Report()
         self._lake, self._con, self._folder = lake, con, folder
 
-    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
+    def plan(self, stack: ExitStack) -> Sequence[Batch]:
         bronze = SOURCE.table(self._lake)
         log = Positions(bronze.open()) if bronze.exists() else None
         contents = {path: path.read_bytes() for path in sorted(self._folder.glob("*.ini"))}
         ids = {path: f"content:{hashlib.sha256(content).hexdigest()}" for path, content in contents.items()}
         self._new = {path: contents[path] for path, name in ids.items() if log is None or log.get(name) is None}
         if not self._new:
-            return None
+            return []
         names = [ids[path] for path in self._new]
         plan = RowPlan(
             name="ini", start=names[0], end=str(len(names)), partition_date=DAY, extracted_at=NOW,
@@ -71,9 +70,6 @@ class IniFolder:
             self._con.register("ini_records", arrow.table({"_text": arrow.array(texts, arrow.string())}))
             found = json_records.record_set(self._con, "ini_records")
             self._batch.add(found, origin=path.name, counted=lambda texts=texts: len(texts))  # type: ignore[misc]
-
-    def committed(self, batches: Sequence[Batch]) -> None:
-        self.report.add(self._batch)
 
 
 def records_of(content: bytes) -> Iterator[str]:
@@ -99,9 +95,10 @@ class World:
         (self.folder / name).write_text(text)
 
     def ingest(self) -> Report:
-        run = IniFolder(self.lake, self.con, self.folder)
-        ingest(run)
-        return run.report
+        report = Report()
+        for batch in ingest(IniFolder(self.lake, self.con, self.folder)):
+            report.add(batch)
+        return report
 
     def rows(self) -> list[tuple[object, ...]]:
         query = f"SELECT host, port, _source.file FROM {SOURCE.table(self.lake).scan()} ORDER BY ALL"

@@ -100,55 +100,46 @@ def ingest(
         FilesLeftError: Some files cannot be read now; all others are in the tables.
         CommitConflictError: Other runs of the source were faster each time.
     """
-    run = _Run(lake, con, source, root, first, last, settle_seconds=settle_seconds, run_id=run_id)
-    spine.ingest(run)
+    days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
+    run = _Run(lake, con, source, root, days, settle_seconds, run_id)
+    batches = spine.ingest(run)
+    for batch in batches if run.report.read else ():
+        run.report.add(batch)
     if run.left:
         raise FilesLeftError(source.name, run.left, run.report)
     return run.report
 
 
+@dataclass
 class _Run:
-    """One run's way through the files of some days, as the spine takes it."""
+    """One run over the files of some days, as the spine takes it: a batch for each table, the reference last."""
 
-    def __init__(
-        self,
-        lake: Lake,
-        con: duckdb.DuckDBPyConnection,
-        source: FileSource,
-        root: Path,
-        first: date,
-        last: date,
-        *,
-        settle_seconds: float,
-        run_id: str,
-    ) -> None:
-        self.name = source.reference(lake).name
-        self.report = Report()
-        self.left: dict[str, Cause] = {}
-        self._lake, self._con, self._source, self._root, self._run_id = lake, con, source, root, run_id
-        self._days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
-        self._settle_seconds = settle_seconds
-        self._held_up: set[str] = set()
-        self._unreadable: dict[str, Cause] = {}
-        self._is_done = False
+    lake: Lake
+    con: duckdb.DuckDBPyConnection
+    source: FileSource
+    root: Path
+    days: set[date]
+    settle_seconds: float
+    run_id: str
+    report: Report = field(default_factory=Report)
+    left: dict[str, Cause] = field(default_factory=dict)
+    _held_up: set[str] = field(default_factory=set)
+    _unreadable: dict[str, Cause] = field(default_factory=dict)
 
-    def plan(self, stack: ExitStack) -> Sequence[Batch] | None:
-        """Decide which files are read, for which tables: a batch for each table that lacks one; the reference last."""
-        if self._is_done:
-            return None
-        logs = {table.name: create(self._con, table.bronze(self._lake)).open() for table in self._source.tables}
+    @property
+    def name(self) -> str:
+        return self.source.reference(self.lake).name
+
+    def plan(self, stack: ExitStack) -> Sequence[Batch]:
+        """Decide which files are read, for which tables."""
+        logs = {table.name: create(self.con, table.bronze(self.lake)).open() for table in self.source.tables}
         positions = {name: Positions(log) for name, log in logs.items()}
         todo = plan(
-            positions,
-            self._source,
-            self._root,
-            self._days,
-            settle_seconds=self._settle_seconds,
-            held_up=self._held_up,
+            positions, self.source, self.root, self.days, settle_seconds=self.settle_seconds, held_up=self._held_up
         )
         self.left = {**todo.left, **self._unreadable}
         self.report = Report(copies=todo.copies, unchanged=todo.unchanged, waiting=todo.waiting)
-        self._step = _Step(self._lake, self._con, self._source, logs, todo, self.report, self._run_id)
+        self._step = _Step(self.lake, self.con, self.source, logs, todo, self.report, self.run_id)
         return self._step.batches
 
     def read(self, batches: Sequence[Batch]) -> None:
@@ -158,17 +149,11 @@ class _Run:
             FilesHeldUpError: Some changed meanwhile, or cannot be read: the next plan goes without them.
         """
         try:
-            self._step.read(self._root)
+            self._step.read(self.root)
         except FilesHeldUpError as error:
             self._held_up |= error.changed | error.left.keys()
             self._unreadable |= error.left
             raise
-
-    def committed(self, batches: Sequence[Batch]) -> None:
-        """Count the batches."""
-        self._is_done = True
-        for batch in batches if self.report.read else ():
-            self.report.add(batch)
 
 
 class _Step:
