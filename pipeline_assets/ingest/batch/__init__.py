@@ -1,4 +1,4 @@
 """The spine of all ways in: a batch becomes rows and dead letters, committed once with the position it ends at.
 
-What is read, and how far, is each source's (`files`, `database`, `rest`, `cdc`).
+Each source decides what is read, and up to where: see `ingest.files`, `ingest.database`, `ingest.rest`, `ingest.cdc`.
 """

@@ -1,7 +1,7 @@
-"""The audit of a bronze table: which days are fit to be published.
+"""The audit of a bronze table: it decides which days are fit to be published.
 
-Publishing them is in `lake.publication`. An audit covers the days that were asked for and all days that were read since
-the last audit, so that rows of a run that was killed before its checks are audited by the next.
+`lake.publication` publishes them. An audit covers the days that were asked for and all days that were read since the
+last audit. So the next audit also covers the rows of a run that was killed before its checks.
 """
 
 import json
@@ -29,12 +29,12 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A reading whose counts in the tables are not those of its reading.
+    """A reading whose counts in the tables differ from the counts taken while reading.
 
     Attributes:
         reading: What was read, as it was counted then.
-        rows: Rows of it in the table now.
-        dead_letters: Records that its dead letters stand for now.
+        rows: Number of its rows in the table now.
+        dead_letters: Number of records that its dead letters stand for now.
     """
 
     reading: Reading
@@ -42,7 +42,7 @@ class Mismatch:
     dead_letters: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it for a table that people read."""
+        """Give the mismatch as a row of a table that people read."""
         days, read = ", ".join(sorted(map(str, self.reading.days))), self.reading.counts
         named = {"file": self.reading.origin} if self.reading.origin else {"batch_id": self.reading.batch_id}
         counted = {"records_in": read.records_in, "duplicates": read.duplicates}
@@ -57,13 +57,13 @@ class Findings:
         where: Predicate on the rows that were audited.
         counts: Rows and dead letters by day, as the tables hold them.
         contract: Outcome of validating the rows.
-        failing: Days with rows against the contract.
+        failing: Days with rows that break the contract.
         total: Counts of the readings that were compared, as the tables hold them; without duplicates.
-        readings: How many there were.
-        mismatches: Those whose counts do not add up.
+        readings: Number of readings that were compared.
+        mismatches: Readings whose counts do not add up.
         over: Days with more dead letters than the failure budget allows.
         held: All days of the table that are withheld after this audit.
-        shrunk: Days whose snapshot has no row, or far fewer than the one before: rows of both.
+        shrunk: Days whose snapshot has no row, or far fewer than the one before. The value is the row counts of both.
     """
 
     where: str
@@ -94,7 +94,7 @@ def audit(
     keys: Sequence[str] = (),
     shrink_budget: float | None = None,
 ) -> Findings:
-    """Audits rows of a bronze table, and publishes or withholds their days accordingly.
+    """Audit rows of a bronze table, and publish or withhold their days accordingly.
 
     Args:
         con: A connection of the lake.
@@ -102,10 +102,10 @@ def audit(
         model: Its contract.
         failure_budget: Share of a day's records that may be dead letters.
         days: First and last day asked for; None for the whole table.
-        keys: Of a pull, columns that name a record at the source: of the versions of a record that were read on these
-            days the last one is held against the contract. What was mended at the source withholds no day.
-        shrink_budget: Of a table of snapshots, the share of the last published one's rows that may be missing from the
-            next. One without any row is never published: it would take away all.
+        keys: Of a pull, the columns that name a record at the source. If several versions of a record were read on
+            these days, only the last one is validated. So a record that was mended at the source withholds no day.
+        shrink_budget: Of a table of snapshots, the share of the last published snapshot's rows that may be missing from
+            the next one. A snapshot without any row is never published: it would delete everything.
     """
     opened = bronze.open()
     version = opened.version()
@@ -121,12 +121,12 @@ def audit(
     contract, failing = _validate(con, rows, model, keys, counts)
     over = frozenset(day for day, found in counts.items() if found.dead_letters > failure_budget * found.records_in)
     read = read or _last_read(opened)
-    bronze.refresh(opened)  # validating took its time: what lies in the tables now is compared with the log of now
+    bronze.refresh(opened)  # the validation took time: compare the tables of now with the log of now
     read = standing(Positions(opened), read)
     total, mismatches = compare(con, bronze, read)
     findings = Findings(where, counts, contract, failing, total, len(read), mismatches, over)
     if shrink_budget is None:
-        good = counts.keys() | looked_at  # a day without any record left is as good as one that never was
+        good = counts.keys() | looked_at  # a day that has lost all its records is as good as a day that never had any
     else:
         shrunk = _shrunk(
             con,
@@ -146,9 +146,9 @@ def audit(
 def _validate(
     con: duckdb.DuckDBPyConnection, rows: str, model: Model, keys: Sequence[str], days: Iterable[date]
 ) -> tuple[Violations, frozenset[date]]:
-    """Validates rows, of several versions of a record the last; gives the outcome, and the days that do not pass."""
+    """Validate rows, of several versions of a record only the last; give the outcome and the days that do not pass."""
     contract = validate_rows(con, rows, model)
-    if keys and not contract.passed:  # only then do the versions matter
+    if keys and not contract.passed:  # versions only matter if some row breaks the contract
         last = f"PARTITION BY {quote_names(keys)} ORDER BY _extracted_at DESC, _source.line DESC"
         rows += f" QUALIFY row_number() OVER ({last}) = 1"
         contract = validate_rows(con, rows, model)
@@ -160,22 +160,22 @@ def _validate(
 
 
 def standing(log: Positions, read: Iterable[Reading]) -> list[Reading]:
-    """Leave out readings whose rows went or were replaced since, or are in the table in another name.
+    """Leave out readings whose rows were removed or replaced since, or whose rows now belong to another file.
 
     Args:
         log: The positions of the bronze table now.
-        read: What commits say that they read.
+        read: The readings that the commits report.
     """
     return [one for one in read if all(log.get(name) == value for name, value in one.holds.items())]
 
 
 def compare(con: duckdb.DuckDBPyConnection, bronze: Table, read: Sequence[Reading]) -> tuple[Counts, list[Mismatch]]:
-    """Compare the counts taken while reading with what lies in the tables now.
+    """Compare the counts taken while reading with the rows and dead letters in the tables now.
 
     Args:
         con: A connection of the lake.
         bronze: The bronze table.
-        read: What stands in it.
+        read: The readings whose rows are in the table.
 
     Returns:
         The total as the tables hold it, without duplicates, and the readings that do not add up.
@@ -203,9 +203,9 @@ def compare(con: duckdb.DuckDBPyConnection, bronze: Table, read: Sequence[Readin
 
 
 def compare_last_run(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Counts, list[Mismatch]]:
-    """Compare what the last run that read something counted, its latest commits, with what lies in the tables.
+    """Compare the counts of the last run that read something, from its latest commits, with the tables.
 
-    For tables that are not audited by day, as change tables are not. Nothing is compared if no run read anything.
+    This is for tables that are not audited by day, such as change tables. Nothing is compared if no run read anything.
     """
     if not bronze.exists():
         return Counts(), []
@@ -218,7 +218,7 @@ def compare_last_run(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Cou
 def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, Counts]:
     dead_letters = dead_letter_table(bronze.lake, bronze.name)
     parts = [f"SELECT _partition_date AS day, 1 AS n, 1 AS good, 0 AS bad FROM {bronze.scan(version)} WHERE {where}"]
-    if dead_letters.exists():  # one that was discarded is a record of the day, and no failure any more
+    if dead_letters.exists():  # a discarded one is still a record of the day, but no longer a failure
         bad = f"CASE WHEN discarded_at IS NULL THEN {WEIGHT} ELSE 0 END"
         parts.append(f"SELECT _partition_date, {WEIGHT}, 0, {bad} FROM {weighed(dead_letters)} WHERE {where}")
     sums = ", ".join(f"sum({column})::BIGINT" for column in ("n", "good", "bad"))
@@ -237,11 +237,11 @@ def _shrunk(
     bad: Collection[date],
     budget: float,
 ) -> dict[date, tuple[int, int]]:
-    """Finds days whose snapshot has far fewer rows than the published one before it: rows of both."""
+    """Find days whose snapshot has far fewer rows than the published one before it, and give the row counts of both."""
     opened, before, found = bronze.open(version), None, {}
     rows = {day: counts[day].rows if day in counts else 0 for day in days}
     for day in sorted(days):
-        if day - _DAY not in days:  # else no other snapshot lies between the two
+        if day - _DAY not in days:  # otherwise no other snapshot lies between the two
             published = newest_day(opened, before=day, without={*held, *days})
             before = max((other for other in (before, published) if other), default=None)
         if before and before not in rows:
@@ -257,7 +257,7 @@ def _shrunk(
 
 
 def _read_since(opened: DeltaTable) -> list[Reading]:
-    """Give what the commits after the last audit say that they read, the newest word on each content."""
+    """Give what the commits after the last audit say that they read; for each content, what the newest commit says."""
     newest, version = opened.version(), audited_in(opened)
     return _readings(opened.history(newest - version if version is not None else None) if version != newest else [])
 
@@ -269,9 +269,9 @@ def _last_read(opened: DeltaTable) -> list[Reading]:
 
 
 def _readings(commits: Sequence[Mapping[str, str]]) -> list[Reading]:
-    """Give the readings of commits, newest first. The newest commit that speaks of a batch says all of it.
+    """Give the readings of commits that come newest first. The newest commit that names a batch tells all of it.
 
-    A file's content, which is a batch of its own, may have moved to another file since.
+    A content, which is a batch of its own, may since belong to another file.
     """
     found: dict[str, list[Reading]] = {}
     for commit in reversed(commits):

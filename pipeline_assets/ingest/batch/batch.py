@@ -1,9 +1,9 @@
-"""A batch on its way into one bronze table: its files, its dead letters, its counts, and the one commit that ends it.
+"""A batch for one bronze table: its files, its dead letters, its counts, and the one commit that ends it.
 
-Every way in commits through `Batch`, in the same order: first the dead letters, then the rows with the positions that
-the batch ends at. Only that second commit makes the batch "read". A kill in between leaves dead letters that the next
-reading replaces. What is read, and how records become files, is each source's: rows of a contract are written by
-`rows.RowBatch`, change events by `cdc.table.change_table.EventBatch`, landed files by `files.read_file`.
+Every source commits through `Batch`, in the same order: first the dead letters, then the rows with the positions that
+the batch ends at. Only the second commit makes the batch "read". A kill in between leaves dead letters that the next
+reading replaces. Each source decides what is read, and how records become files: `rows.RowBatch` writes rows of a
+contract, `cdc.table.change_table.EventBatch` writes change events, `files.read_file` reads landed files.
 """
 
 import json
@@ -33,15 +33,15 @@ FENCE = "batches"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a batch rests on, and what its commit does beside adding rows.
+    """What a batch was planned on, and what its commit does besides adding rows.
 
     Attributes:
-        expect: Positions in the bronze table's log as they were when the batch was planned; others mean that another
+        expect: Positions in the bronze table's log when the batch was planned. If they differ at the commit, another
             run was faster.
         positions: Positions that the commit sets.
-        replaces: Predicate on the rows of the table that go in the same commit; None appends.
-        obsolete: Predicate on the dead letters that go with those of this batch: of what it reads again or replaces,
-            and of attempts that were killed.
+        replaces: Predicate on the rows of the table that the same commit removes; None appends.
+        obsolete: Predicate on the dead letters that are removed when those of this batch are added: dead letters of
+            records that it reads again or replaces, and of attempts that were killed.
     """
 
     expect: Mapping[str, int | None] = field(default_factory=dict)
@@ -57,27 +57,28 @@ class Batch:
         name: `<source>__<entity>`.
         bronze: The table that its rows go to.
         dead_letters: The table of its dead letters.
-        plan: What it rests on.
+        plan: What the batch was planned on.
         buffer: Its dead letters until they are committed.
         files: Its rows, written and not committed.
         readings: What was read, with counts.
-        positions: Positions that are known only after reading; set beside those of the plan.
+        positions: Positions that are known only after reading; the commit sets them besides those of the plan.
         stale: Predicate on the dead letters that are no longer true once the rows are in.
         facts: Further metadata of its commits.
         rows_facts: Further metadata of the commit of its rows alone.
-        types: Column to Delta type as the files have them, where `evolve` does not say it.
-        widened: Columns of the table that took a wider type of the contract.
+        types: Column to Delta type as the files have them, for a batch that does not call `evolve`.
+        widened: Columns of the table that were widened to the contract's type.
         version: The bronze table's version after the commit.
     """
 
     has_rows = True
-    """Whether there is a bronze table. Records that belong to no table have dead letters only."""
+    """Whether there is a bronze table. Records that belong to no table only have dead letters."""
 
     is_fenced = False
     """Whether two batches that begin at the same positions would replace each other's dead letters.
 
-    Then each batch moves the fence in the log of the dead letters, and one that finds it moved since it began is
-    planned anew."""
+    If so, each batch moves the fence in the log of the dead letters. A batch that finds the fence moved since it began
+    is planned anew.
+    """
 
     def __init__(self, lake: Lake, con: duckdb.DuckDBPyConnection, name: str, plan: Plan, *, run_id: str = "") -> None:
         """Begin a batch; nothing is written yet.
@@ -116,13 +117,13 @@ class Batch:
         self.discard()
 
     def evolve(self, shape: RawShape, added: Sequence[RawColumn] = ()) -> None:
-        """Note the contract's columns as the files have them, and columns that the table gets with this batch."""
+        """Note the contract's columns as the files have them, and the columns that this batch adds to the table."""
         self._shape = shape
         self._added |= {column.name: column for column in added}
 
     @property
     def counts(self) -> Counts:
-        """Counts of all its records."""
+        """Counts of all records of the batch."""
         return total(reading.counts for reading in self.readings)
 
     @property
@@ -135,14 +136,14 @@ class Batch:
         return found
 
     def commit(self) -> int:
-        """Commit the batch: first its dead letters, then its rows with the positions; last, stale dead letters go.
+        """Commit the batch: first its dead letters, then its rows with the positions; last, remove stale dead letters.
 
         Returns:
-            The bronze table's version; of records of no table, that of the dead letters.
+            The bronze table's version; for records that belong to no table, the version of the dead letters.
 
         Raises:
             PositionMovedError: Another run was faster; no row was committed.
-            TypesMovedError: The table was retyped meanwhile; no row was committed.
+            TypesMovedError: The table got other types meanwhile; no row was committed.
         """
         self.finish()
         self._commit_dead_letters()
@@ -160,27 +161,28 @@ class Batch:
         """Complete `files` and `readings` after the last record, before anything is committed."""
 
     def discard(self) -> None:
-        """Delete the files of a batch that was not committed, and what the connection keeps of it."""
+        """Delete the files of a batch that was not committed, and its temporary tables on the connection."""
         if not self._is_committed:
             self.bronze.delete_uncommitted(self.files)
         self.buffer.drop()
 
     def prepare_table(self) -> None:
-        """Create the bronze table unless it is there."""
+        """Create the bronze table unless it exists."""
 
     def dead_letter_queries(self) -> list[str]:
-        """Give queries of the dead letters, as columns of `lake.dead_letters.COLUMNS`."""
+        """Give queries of the dead letters, with the columns of `lake.dead_letters.COLUMNS`."""
         return [f"FROM {table}" for table in self.buffer.tables]
 
     def _commit_dead_letters(self) -> None:
-        """Replace the dead letters of what was read again by those of this reading; no commit if there are none."""
+        """Replace the dead letters of what was read again by those of this reading; without any, make no commit."""
         queries, where = self.dead_letter_queries(), self.plan.obsolete
         if not self.is_fenced and not queries and not self._has_obsolete(where):
             if self.readings and not self.dead_letters.exists():
                 create(self.con, self.dead_letters)
             return
         if self.plan.expect:
-            # Not only when the rows come: who was slower must not replace the dead letters of who was faster.
+            # Check here too, not only when the rows are committed: a slower run must not replace the dead letters of a
+            # faster one.
             self.prepare_table()
             self.bronze.commit(self.con, [], expect=self.plan.expect)
         record(

@@ -1,6 +1,7 @@
 """The bronze table of a source: made from its contract, and Parquet files of it split into rows and dead letters.
 
-What is the same for landed files and for pulls. Reading a source, and the commit, are theirs (`landing`, `pull`).
+This is what landed files, pulls and polls have in common. Reading a source is in `ingest.files`, `ingest.database` and
+`ingest.rest`; the commit is in `ingest.batch.batch`.
 """
 
 import shlex
@@ -24,20 +25,20 @@ def prepare(
     *,
     by_partition: bool = False,
 ) -> tuple[RawShape, list[Widening]]:
-    """Creates the table if need be, and widens its columns where the contract's types are wider.
+    """Create the table if it does not exist, and widen its columns where the contract's types are wider.
 
     Args:
         con: A connection of the lake.
         bronze: The table.
         model: Its contract.
-        technical: Columns that every row has beside those of the contract.
+        technical: Columns that every row has besides those of the contract.
         by_partition: Whether commits list the partitions that they touched, whatever times the rows have.
 
     Returns:
-        The columns to read, with those that evolution has added before; and what was widened.
+        The columns to read, with those that schema evolution added before; and the columns that were widened.
 
     Raises:
-        SchemaMismatchError: A column has another type in the table than in the contract, which could lose a value.
+        SchemaMismatchError: A column has another type in the table than in the contract; a change could lose values.
     """
     shape = raw_shape(model)
     bronze.create(
@@ -58,12 +59,12 @@ def prepare(
 
 
 def _stored(con: duckdb.DuckDBPyConnection, bronze: Table) -> dict[str, str]:
-    """Column to type, as DuckDB calls it."""
+    """Give the table's columns with their types, as DuckDB names them."""
     return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {bronze.scan()}").fetchall()}
 
 
 def _otherwise(shape: RawShape, stored: Mapping[str, str]) -> dict[str, str]:
-    """The contract's columns that have another type in the table, with the contract's."""
+    """Give the contract's columns that have another type in the table, with the contract's type."""
     return {
         column.name: column.dtype
         for column in shape.columns
@@ -72,29 +73,29 @@ def _otherwise(shape: RawShape, stored: Mapping[str, str]) -> dict[str, str]:
 
 
 def retype_command(name: str, columns: Mapping[str, str]) -> str:
-    """Gives the sentence that names the command by which a table's columns get other types."""
+    """Give the sentence that names the command by which a table's columns get other types."""
     listed = " ".join(shlex.quote(f"{column}={kind}") for column, kind in columns.items())
     return f"To give the table these types: pipeline tables retype {name} {listed} (it says first what it would do)"
 
 
 def schema_of(con: duckdb.DuckDBPyConnection, columns: Iterable[RawColumn]) -> Schema:
-    """Gives the Delta schema of some columns."""
+    """Give the Delta schema of some columns."""
     return query_schema(con, "SELECT " + ", ".join(f"NULL::{c.dtype} AS {quote_name(c.name)}" for c in columns))
 
 
 def written_rows(uri: str, files: Iterable[DataFile]) -> str:
-    """Gives the relation of written files, as `r`: the columns of `conform_sql` without the partition."""
+    """Give the relation of written files, as `r`: the columns of `conform_sql` without the partition."""
     names = ", ".join(quote_text(f"{uri}/{file.path}") for file in files)
     return f"read_parquet([{names}], hive_partitioning = false) AS r"
 
 
 def misfits(files: Iterable[DataFile]) -> int:
-    """Counts the rows of written files that have a `_reason`; from statistics, without reading."""
+    """Count the rows of written files that have a `_reason`, from their statistics: no file is read."""
     return sum(file.rows - file.null_count("_reason") for file in files)
 
 
 def dead_letters_sql(source: str, day: date, line: str = "r._source.line") -> str:
-    """Gives the query of the dead letters in written files.
+    """Give the query of the dead letters in written files.
 
     Args:
         source: `written_rows`, perhaps with joins.
@@ -110,7 +111,7 @@ def dead_letters_sql(source: str, day: date, line: str = "r._source.line") -> st
 
 
 def rows_sql(source: str, line: str = "r._source.line") -> str:
-    """Gives the query of the rows that fit in written files. Arguments as in `dead_letters_sql`."""
+    """Give the query of the rows in written files that fit. The arguments are as in `dead_letters_sql`."""
     place = f"struct_pack(file := r._source.file, line := {line})"
     columns = f"r.* EXCLUDE (_reason, _raw, _raw_types) REPLACE ({place} AS _source)"
     return f"SELECT {columns} FROM {source} WHERE r._reason IS NULL"

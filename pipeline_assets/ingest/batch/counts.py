@@ -1,6 +1,6 @@
 """What is counted of records, whatever their source: one accounting for all ways in.
 
-Counting happens where records are read and written; comparing the counts with the tables is in `audit`.
+Records are counted where they are read and written; `ingest.batch.audit` compares the counts with the tables.
 """
 
 from collections import defaultdict
@@ -16,13 +16,14 @@ from pipeline_assets.lake.schemas import Widening
 class Counts:
     """Counts of records: records in = rows + dead letters + duplicates.
 
-    A dead letter counts as the records that it stands for: a file that cannot be read is one dead letter of many.
+    A dead letter counts as the records that it stands for: a file that cannot be read is one dead letter that stands
+    for many records.
 
     Attributes:
         records_in: Counted while reading.
         rows: Records that became rows.
         dead_letters: Records that did not fit.
-        duplicates: Records that the table has already.
+        duplicates: Records that are in the table already.
     """
 
     records_in: int = 0
@@ -31,7 +32,7 @@ class Counts:
     duplicates: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        """Sum up."""
+        """Add two counts."""
         return Counts(
             self.records_in + other.records_in,
             self.rows + other.rows,
@@ -41,21 +42,21 @@ class Counts:
 
 
 def total(counts: Iterable[Counts]) -> Counts:
-    """Sum up counts."""
+    """Add up counts."""
     return sum(counts, start=Counts())
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read in one piece, as the commit says it and the audit compares it with the tables.
+    """What was read in one piece. The commit names it, and the audit compares it with the tables.
 
     Attributes:
         batch_id: `_batch_id` of its rows and dead letters.
-        counts: Of its records.
+        counts: Counts of its records.
         days: Partitions that hold its rows and dead letters.
-        origin: What was read, as `_source.file` of its rows has it; empty if the batch is compared as a whole.
-        holds: Positions that the table's log has for as long as the reading stands there. Others: its rows were
-            replaced, or have gone.
+        origin: What was read, as in `_source.file` of its rows; empty if the batch is compared as a whole.
+        holds: Positions that the table's log has for as long as the rows of the reading are in the table. If the log
+            has others, the rows were replaced or removed.
     """
 
     batch_id: str
@@ -65,7 +66,7 @@ class Reading:
     holds: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it for the JSON of a commit."""
+        """Give the reading for the JSON of a commit."""
         days = sorted(day.isoformat() for day in self.days)
         return {"origin": self.origin, "batch_id": self.batch_id, "days": days, "holds": dict(self.holds)} | asdict(
             self.counts
@@ -73,7 +74,7 @@ class Reading:
 
     @classmethod
     def of_dict(cls, facts: Mapping[str, Any]) -> "Reading":
-        """Read what `as_dict` wrote."""
+        """Give the reading that `as_dict` wrote."""
         return cls(
             facts["batch_id"],
             Counts(*(facts[name] for name in Counts.__dataclass_fields__)),
@@ -84,7 +85,7 @@ class Reading:
 
 
 class Committed(Protocol):
-    """A batch that was committed, as a report takes it."""
+    """A batch that was committed, as `Report` needs it."""
 
     @property
     def name(self) -> str:
@@ -104,19 +105,19 @@ class Committed(Protocol):
 
     @property
     def widened(self) -> Iterable[Widening]:
-        """Columns of the table that took a wider type of the contract."""
+        """Columns of the table that were widened to the contract's type."""
 
 
 @dataclass
 class Report:
-    """What a run read and committed. Sources add what only they know.
+    """What a run read and committed. Some sources extend it with facts of their own.
 
     Attributes:
         counts: Table name to counts of its records.
-        by_day: Table name to partition to counts; of change tables the rows only, which lie on the days of their
-            commits.
+        by_day: Table name to partition to counts. For change tables these count rows only, and the days are those of
+            the commits at the source.
         versions: Table name to version of the bronze table.
-        widened: Columns that took a wider type of the contract.
+        widened: Columns that were widened to the contract's type.
     """
 
     counts: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
@@ -125,7 +126,7 @@ class Report:
     widened: list[Widening] = field(default_factory=list)
 
     def add(self, batch: Committed) -> None:
-        """Count a batch that was committed."""
+        """Add a batch that was committed."""
         self.counts[batch.name] += batch.counts
         for day, counts in batch.counts_by_day.items():
             self.by_day[batch.name][day] += counts
@@ -144,7 +145,7 @@ class Report:
 
     @property
     def version(self) -> int:
-        """Version of the bronze table, of a run that has one table."""
+        """Version of the bronze table, for a run that has one table."""
         return max(self.versions.values(), default=0)
 
     @property

@@ -1,8 +1,8 @@
-"""Records of a batch that were read before: equal to the newest row of their key, or to an earlier record of the batch.
+"""Find records that were read before: they equal the newest row of their key, or an earlier record of the batch.
 
-Who reads what again, and why, is known in `database` and `rest`. Nothing is written here.
+Why a source reads records again is known in `ingest.database` and `ingest.rest`. This module writes nothing.
 
-The newest row of a key counts, not any: a value that changes and changes back is news.
+Only the newest row of a key is compared, not every row: a value that changes and changes back is a change.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,12 +17,12 @@ _DUPLICATES = "batch_duplicates"
 
 @dataclass(frozen=True)
 class WrittenBatch:
-    """A batch, written but not committed.
+    """A batch that is written and not committed.
 
     Attributes:
         relation: `bronze_table.written_rows` of its files.
         columns: Columns that make up the content of a row.
-        keys: Those of them that name a record.
+        keys: The columns among them that name a record.
     """
 
     relation: str
@@ -33,22 +33,22 @@ class WrittenBatch:
 def find_duplicates(
     con: duckdb.DuckDBPyConnection, batch: WrittenBatch, *, rows: str, has: Collection[str], dead_letters: str | None
 ) -> int:
-    """Finds the records of a batch that are no news, for `without_duplicates`.
+    """Find the records of a batch that bring nothing new, for `without_duplicates`.
 
     Args:
-        con: Connection of the lake; holds the temporary table of what was found.
+        con: Connection of the lake; it gets the temporary table of the duplicates.
         batch: The batch.
         rows: Query of the stored rows that may be read again: columns of the table.
-        has: Columns that the table has; it lacks those that this batch adds.
+        has: Columns that the table has now, without those that this batch adds.
         dead_letters: Query of the `raw` of the dead letters that may be read again; None if there are none.
 
     Returns:
-        How many there are.
+        The number of duplicates.
     """
     keys, content = quote_names(batch.keys), quote_names(batch.columns)
     columns = ", ".join(quote_name(name) if name in has else f"NULL AS {quote_name(name)}" for name in batch.columns)
     fit, unfit = (f"FROM {batch.relation} WHERE r._reason IS {test}" for test in ("NULL", "NOT NULL"))
-    # Of equal records the first one stays: DuckDB takes nulls, and NaNs, for equal when it groups.
+    # Of equal records the first one stays. When DuckDB groups, nulls equal each other, and so do NaNs.
     again = f"""
         SELECT file, line FROM (SELECT r._source.file AS file, r._source.line AS line,
             row_number() OVER (PARTITION BY {content} ORDER BY r._source.file, r._source.line) AS place {fit})
@@ -73,7 +73,7 @@ def find_duplicates(
 
 
 def without_duplicates(relation: str) -> str:
-    """Gives a batch's relation without the records that `find_duplicates` found."""
+    """Give a batch's relation without the records that `find_duplicates` found."""
     return f"{relation} ANTI JOIN {_DUPLICATES} AS p ON p.file = r._source.file AND p.line = r._source.line"
 
 

@@ -1,11 +1,11 @@
-"""Errors of a batch: nothing of it was committed, the tables are as they were."""
+"""Errors of a batch: nothing of it was committed, and the tables are unchanged."""
 
 
 class BatchError(Exception):
     """A batch cannot be completed; nothing of it was committed. The message says why and what to do.
 
     Attributes:
-        is_transient: Whether the same again may work without anybody's help.
+        is_transient: Whether another attempt may succeed although nobody mends anything.
     """
 
     is_transient = False
@@ -18,4 +18,4 @@ class LostRecordsError(BatchError):
 
 
 class ReplanError(Exception):
-    """The plan no longer holds, for a reason that the source has noted: the next plan goes without it."""
+    """The plan no longer holds. The source has noted the reason, and its next plan takes it into account."""

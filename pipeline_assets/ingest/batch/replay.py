@@ -1,13 +1,12 @@
-"""Dead letters of row tables tried again with today's contract: what fits takes the place that it had when it was read.
+"""Try dead letters of row tables again with today's contract: what fits takes the place it had when it was read.
 
-The row gets the day, batch, time and source of its dead letter. So a corrected delivery of the file replaces it with
-the file's other rows, a version of its key that was read later still wins in silver, and the records of its batch add
-up.
-What does not fit is left as it is.
+The row gets the day, batch, time and source of its dead letter. So a corrected delivery of the file replaces it
+together with the file's other rows, a version of its key that was read later still wins in silver, and the counts of
+its batch add up. A dead letter that still does not fit stays as it is.
 
-The order that makes a kill harmless: rows come first, each only if its place is empty, then their dead letters go.
-How the tables of one kind of source say that a batch still stands is `ReplaySource.standing`; change tables have a
-replay of their own (`cdc.table.replay`).
+The order makes a kill harmless: first the rows are added, each only if its place is empty; then their dead letters are
+removed. `ReplaySource.standing` is how each kind of source says that the rows of a batch are still in its table. Change
+tables have a replay of their own: `ingest.cdc.table.replay`.
 """
 
 import hashlib
@@ -38,13 +37,14 @@ from pipeline_assets.lake.dead_letters import complete, dead_letter_table
 from pipeline_assets.sql import quote_text
 
 REPLAYS = "replays"
-"""Position in the bronze table's log: how many replays have brought rows. Another one meanwhile is an error."""
+"""Position in the bronze table's log: how many replays have added rows. If it moves during a replay, the replay's
+commit fails."""
 
 REPLAYED = "replayed"
-"""In the metadata of the commit that brings the rows: how many."""
+"""Key in the metadata of the commit that adds the rows: their number."""
 
-# Positions in the dead letters' log: the contract that they were tried with last, how many would have fit, and the
-# version that says so.
+# Positions in the dead letters' log: the contract that they were last tried with, how many would have fit, and the
+# version of the log that this is true of.
 _TRIED_CONTRACT, _FITTING, _TRIED_VERSION = "tried:contract", "tried:fitting", "tried:version"
 _TRIED, _CONFORMED, _DONE = "replay_tried", "replay_conformed", "replay_done"
 _NO_TIME = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
@@ -52,15 +52,15 @@ _NO_TIME = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 @dataclass(frozen=True)
 class ReplaySource:
-    """What a replay has to know of a source.
+    """What a replay needs to know about a source.
 
     Attributes:
         name: `<source>__<entity>`.
         model: The contract of its rows.
-        technical: Columns that every row has beside those of the contract.
+        technical: Columns that every row has besides those of the contract.
         schema_evolution: Whether unknown fields become columns.
-        by_partition: As of `bronze_table.prepare`.
-        standing: Tells of a log, and a batch by its id, day and time, which positions say that its rows are in the
+        by_partition: As in `bronze_table.prepare`.
+        standing: Gives the positions in a log that say that the rows of a batch (its id, day and time) are in the
             table; None if they are not, or no longer.
     """
 
@@ -78,11 +78,11 @@ class Replayed:
 
     Attributes:
         tried: Dead letters that were tried.
-        rows: Of these the ones that are rows now.
-        repaired: Dead letters that were rows already, from a replay that was killed; they were removed.
-        stale: Dead letters of batches whose rows are not in the table, or no longer; they were passed over.
+        rows: Those of them that are rows now.
+        repaired: Dead letters whose rows were in the table already, from a replay that was killed; they were removed.
+        stale: Dead letters of batches whose rows are not in the table, or no longer; they were left out.
         not_replayable: Dead letters without a record that could be tried, such as a file that cannot be read.
-        days: Partitions that got rows, or lost dead letters.
+        days: Partitions that got rows or lost dead letters.
     """
 
     tried: int = 0
@@ -118,15 +118,16 @@ def replay(
     attempt = _Attempt(lake, con, source)
     if not (attempt.bronze.exists() and attempt.dead_letters.exists()):
         return Replayed()
-    tell(con, attempt.bronze, attempt.dead_letters)  # of a change that was killed before it could be told
+    # For a change of dead letters whose run was killed before it wrote this log.
+    tell(con, attempt.bronze, attempt.dead_letters)
     return plan_anew(attempt.bronze.name, lambda: attempt.carry_out(selection or Selection(), facts))
 
 
 def proposed(lake: Lake, con: duckdb.DuckDBPyConnection, source: ReplaySource) -> int:
-    """Count the waiting dead letters that would fit today's contract, or tell from the log that nothing has changed.
+    """Count the waiting dead letters that would fit today's contract; read only the log if nothing has changed.
 
-    A dead letter did not fit the contract when it was read. So there is nothing to find before the contract changes,
-    and what was found is true until the dead letters change.
+    A dead letter did not fit the contract when it was read. So there is nothing to find until the contract changes, and
+    a result stays true until the dead letters change.
     """
     dead_letters = dead_letter_table(lake, f"bronze.{source.name}")
     if not dead_letters.exists():
@@ -146,13 +147,13 @@ def proposed(lake: Lake, con: duckdb.DuckDBPyConnection, source: ReplaySource) -
 
 
 def _hash(source: ReplaySource) -> int:
-    """Hash what decides whether a record fits."""
+    """Hash everything that decides whether a record fits."""
     content = f"{raw_shape(source.model)} {source.schema_evolution}"
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest()) >> 1
 
 
 def would_fit(lake: Lake, con: duckdb.DuckDBPyConnection, source: ReplaySource, selection: Selection) -> int:
-    """Count the waiting dead letters that a replay would make rows now. Writes nothing."""
+    """Count the waiting dead letters that a replay would turn into rows now. This writes nothing."""
     attempt = _Attempt(lake, con, source)
     if not (attempt.bronze.exists() and attempt.dead_letters.exists()):
         return 0
@@ -168,7 +169,10 @@ class _Attempt:
         self._con, self._source = con, source
 
     def carry_out(self, selection: Selection, facts: Mapping[str, str]) -> Replayed:
-        """Make rows of what fits. Raises PositionMovedError, TypesMovedError when others were faster."""
+        """Add the rows of the dead letters that fit.
+
+        Raises PositionMovedError or TypesMovedError if another run was faster.
+        """
         con, source = self._con, self._source
         shape, _ = prepare(con, self.bronze, source.model, source.technical, by_partition=source.by_partition)
         not_replayable = self._take(selection)
@@ -187,7 +191,7 @@ class _Attempt:
         days = self._days()
         rows = sum(file.rows for file in files)
         if files:
-            self.bronze.create(schema_of(con, shape.columns))  # the columns that evolution adds
+            self.bronze.create(schema_of(con, shape.columns))  # the columns that schema evolution adds
             self.bronze.commit(
                 con,
                 files,
@@ -200,7 +204,7 @@ class _Attempt:
         return Replayed(tried, rows, repaired, stale, not_replayable, days)
 
     def count(self, selection: Selection) -> int:
-        """Count what would fit."""
+        """Count the dead letters that would fit."""
         self._take(selection)
         self._drop_stale(Positions(self.bronze.open()))
         self._drop_present()
@@ -213,7 +217,7 @@ class _Attempt:
         return fitting
 
     def _take(self, selection: Selection) -> int:
-        """Put the dead letters to be tried into a temporary table. Gives the number of those that cannot be."""
+        """Put the dead letters to be tried into a temporary table. Give the number of those that cannot be tried."""
         version = self.dead_letters.open().version()
         rest = self._count(f"{selection.relation(self.dead_letters, version)} WHERE NOT {REPLAYABLE}")
         self._con.execute(
@@ -224,7 +228,10 @@ class _Attempt:
         return rest
 
     def _drop_stale(self, log: Positions) -> tuple[dict[str, int | None], int]:
-        """Drop dead letters of batches that do not stand. Gives the positions of those that do, and how many go."""
+        """Drop dead letters of batches that are no longer in the table.
+
+        Give the positions of the other batches, and how many were dropped.
+        """
         batches = self._con.execute(
             f"SELECT DISTINCT _batch_id, _partition_date, _extracted_at FROM {_TRIED}"
         ).fetchall()
@@ -243,7 +250,10 @@ class _Attempt:
         return expect, before - self._count(_TRIED)
 
     def _drop_present(self) -> int:
-        """Note as done what a replay that was killed has made rows, and drops it. Gives how many."""
+        """Mark as done, and drop, the dead letters that a killed replay has already turned into rows.
+
+        Give their number.
+        """
         there = (
             f"SELECT id FROM {_TRIED} AS t SEMI JOIN (SELECT _partition_date, _batch_id, _source FROM "
             f"{self.bronze.scan()} WHERE {self._within()}) AS b ON t._partition_date = b._partition_date "
@@ -254,14 +264,14 @@ class _Attempt:
         return self._count(_DONE)
 
     def _groups(self) -> Iterator[tuple[str, RawRecords]]:
-        """Yield records whose raw is read alike: of one format, and of formats with types the same fields."""
+        """Yield records whose raw is read alike: of one format and, in formats with types, with the same fields."""
         for (types,) in self._con.execute(f"SELECT DISTINCT raw_types FROM {_TRIED} ORDER BY 1").fetchall():
             alike = f"raw_types = {quote_text(types)}"
             records = self._records(alike, types)
             if len(records.fields) <= json_records.MAX_FIELDS:
                 yield alike, records
                 continue
-            # No file has so many, all together may have.
+            # No file has so many records, but all files together may.
             of_files = f"SELECT DISTINCT _batch_id, _source.file FROM {_TRIED} WHERE {alike} ORDER BY ALL"
             for batch_id, file in self._con.execute(of_files).fetchall():
                 part = f"{alike} AND _batch_id = {quote_text(batch_id)} AND _source.file = {quote_text(file)}"
@@ -271,14 +281,17 @@ class _Attempt:
         return raw_records(self._con, f"(SELECT id, raw AS _text FROM {_TRIED} WHERE {which})", types)
 
     def _conformed(self, records: RawRecords, shape: RawShape) -> str:
-        """The query of records as columns of the table; the place of each is its id until it is written."""
+        """Give the query of records as columns of the table. Until a record is written, its id stands for its place."""
         return conform_sql(
             records, shape, file="", partition_date=_NO_TIME.date(), batch_id="", extracted_at=_NO_TIME,
             schema_evolution=self._source.schema_evolution,
         )  # fmt: skip
 
     def _conform(self, which: str, records: RawRecords, shape: RawShape) -> RawShape:
-        """Put those that fit into a temporary table. Gives the columns, with those that evolution adds for them."""
+        """Put the records that fit into a temporary table.
+
+        Give the columns, with those that schema evolution adds for them.
+        """
         query = f"SELECT * EXCLUDE (_reason, _raw, _raw_types) FROM ({self._conformed(records, shape)})"
         self._con.execute(f"CREATE OR REPLACE TEMP TABLE {_CONFORMED} AS {query} WHERE _reason IS NULL")
         done = f"SELECT * EXCLUDE (raw) FROM {_TRIED} WHERE {which} AND id IN (SELECT _source.line FROM {_CONFORMED})"
@@ -298,7 +311,7 @@ class _Attempt:
         return self.bronze.write(self._con, query, partition_by=["_partition_date"], is_wide=is_wide)
 
     def _remove(self, days: frozenset[date], facts: Mapping[str, str]) -> None:
-        """Remove the dead letters that are rows now, also such as were discarded meanwhile."""
+        """Remove the dead letters whose rows are in the table now, also those that were discarded meanwhile."""
         if not days:
             return
         complete(self._con, self.dead_letters)

@@ -1,4 +1,4 @@
-"""What a replay of dead letters has to know of pulls and polls; the replay itself is `ingest.batch.replay`."""
+"""What a replay of dead letters needs to know about pulls and polls. The replay itself is in `ingest.batch.replay`."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -12,17 +12,18 @@ _EXTRACTED = "extracted"
 
 
 def row_source(source: RowSource) -> ReplaySource:
-    """Give a source of pulls or polls as a replay takes it."""
+    """Give a source of pulls or polls in the form that a replay needs."""
     return ReplaySource(source.name, source.model, BATCH_COLUMNS, _standing, schema_evolution=source.schema_evolution)
 
 
 def _standing(log: Positions, batch_id: str, _: date, at: datetime) -> Mapping[str, int] | None:
-    """A batch of everything or of a window stands until the next one; any other one from when it was committed.
+    """Give the positions that say that a batch is in the table; None if it is not, or no longer.
 
-    What was killed before its rows came ends later than anything that the log knows of.
+    A full pull or a window stands until the next one replaces it; any other batch stands once it is committed. A batch
+    that was killed before its rows were committed ends later than any batch in the log.
     """
     extracted, end = log.get(_EXTRACTED), position(at)
-    name = batch_id.rpartition(" ")[0]  # of <name> <start>..<end>
+    name = batch_id.rpartition(" ")[0]  # batch ids read <name> <start>..<end>
     is_replaced = name == "full" or name.startswith("window ")
     if extracted is None or end > extracted or (is_replaced and log.get(name.replace(" ", ":")) != end):
         return None

@@ -1,9 +1,9 @@
-"""Batches of a contract's rows, as databases and APIs give them: records in, rows, dead letters and duplicates out.
+"""Batches of a contract's rows, as databases and APIs give them: records in; rows, dead letters and duplicates out.
 
-`RowBatch.add` writes records into Parquet files that nobody sees, misfits among them, once or several times, from
-several threads too. Before the commit the misfits and the duplicates are separated from the rows, which costs a second
-pass only where there are any. The commit itself is `batch`'s; how a source is read, and which positions it has, is not
-known here.
+`RowBatch.add` writes records into Parquet files that nobody sees yet, misfits among them. It may be called several
+times, also from several threads. Before the commit, misfits and duplicates are separated from the rows; a second pass
+is only made if there are any. The commit itself is in `batch`. How a source is read, and which positions it has, is in
+`ingest.database` and `ingest.rest`.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,17 +56,17 @@ class RowSource:
 
 @dataclass(frozen=True, kw_only=True)
 class RowPlan(Plan):
-    """What is about to be read, as known before the first record.
+    """What is about to be read, as it is known before the first record.
 
     Attributes:
         name: What its positions count: `full`, `window 2026-01-04`, `poll`. Never a secret.
-        start: Where it starts. A batch that was killed is followed by one with the same name and start.
+        start: Where it starts. After a batch was killed, the next one has the same name and start.
         end: Where it ends.
         partition_date: Partition of its rows: the UTC date of the reading, or that of the window.
         extracted_at: When the source was read, with its zone.
-        mark: Position that whoever replaces the same rows moves, and nobody else. None: all `positions` are.
-        may_repeat: Predicate on the rows of the table that may be read again by this batch: what equals the newest row
-            of its key there, or an earlier record of the batch, is no row but a duplicate. None looks for no duplicate.
+        mark: Position that a batch moves if, and only if, it replaces the same rows. None: all `positions` are such.
+        may_repeat: Predicate on the rows of the table that this batch may read again. A record that equals the newest
+            row of its key there, or an earlier record of the batch, is a duplicate. None looks for no duplicates.
     """
 
     name: str
@@ -79,13 +79,13 @@ class RowPlan(Plan):
 
     @property
     def id(self) -> str:
-        """Name of the batch; each of its rows carries it."""
+        """Name of the batch; each of its rows has it in `_batch_id`."""
         return f"{self.name} {self.start}..{self.end}"
 
     def with_obsolete(self) -> "RowPlan":
-        """Add which dead letters go: those of what the batch replaces, and of batches killed before their rows came.
+        """Add which dead letters go: those of what the batch replaces, and of batches killed before their commit.
 
-        All go if nothing was ever read into the table: they are of one that was deleted.
+        All go if nothing was ever read into the table: they belong to an earlier table that was deleted.
         """
         if self.expect and all(position is None for position in self.expect.values()):
             return replace(self, obsolete="TRUE")
@@ -122,7 +122,7 @@ class RowBatch(Batch):
     def __init__(
         self, lake: Lake, con: duckdb.DuckDBPyConnection, source: RowSource, plan: RowPlan, *, run_id: str = ""
     ) -> None:
-        """Create the table if need be.
+        """Create the table if it does not exist.
 
         Args:
             lake: The lake.
@@ -161,9 +161,10 @@ class RowBatch(Batch):
 
         Args:
             records: What is read. Its `_line` numbers the records of this origin.
-            origin: What was read, for `_source.file`; another one for each call. Never a secret.
-            counted: Called after the last record: how many the source says it sent. Raises what interrupted them.
-            removed: Duplicates that `records` leaves out, and that the source has sent beside those counted.
+            origin: What was read, for `_source.file`; each call has another one. Never a secret.
+            counted: Called after the last record. Gives how many records the source says it sent; raises the error that
+                interrupted them.
+            removed: Number of duplicates that the source sent besides those counted, and that `records` leaves out.
             con: A cursor of the batch's connection, for a thread of its own.
 
         Returns:
@@ -171,7 +172,7 @@ class RowBatch(Batch):
 
         Raises:
             BatchError: Records went missing, or no record has a column that the contract requires.
-            duckdb.Error: The records cannot be read; the caller knows what from.
+            duckdb.Error: The records cannot be read; the caller knows from where.
         """
         plan = self.rows_plan
         matching = match_fields(records.fields, self._columns, schema_evolution=self._source.schema_evolution)
@@ -202,7 +203,7 @@ class RowBatch(Batch):
         return part.files
 
     def greatest(self, expression: str) -> int | None:
-        """Evaluate an aggregate over what was written, misfits included: the watermark that the batch ends at.
+        """Evaluate an aggregate over what was written, misfits included; gives the watermark that the batch ends at.
 
         Args:
             expression: SQL that gives a whole number, or null.
@@ -240,7 +241,7 @@ class RowBatch(Batch):
         return [self._misfits] if self._misfits else []
 
     def discard(self) -> None:
-        """Delete what was written: of a committed batch, the files that held misfits beside rows."""
+        """Delete what was written; if the batch was committed, only the files that held misfits beside rows."""
         super().discard()
         kept = {file.path for file in self.files}
         self.bronze.delete_uncommitted([file for file in self._written if file.path not in kept])

@@ -1,6 +1,6 @@
-"""What a source of any kind is to the spine, and the one loop that plans, reads, commits, and plans anew.
+"""What the spine needs of a source of any kind, and the one loop that plans, reads, commits, and plans anew.
 
-A new way in implements `Source` and calls `ingest`. What happens between reading and the tables is in `batch`.
+A new kind of source implements `Source` and calls `ingest`. What happens between reading and the tables is in `batch`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _FoundT = TypeVar("_FoundT")
 
 
 class Source(Protocol):
-    """What a run reads of a source: what is new, and reading it."""
+    """A source as a run sees it: it plans what is new, and reads it."""
 
     @property
     def name(self) -> str:
@@ -28,27 +28,27 @@ class Source(Protocol):
         """Decide what is read, from the source and from the positions in the tables' logs.
 
         Args:
-            stack: Takes what has to stay open until the commit: a snapshot of a database, a temporary folder.
+            stack: Holds what has to stay open until the commit: a snapshot of a database, a temporary folder.
 
         Returns:
-            The batches to be filled, in the order of their commits; none if nothing is new.
+            The batches to be filled, in the order of their commits; empty if nothing is new.
         """
 
     def read(self, batches: Sequence[Batch]) -> None:
         """Read the plan's records into its batches.
 
         Raises:
-            ReplanError: The plan has to be made again; the source has noted why.
+            ReplanError: The plan has to be made again; the source has noted the reason.
         """
 
 
 def ingest(source: Source) -> Sequence[Batch]:
     """Plan, read and commit what is new in a source.
 
-    A plan that another run has overtaken is made anew, as is one that the source calls void.
+    The source plans anew if another run has overtaken its plan, or if it raises `ReplanError` itself.
 
     Returns:
-        The batches that were committed; none if nothing was new.
+        The batches that were committed; empty if nothing was new.
 
     Raises:
         CommitConflictError: Other runs of the source were faster each time.
@@ -69,7 +69,7 @@ def ingest(source: Source) -> Sequence[Batch]:
 
 
 def plan_anew(name: str, attempt: Callable[[], _FoundT]) -> _FoundT:
-    """Try until no other run has moved what the attempt rested on.
+    """Repeat an attempt until no other run has moved the positions that it was planned on.
 
     Args:
         name: Of the source or table, for the error.

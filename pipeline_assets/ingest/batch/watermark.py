@@ -1,6 +1,6 @@
-"""A watermark: the column that grows with each change, and its values as positions of a table's log.
+"""A watermark: the column that grows with each change, and its values as positions in a table's log.
 
-A position is a whole number: microseconds since 1970 UTC of a timestamp or date, an id as it is.
+A position is a whole number: for a timestamp or date the microseconds since 1970 UTC, for an id the id itself.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from pipeline_assets.contracts.base import Model, raw_shape
 from pipeline_assets.sql import quote_name
 
 Value = datetime | date | int
-"""What a driver binds."""
+"""A value that a database driver binds."""
 
 SECONDS = 1_000_000
-"""In positions of timestamps."""
+"""A second, in positions of timestamps."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
@@ -36,10 +36,10 @@ class Watermark:
 
     @classmethod
     def of(cls, model: Model, column: str) -> "Watermark":
-        """Finds the column in a contract.
+        """Find the column in a contract.
 
         Raises:
-            ValueError: It has none, or one of a type that does not grow.
+            ValueError: The contract has no such column, or its type does not grow.
         """
         kinds = {found.name: found.dtype for found in raw_shape(model).columns}
         if kinds.get(column) not in (*_TIMES, *_NUMBERS):
@@ -56,7 +56,7 @@ class Watermark:
         return self.dtype in _TIMES
 
     def value(self, position: int) -> Value:
-        """The value at a position; beyond what the type can hold, its end."""
+        """Give the value at a position; beyond the range of the type, the first or last value of the type."""
         if not self.is_time:
             return max(_LEAST, min(position, _GREATEST))
         moment = at(position)
@@ -66,29 +66,29 @@ class Watermark:
 
     @property
     def first(self) -> Value:
-        """Less than or equal to every value."""
+        """A value that is less than or equal to every value."""
         return self.value(position(_FIRST) if self.is_time else _LEAST)
 
     def from_on(self, position: int) -> str:
-        """Predicate on bronze rows: the watermark is at a position or later, or null."""
+        """Give a predicate on bronze rows: the watermark is at a position or later, or null."""
         name = quote_name(self.column)
         literal = f"{self.dtype} '{self.value(position)}'" if self.is_time else str(position)
         return f"({name} >= {literal} OR {name} IS NULL)"
 
     @property
     def greatest_sql(self) -> str:
-        """Expression: the greatest position among rows."""
+        """Give an expression: the greatest position among rows."""
         name = quote_name(self.column)
         return f"epoch_us(max({name})::TIMESTAMP)" if self.is_time else f"max({name})::BIGINT"
 
 
 def position(moment: datetime) -> int:
-    """The position of a moment."""
+    """Give the position of a moment."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def at(position: int) -> datetime:
-    """The moment at a position, UTC; the first or last one there is for those beyond."""
+    """Give the moment at a position, in UTC; beyond the range of datetime, its first or last moment."""
     try:
         return _EPOCH + timedelta(microseconds=position)
     except OverflowError:

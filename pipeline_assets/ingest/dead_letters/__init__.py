@@ -1,4 +1,5 @@
-"""Dead letters of every kind of source, once they are in their tables: which ones, in which groups, and discarding.
+"""Dead letters of every kind of source, once they are in their tables: select them, group them, discard them.
 
-Trying them again differs between rows (`ingest.batch.replay`) and change events (`ingest.cdc.table.replay`).
+Trying them again is not here, because it differs between rows (`ingest.batch.replay`) and change events
+(`ingest.cdc.table.replay`).
 """

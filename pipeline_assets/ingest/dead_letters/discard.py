@@ -1,7 +1,7 @@
-"""Discarding dead letters that somebody has looked at and does not need. They stay, marked; what they count for ends.
+"""Discard dead letters that somebody has looked at and does not need. They stay in the table, marked as discarded.
 
-A discarded dead letter is no longer replayed, nor weighed by the failure budget, nor shown as waiting. It still counts
-among the records of its batch, so that the accounts of years ago go on adding up.
+A discarded dead letter is no longer replayed, does not count against the failure budget, and is not shown as waiting.
+It still counts among the records of its batch, so that the counts of earlier years still add up.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pipeline_assets.lake import dead_letters as stored
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table
 
 DISCARDED = "discarded_dead_letters"
-"""In the metadata of the commit that discards dead letters: how many."""
+"""Key in the metadata of the commit that discards dead letters: their number."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Discarded:
     """What was discarded.
 
     Attributes:
-        dead_letters: How many.
-        records: How many records of the source they stand for.
+        dead_letters: Their number.
+        records: Number of records of the source that they stand for.
         days: Their partitions.
     """
 
@@ -46,14 +46,15 @@ def discard(
 
     Args:
         con: A connection of the lake.
-        bronze: The table beside which they lie; of records that belong to no table it does not exist.
-        selection: Which ones; all if not given.
+        bronze: The bronze table that they belong to; for records that belong to no table it does not exist.
+        selection: Which dead letters; all if not given.
         metadata: Kept in the commit.
     """
     dead_letters = dead_letter_table(bronze.lake, bronze.name)
     if not dead_letters.exists():
         return Discarded()
-    tell(con, bronze, dead_letters)  # of an earlier change that was killed before it could be told
+    # For an earlier change of dead letters whose run was killed before it wrote this log.
+    tell(con, bronze, dead_letters)
     selection, version = selection or Selection(), dead_letters.open().version()
     found = con.execute(
         f"SELECT count(*), coalesce(sum({WEIGHT}), 0)::BIGINT, list(DISTINCT _partition_date) "

@@ -1,6 +1,6 @@
-"""Which dead letters are meant, and what people want to know of them: groups by reason, and samples.
+"""Select dead letters, and describe them: groups by reason, and samples.
 
-Nothing is written here.
+This module writes nothing.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from pipeline_assets.lake.dead_letters import WEIGHT, waiting
 from pipeline_assets.sql import quote_text
 
 REPLAYABLE = "(raw_types IS NOT NULL AND _source.file IS NOT NULL AND _source.line IS NOT NULL)"
-"""SQL of whether a dead letter of a row table holds a record, and the place that it would take."""
+"""SQL: whether a dead letter of a row table holds a record, and the place that the record would take."""
 
 ORDER = "_partition_date, _batch_id, _source.file, _source.line"
 
-# A reason quotes the value that did not fit (cast: amount: 'abc' is not BIGINT), or tells numbers (expected 8, found
+# A reason quotes the value that did not fit (cast: amount: 'abc' is not BIGINT), or gives numbers (expected 8, found
 # 7).
 _MASKED = r"""regexp_replace(regexp_replace(reason, '(?s)''.*?'' is not ', '''...'' is not ', 'g'),
     '([ :=])[0-9]+([.,][0-9]+)*', '\1N', 'g')"""
@@ -27,7 +27,7 @@ _PLACE = "(_partition_date, _batch_id, coalesce(_source.file, ''), coalesce(_sou
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the waiting dead letters of a table are meant: those that fit all that is given.
+    """Which of the waiting dead letters of a table are meant: those that match everything that is given.
 
     Attributes:
         day: Their partition.
@@ -43,12 +43,12 @@ class Selection:
 
     @property
     def is_all(self) -> bool:
-        """Whether it leaves none out."""
+        """Whether it selects every dead letter."""
         return self == Selection()
 
     @property
     def predicate(self) -> str:
-        """SQL of what is given, but for the limit."""
+        """SQL of what is given, without the limit."""
         parts = []
         if self.day is not None:
             parts.append(f"_partition_date = DATE '{self.day}'")
@@ -60,7 +60,7 @@ class Selection:
         return " AND ".join(parts) or "TRUE"
 
     def relation(self, dead_letters: Table, version: int | None = None, *, also: str = "TRUE") -> str:
-        """Give the relation of the waiting dead letters that are meant, with all columns.
+        """Give the relation of the selected waiting dead letters, with all columns.
 
         Args:
             dead_letters: Their table.
@@ -71,7 +71,7 @@ class Selection:
         return f"(SELECT * FROM {waiting(dead_letters, version)} WHERE {self.predicate} AND {also}{limit})"
 
     def where(self, dead_letters: Table, version: int | None = None) -> str:
-        """Give a predicate on the table's rows, which may select discarded ones, too."""
+        """Give a predicate on the table's rows, which may also select discarded ones."""
         if self.limit is None:
             return self.predicate
         return f"{self.predicate} AND {_PLACE} IN (SELECT {_PLACE} FROM {self.relation(dead_letters, version)})"
@@ -83,14 +83,14 @@ class Group:
 
     Attributes:
         reason: With the values masked.
-        dead_letters: How many.
-        records: How many records of the source they stand for.
+        dead_letters: Their number.
+        records: Number of records of the source that they stand for.
         first_day: Their first partition.
         last_day: Their last partition.
         file: Where one of them comes from.
         line: Its line or number there, if that is known.
         raw: Its raw record.
-        is_replayable: Whether a replay of a row table has a record to try in any of them.
+        is_replayable: Whether any of them holds a record that a replay of a row table can try.
     """
 
     reason: str
@@ -105,7 +105,7 @@ class Group:
 
 
 def groups(con: duckdb.DuckDBPyConnection, dead_letters: Table, selection: Selection | None = None) -> Sequence[Group]:
-    """Group waiting dead letters by reason, the most frequent first; none if the table does not exist."""
+    """Group waiting dead letters by reason, the most frequent first; give [] if the table does not exist."""
     if not dead_letters.exists():
         return []
     first = "arg_min(struct_pack(s := _source, raw := raw), struct_pack(d := _partition_date, s := _source))"

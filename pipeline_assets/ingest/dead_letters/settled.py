@@ -1,8 +1,8 @@
-"""Days whose dead letters were replayed or discarded: how the next audit of a row table learns to look at them.
+"""Days whose dead letters were replayed or discarded: how the next audit of a row table learns about them.
 
-Dead letters change in a log of their own, the audit follows the log of the bronze table. So each change of dead letters
-is told there by a commit that names its days. A kill between the two is mended by the next `tell`: the position says
-which changes were told.
+Dead letters change in a log of their own, but the audit follows the log of the bronze table. So after each change of
+dead letters, a commit to the bronze table names its days. If a kill comes between the two, the next `tell` mends it:
+the position says which changes the bronze table's log already names.
 """
 
 import json
@@ -29,14 +29,14 @@ def days_fact(days: Iterable[date]) -> dict[str, str]:
 
 
 def settled_positions(dead_letters: Table) -> dict[str, int]:
-    """Give the position of the next change of dead letters."""
+    """Give the position that the next change of dead letters sets."""
     return {SETTLED: (dead_letters.position(SETTLED) or 0) + 1}
 
 
 def tell(con: duckdb.DuckDBPyConnection, bronze: Table, dead_letters: Table) -> None:
-    """Tell the log of a bronze table which days' dead letters were replayed or discarded since it was told last.
+    """Note in the log of a bronze table which days' dead letters were replayed or discarded since the last such note.
 
-    A table that was never audited need not know: its first audit looks at all days. Change tables have no audit.
+    A table that was never audited needs no note: its first audit covers all days. Change tables have no audit.
     """
     if not (bronze.exists() and dead_letters.exists()) or audited_in(bronze.open()) is None:
         return
