@@ -1,7 +1,7 @@
 """Dagster components: the one place where Dagster meets the domain code.
 
-A team writes declarations of them in `defs/<name>/defs.yaml`. `dg list components` shows them, `dg scaffold defs <type>
-<name>` writes a new declaration.
+A team declares a source with a component in `defs/<name>/defs.yaml`. `dg list components` shows the components, `dg
+scaffold defs <type> <name>` writes a new declaration.
 """
 
 from pipeline_assets.components.alerts import Alerts

@@ -1,8 +1,8 @@
-"""The `Alerts` component: failed checks, failed runs and silent sources reach people, once each.
+"""The `Alerts` component: it tells people of each failed check, failed run and silent source, once.
 
-Which sources are silent is found in `silence`; targets are in `pipeline_assets.alerts`. For checks and runs run status
-sensors, because a cross-run query for check events is refused by SQLite's sharded event log; a status sensor sees each
-finished run exactly once.
+`automation.silence` finds out which sources are silent; `pipeline_assets.alerts` sends to the targets. Checks and runs
+are watched by run status sensors: a status sensor sees each finished run exactly once, while SQLite's sharded event log
+refuses a query for check events of all runs.
 
 Concept: https://docs.dagster.io/guides/automate/sensors/run-status-sensors
 """
@@ -32,14 +32,14 @@ from pipeline_assets.partitions import range_of_tags
 from pipeline_assets.settings import SettingsError, load_settings
 
 _CASES_SHOWN = 5
-# What may be said of rows without quoting one; whatever is not named here is a value, or may hold one.
+# What an alert may say of rows without quoting one. A cell that is not named here is a value, or may hold one.
 _TOLD_CELLS = frozenset(
     {"column", "check", "day", "file", "in_silver", "records_in", "rows", "rows_before", "dead_letters", "letters"}
 )
 _TOLD_TEXTS = frozenset({"remedy", "problem", "withheld_days"})
-# A reason begins with its kind and column, and goes on with the value: "cast: amount: 'x' is not BIGINT".
+# A reason begins with its kind and column, then follows the value: "cast: amount: 'x' is not BIGINT".
 _KIND = re.compile(r"(\w+(?:: \w+)?):")
-# Errors that name tables, columns and storage. Those of a source, a file or an engine may quote what they met there.
+# Errors that name tables, columns and storage only. Errors of a source, a file or an engine may quote the values in it.
 _TOLD_ERRORS = frozenset(
     error.__name__
     for error in (
@@ -52,10 +52,13 @@ _AROUND = ("Dagster", "RetryRequested", "Failure")
 
 
 class Alerts(dg.Component, dg.Model, dg.Resolvable):
-    """Sends failed checks, failed runs and silent sources to the targets in `PIPELINE_ALERT_*`, else to the log."""
+    """Sends failed checks, failed runs and silent sources to the targets in `PIPELINE_ALERT_*`.
+
+    Without a target, to the log.
+    """
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds the three sensors."""
+        """Build the three sensors."""
 
         @dg.run_failure_sensor(
             name="alert_on_failure", default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15
@@ -102,7 +105,7 @@ def _failed_checks(context: dg.RunStatusSensorContext) -> Iterator[alerts.Alert]
         event = record.event_log_entry.dagster_event
         check = event.asset_check_evaluation_data if event else None
         if check is None or check.passed or check.check_name == WITHHELD:
-            continue  # of a withheld day told the run that withheld it; each later run would tell it again
+            continue  # the run that withheld the day has reported it; each later run would report it again
         yield alerts.Alert(
             title=f"check {check.check_name} failed ({check.severity.value})",
             asset=check.asset_key.to_user_string(),
@@ -127,7 +130,10 @@ def _failed_run(context: dg.RunFailureSensorContext) -> alerts.Alert:
 
 
 def _failed_step(event: dg.DagsterEvent) -> str:
-    """The step and the error that it met, with its first line if that quotes no rows; Dagster's say only "failed"."""
+    """Give the step and its error, with the error's first line if that quotes no rows.
+
+    Dagster's own says only "failed".
+    """
     failure: Any = event.event_specific_data
     error, user = failure.error, failure.user_failure_data
     while error and error.cause and error.cls_name.startswith(_AROUND):
@@ -150,7 +156,7 @@ def _owners(context: dg.RunStatusSensorContext, key: dg.AssetKey) -> list[str]:
 
 
 def _details(metadata: object) -> list[str]:
-    """The counts, the remedy and the first failing cases; values of rows only if they are asked for."""
+    """Give the counts, the remedy and the first failing cases; values of rows only if the settings ask for them."""
     found = dict(metadata) if isinstance(metadata, dict) else {}
     tables = [value for value in found.values() if isinstance(value, dg.TableMetadataValue)]
     lines = [_line(row.data) for table in tables for row in table.records]

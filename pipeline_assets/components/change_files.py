@@ -1,7 +1,7 @@
-"""The `ChangeFiles` component: one `defs.yaml` makes landed change records into bronze change tables, one per table.
+"""The `ChangeFiles` component: one `defs.yaml` turns landed change records into bronze change tables, one per table.
 
-How files become rows is in `ingest.cdc.files.ingest`; which days need a run, in
-`automation.landing_sensor`; what it shares with the changes of a slot, in `assets.changes`.
+`ingest.cdc.files.ingest` turns files into rows; `automation.landing_sensor` decides which days need a run;
+`assets.changes` holds what this component shares with the changes of a slot.
 
 Concept: https://docs.dagster.io/guides/build/components
 """
@@ -40,19 +40,19 @@ _REASONS_SHOWN = 20
 
 
 class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
-    """Change records that land as files, those of several tables together.
+    """Change records of several tables, which land together as files.
 
     A run reads the files of the days that it is asked for. In the tables a partition is a commit date: a file of today
     may bring a change of yesterday. Silver and gold follow in the same run, as with a database's slot.
 
-    Records do not tell what a database rewrites without an event: `ADD COLUMN ... DEFAULT`, `ALTER COLUMN ... TYPE
-    ... USING`, labels of enums, generated columns, partitions attached with rows, a column renamed and renamed back.
-    Nor can files ask the source. After such a change have the connector send the table again: Debezium's ad hoc
-    snapshot (a signal of type `execute-snapshot`), `maxwell-bootstrap` of a Maxwell that gives its rows a position.
-    Rows that are sent again win over the ones there.
+    A database rewrites some rows without an event, and then the records do not show it: `ADD COLUMN ... DEFAULT`,
+    `ALTER COLUMN ... TYPE ... USING`, labels of enums, generated columns, partitions attached with rows, a column
+    renamed and renamed back. Files cannot ask the source. So after such a change let the connector send the table
+    again: by Debezium's ad hoc snapshot (a signal of type `execute-snapshot`), or by `maxwell-bootstrap` of a Maxwell
+    that gives its rows a position. Rows that are sent again win over those in the table.
 
-    What the connectors themselves get wrong (years moved, bits reversed, arrays emptied), and the settings that avoid
-    it, is in pipeline_assets/ingest/cdc/connectors/README.md.
+    pipeline_assets/ingest/cdc/connectors/README.md names the values that the connectors themselves get wrong (years
+    moved, bits reversed, arrays emptied), and the settings that avoid it.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -72,13 +72,13 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
 
     frequency: Literal["hourly", "daily", "weekly"] = "hourly"
-    """How often files are expected; twice that without one and the assets are no longer fresh."""
+    """How often files are expected. After twice that time without one, the assets are no longer fresh."""
 
     max_unpacked_mb: Annotated[int, Field(gt=0)] = MAX_UNPACKED_MB
-    """A gzip or zstd file that holds more megabytes is one dead letter, and the limit is its reason."""
+    """If a gzip or zstd file holds more megabytes, it becomes one dead letter, and the limit is its reason."""
 
     max_seconds_per_file: Annotated[int, Field(gt=0)] = MAX_SECONDS_PER_FILE
-    """A file whose reading takes longer is left unread, the others land; `files_read` is red and names it."""
+    """If reading a file takes longer, the file is left unread and the others land; `files_read` fails and names it."""
 
     description: str = ""
 
@@ -99,7 +99,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def source(self) -> FileSource:
-        """The declaration as the domain code takes it."""
+        """Give the declaration in the form of the domain code."""
         return FileSource(
             self.name,
             PathPattern.parse(self.path),
@@ -111,11 +111,11 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters of the source."""
+        """Give the dead letters of the source."""
         return DeadLetters.of_changes(self.name, self._tables, self.format)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds the source's definitions."""
+        """Build the source's definitions."""
         bronze = dg.AssetSelection.assets(*(bronze_key(table.name) for table in self._tables))
         names = [*(table.name for table in self._tables), f"{self.name}__{UNROUTED}"]
         to_gold = bronze.downstream() | dg.AssetSelection.assets(*map(dead_letters_key, names))

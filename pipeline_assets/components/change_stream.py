@@ -1,7 +1,7 @@
-"""The `ChangeStream` component: one `defs.yaml` makes a database's changes into bronze change tables, as they commit.
+"""The `ChangeStream` component: one `defs.yaml` turns a database's changes into bronze change tables, as they commit.
 
-It gives per table a bronze asset with its dead letters and checks, and for the stream a sensor and the jobs that drain,
-replay, snapshot again and reconcile. How a slot is drained is in `ingest.cdc.slot.drain`; when, in `change_sensor`.
+It gives each table a bronze asset with its dead letters and checks, and the stream a sensor and the jobs that drain,
+replay, snapshot again and reconcile. `ingest.cdc.slot.drain` drains a slot; `automation.change_sensor` decides when.
 
 Concept: https://docs.dagster.io/guides/build/components
 """
@@ -37,26 +37,26 @@ class StreamedTable(CapturedTable):
     """The silver table that holds its current state, e.g. `silver.customers`; it is reconciled with the source."""
 
 
-# As the tags of `change_assets`.
+# These are tags for the same reason as those of `assets.dead_letters`.
 RESNAPSHOT_TAG = "pipeline_assets/resnapshot"
 """Names of the tables to read whole again, with commas between."""
 RECONCILE_TAG = "pipeline_assets/reconcile"
-"""Present: the source's rows are stored too, to be compared with silver."""
+"""Tag: the run also stores the source's rows, to be compared with silver."""
 
 
 class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
     """The changes of a PostgreSQL database, read from a replication slot.
 
-    Silver and gold follow in the same run: the keys that changed are known right there, and a second run would cost
-    another start. A suspect table (a gap between slot and lake) stops them by a blocking check.
+    Silver and gold follow in the same run: it knows the keys that changed, and a second run would cost another start.
+    If a table is suspect (a gap between slot and lake), a blocking check stops them.
 
-    A table is known by its OID: one that was renamed or moved and is back has lost nothing. What PostgreSQL does
-    without an event has the table read whole again by the next run, whose log says why: a column that was dropped,
-    renamed, retyped or added with a default or an expression, `ALTER COLUMN ... TYPE`, a label of an enum, an
-    attribute of a composite type, a partition that was attached with rows, truncated, rewritten or detached, a time
-    out of the publication, other options of it. VACUUM FULL, CLUSTER and TRUNCATE do so only for tables that are
-    published as FOR ALL TABLES or FOR TABLES IN SCHEMA (these may have been UNLOGGED meanwhile) and for partitions:
-    list the tables in the publication to avoid it.
+    A table is known by its OID: a table that was renamed or moved, and is back, has lost nothing. After a change that
+    PostgreSQL makes without an event, the next run reads the table whole again, and its log says why. Such changes are:
+    a column that was dropped, renamed, retyped or added with a default or an expression, `ALTER COLUMN ... TYPE`, a
+    label of an enum, an attribute of a composite type, a partition that was attached with rows, truncated, rewritten or
+    detached, a time out of the publication, other options of it. VACUUM FULL, CLUSTER and TRUNCATE count as such only
+    for tables that are published as FOR ALL TABLES or FOR TABLES IN SCHEMA (these may have been UNLOGGED meanwhile) and
+    for partitions: list the tables in the publication to avoid it.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -96,16 +96,16 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def source(self) -> ChangeSource:
-        """The declaration as the domain code takes it."""
+        """Give the declaration in the form of the domain code."""
         return ChangeSource(self.name, tuple(self._tables), self.max_lag_mb * 1024**2)
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters of the source."""
+        """Give the dead letters of the source."""
         return DeadLetters.of_changes(self.name, self._tables)
 
     def postgres(self) -> Postgres:
-        """The database.
+        """Give the database.
 
         Raises:
             SourceDatabaseError: The environment variable is not set.
@@ -123,7 +123,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         return f"{self.connection_env} is not set: no database to read from"
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds the stream's definitions."""
+        """Build the stream's definitions."""
         bronze = dg.AssetSelection.assets(*(bronze_key(table.name) for table in self._tables))
         dead_letters = dg.AssetSelection.assets(
             *(dead_letters_key(name) for name in [*(t.name for t in self._tables), f"{self.name}__{UNROUTED}"])
@@ -164,13 +164,13 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
         return stream_position(self.postgres()) if self._is_connected else None
 
     def _reconciled_in(self, run: dg.DagsterRun) -> list[str]:
-        """Names of the tables that the run compares with silver later: all by the job, or a selection of assets."""
+        """Give the names of the tables that the run compares with silver later: all by the job, or a selection."""
         selected, all_of_them = run.asset_selection or frozenset(), RECONCILE_TAG in run.tags
         return [table.name for table in self._states if all_of_them or reconciliation.key(table.name) in selected]
 
     @property
     def _states(self) -> dict[ChangeTable, str]:
-        """The captured tables whose current state lies in silver."""
+        """Give the captured tables whose current state lies in silver."""
         return {table: state for table in self._tables if (state := self.tables[table.source_table].state)}
 
     def _assets(self) -> dg.AssetsDefinition:
@@ -275,7 +275,7 @@ def _results(table: ChangeTable, state: State) -> Iterator[dg.AssetCheckResult]:
 
 
 def _unasked(table: ChangeTable, reason: str) -> Iterator[dg.AssetCheckResult]:
-    """Warnings: what lies downstream goes on with what bronze has."""
+    """Yield warnings: the assets downstream go on with what bronze has."""
     for name in _CHECKS:
         yield dg.AssetCheckResult(
             asset_key=bronze_key(table.name),

@@ -1,7 +1,7 @@
-"""The `DatabaseTable` component: one `defs.yaml` has a table or query of a database pulled into bronze on a schedule.
+"""The `DatabaseTable` component: one `defs.yaml` pulls a table or query of a database into bronze on a schedule.
 
-It gives a bronze asset with its dead letters and checks, a schedule, and the jobs that pull and that compare keys. How
-a database is read, and what is new in it, is in `ingest.database`.
+It gives a bronze asset with its dead letters and checks, a schedule, and the jobs that pull and that compare keys.
+`ingest.database` reads a database, and decides what is new in it.
 
 Concept: https://docs.dagster.io/guides/build/components
 """
@@ -30,39 +30,41 @@ from pipeline_assets.ingest.database.pulls import DatabaseSource, Mode
 from pipeline_assets.partitions import days_of
 
 COMPARE_KEYS_TAG = "pipeline_assets/compare_keys"
-"""Run tag: after the pull, keys that are gone from the source get tombstones."""
+"""Run tag: after the pull, each key that is gone from the source gets a tombstone."""
 
-# At 01:00 UTC the day before is over, in the clocks of the source too if they are an hour late.
+# At 01:00 UTC the day before is over, also by the clocks of a source that are an hour late.
 _CRONS = {"hourly": "5 * * * *", "daily": "0 1 * * *", "weekly": "0 1 * * 1"}
 
 
 class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
     """A table or query of a database becomes a daily-partitioned bronze table, pulled on a schedule.
 
-    Silver and gold follow in the same run: the days that changed are known right there, and a second run would cost
-    another start.
+    Silver and gold follow in the same run: it knows the days that changed, and a second run would cost another start.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
-    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its rejects are `dead_letters.<name>`."""
+    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its dead letters are `dead_letters.<name>`."""
 
     connection_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
-    """Environment variable that holds the URL: `postgresql://user:password@host/db`, `duckdb:///path`, or any other of
-    SQLAlchemy whose driver is installed. Unset: the source rests."""
+    """Environment variable that holds the URL: `postgresql://user:password@host/db`, `duckdb:///path`, or any other URL
+    of SQLAlchemy whose driver is installed. Unset: the source rests."""
 
     table: str | None = None
-    """What is read, as `schema.table`, capitals as the database has them; a name with dots or quotes of its own in
-    double quotes: `public."Order.Items"`. Or:"""
+    """The table to be read, as `schema.table`, with capitals as the database has them. Put a name that contains dots or
+    quotes into double quotes: `public."Order.Items"`. Or give `query`."""
 
     query: str | None = None
-    """SQL. With `:lower` (inclusive) in incremental mode, with `:lower` and `:upper` (exclusive) in windows.
+    """SQL, in place of `table`. With `:lower` (inclusive) in incremental mode, with `:lower` and `:upper` (exclusive)
+    in windows.
 
     One statement is read. Where a statement does not see one moment (SQL Server without READ_COMMITTED_SNAPSHOT,
-    MyISAM, READ UNCOMMITTED) rows that move meanwhile may be missed: set the former, or read a replica at rest."""
+    MyISAM, READ UNCOMMITTED), rows that move meanwhile may be missed: set READ_COMMITTED_SNAPSHOT, or read a replica at
+    rest.
+    """
 
     mode: Mode
-    """full: every row, in place of those of the last pull. window: the rows of a day, in place of those of that day.
-    incremental: what is new or changed since the last pull."""
+    """full: every row, in place of the rows of the last pull. window: the rows of a day, in place of that day's rows in
+    the table. incremental: rows that are new or changed since the last pull."""
 
     watermark: str | None = None
     """Column of the contract that grows with each change (incremental: a time, a date, a whole number), or that says
@@ -70,22 +72,23 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
 
     lookback: Annotated[int, Field(ge=0)] | None = None
     """How far below the watermark an incremental pull looks: seconds, or numbers; a day, or 10,000, if not declared. A
-    PostgreSQL table is read by its transactions: nothing is missed, and a lookback only lets it use the index.
-    Elsewhere what lies below is not read, and nothing says so: if ids start again from 1, delete the bronze table."""
+    PostgreSQL table is read by its transactions, so nothing is missed, and a lookback only lets the pull use the index.
+    Elsewhere rows further below are not read, and nothing says so: if ids start again from 1, delete the bronze table.
+    """
 
     contract: str
     """Name of the Pandera model of the entity, e.g. `shop.Payments`."""
 
     keys: Annotated[list[str], Field(min_length=1)]
-    """Columns of the contract that name a record at the source. By them a record that is read again as it stands in
-    bronze is no new row, the last version of a record counts in the contract check, and the job `<name>__compare_keys`
-    gives what is gone its tombstone."""
+    """Columns of the contract that name a record at the source. A record that is read again and equals its row in
+    bronze is no new row; the contract check looks at the last version of each record; and the job
+    `<name>__compare_keys` gives each key that is gone a tombstone."""
 
     owner: Annotated[str, Field(pattern=OWNER)]
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
 
     frequency: Literal["hourly", "daily", "weekly"] = "daily"
-    """How often it is pulled; twice that without a pull and the asset is no longer fresh."""
+    """How often it is pulled. After twice that time without a pull, the asset is no longer fresh."""
 
     schema_evolution: bool = False
     """True: unknown columns become new columns. False: they are kept as JSON in `_rescued`."""
@@ -102,7 +105,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
 
     @cached_property
     def source(self) -> DatabaseSource:
-        """The declaration as the domain code takes it."""
+        """Give the declaration in the form of the domain code."""
         model = contract(self.contract)
         return DatabaseSource(
             self.name,
@@ -118,7 +121,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters of the source."""
+        """Give the dead letters of the source."""
         return DeadLetters.of_rows(row_source(self.source))
 
     @property
@@ -128,7 +131,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds the source's definitions."""
+        """Build the source's definitions."""
         bronze, dead_letters = bronze_key(self.name), dead_letters_key(self.name)
         selection = dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters)
         jobs = [
@@ -204,7 +207,7 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
         return pull
 
     def _pull(self, context: dg.AssetExecutionContext, lake: LakeResource) -> dict[str, Any]:
-        """Pulls, and compares keys if the run is asked to. Gives what the materialization tells."""
+        """Pull, and compare keys if the run is asked to. Give the metadata of the materialization."""
         database = pulls.connect(os.environ[self.connection_env])
         days, run_id = days_of(context.partition_keys), context.run.run_id
         with lake.connect() as con:

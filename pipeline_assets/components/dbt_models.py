@@ -1,7 +1,7 @@
 """The `DbtModels` component: the dbt project's models as assets, its tests and the Pandera contracts as checks.
 
-One dbt call per run and layer, over the run's whole range of days. Which dates a model recomputes is decided by the
-positions in the Delta logs (`lake.changes`, dbt_project/macros); a run by hand adds the days that it asks for.
+Each run makes one dbt call per layer, over the run's whole range of days. The positions in the Delta logs decide which
+dates a model recomputes (`lake.changes`, dbt_project/macros); a run by hand adds the days that it asks for.
 
 Concept: https://docs.dagster.io/integrations/libraries/dbt
 """
@@ -39,25 +39,25 @@ from pipeline_assets.lake.spill import spill_folder
 from pipeline_assets.partitions import DAILY, range_of_tags
 from pipeline_assets.settings import load_settings, project_root
 
-# Unit tests test the SQL, not the data: `make test` runs them, not each night's run.
+# Unit tests test the SQL, not the data: `make test` runs them, and a nightly run does not.
 _BUILD = ["build", "--exclude-resource-type", "unit_test"]
 
 
 class LakeTranslator(DagsterDbtTranslator):
-    """dbt's names as Dagster's: `silver.invoice_lines` is asset `silver/invoice_lines` in group `silver`."""
+    """Gives dbt's names as Dagster's: `silver.invoice_lines` is asset `silver/invoice_lines` in group `silver`."""
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
-        """The layer and the table."""
+        """Give the layer and the table."""
         if dbt_resource_props["resource_type"] == "source":
             return dg.AssetKey([dbt_resource_props["source_name"], dbt_resource_props["name"]])
         return dg.AssetKey([dbt_resource_props["schema"], dbt_resource_props["name"]])
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
-        """The layer."""
+        """Give the layer."""
         return str(dbt_resource_props["schema"])
 
     def get_partitions_def(self, dbt_resource_props: Mapping[str, Any]) -> dg.PartitionsDefinition | None:
-        """Every model follows the days of bronze."""
+        """Give every model the days of bronze as partitions."""
         return DAILY
 
 
@@ -68,7 +68,7 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
     """Folder of the dbt project, relative to the root."""
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds assets, checks and the dbt resource."""
+        """Build assets, checks and the dbt resource."""
         project = DbtProject(project_dir=project_root() / self.project)
         prepare_if_stale(project)
         translator = LakeTranslator(DagsterDbtTranslatorSettings(enable_code_references=False))
@@ -95,7 +95,7 @@ class DbtModels(dg.Component, dg.Model, dg.Resolvable):
 def _layer(
     layer: str, project: DbtProject, manifest: Mapping[str, Any], translator: LakeTranslator
 ) -> dg.AssetsDefinition:
-    """The models of one layer as one step. One step a layer, so that silver's checks stand between it and gold."""
+    """Make one step of the models of a layer. One step a layer, so that silver's checks stand between it and gold."""
     models = _models(manifest)
     names = [unique_id for unique_id, props in models.items() if props["schema"] == layer]
     specs, check_specs = specs_of(names, manifest, project, translator)
@@ -108,15 +108,15 @@ def _layer(
         op_tags={DAGSTER_DBT_SELECT_METADATA_KEY: f"config.schema:{layer}"},
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool="transform",
-        # Of two runs at once, as two people on the command line can start them, the slower one plans again.
+        # If two runs run at once (two people on the command line can start them), the slower one plans again.
         retry_policy=RETRIES,
     )
     def build(context: dg.AssetExecutionContext, dbt: LeanDbtCliResource, lake: LakeResource) -> Iterator[Any]:
-        # A sensor asks for what is new, and the logs know what that touches. Who asks by hand wants those days rebuilt;
-        # who runs checks alone (no partition) asks for none.
+        # A sensor asks for what is new, and the logs know which days that affects. A person who asks by hand wants
+        # those days rebuilt; a run of checks alone (no partition) asks for no day.
         days = range_of_tags(context.run.tags)
         asked = {} if days is None or SOURCE_TAG in context.run.tags else asked_days(*days)
-        # dagster-dbt's own place for a run's artefacts is below the project, and grows with every run.
+        # dagster-dbt would put a run's artefacts below the project, and they would grow with every run.
         with TemporaryDirectory(dir=spill_folder()) as target:
             invocation = dbt.build(context, _BUILD, Path(target), {**lake_environment(), **asked})
             for event in _until_canceled(invocation):
@@ -131,10 +131,11 @@ def _layer(
 
 
 def _until_canceled(invocation: DbtCliInvocation) -> Iterator[Any]:
-    """Streams dbt's events; whatever ends the stream, dbt has ended too.
+    """Yield dbt's events; when the stream ends for any reason, dbt has ended, too.
 
-    dagster-dbt ends dbt only if the interrupt finds it reading from dbt, not between two events, and waits for it for
-    25 seconds. Killed in the middle of a commit dbt leaves what a power cut would: the next run mends it.
+    dagster-dbt ends dbt only if the interrupt comes while it reads from dbt, not between two events, and it waits for
+    dbt for 25 seconds. If dbt is killed in the middle of a commit, it leaves what a power cut would: the next run mends
+    it.
     """
     process = invocation.process
     try:
@@ -153,22 +154,22 @@ def _layer_order(props: Mapping[str, Any]) -> int:
 
 
 def _readers(unique_id: str, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The tables that read a model's table."""
+    """Give the tables that read a model's table."""
     return [table_name(props) for props in models.values() if unique_id in props["depends_on"]["nodes"]]
 
 
 def lake_environment() -> dict[str, str]:
-    """What dbt needs to reach the lake besides the `PIPELINE_*` variables that are set: the defaults made explicit."""
+    """Give what dbt needs to reach the lake besides the `PIPELINE_*` variables that are set: explicit defaults."""
     return {"PIPELINE_LAKE_URI": load_settings().lake_uri}
 
 
 def asked_days(first: date, last: date) -> dict[str, str]:
-    """Gives dbt the days to rebuild by environment: a changed `--vars` would make it parse the project again."""
+    """Give dbt the days to rebuild by environment: with other `--vars` it would parse the project again."""
     return {"PIPELINE_MIN_DATE": first.isoformat(), "PIPELINE_MAX_DATE": last.isoformat()}
 
 
 def table_name(props: Mapping[str, Any]) -> str:
-    """The table of a model, and the name of its contract."""
+    """Give the table of a model, and the name of its contract."""
     return f"{props['schema']}.{props['name']}"
 
 
@@ -179,7 +180,7 @@ def _models(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _facts(
     lake: Lake, props: Mapping[str, Any], manifest: Mapping[str, Any], target_path: Path, translator: LakeTranslator
 ) -> dict[str, Any]:
-    """What the table's log says of the commit just made, and the columns' lineage."""
+    """Give what the table's log says of the commit just made, and the columns' lineage."""
     table = Table(lake, table_name(props)).open()
     commit = table.history(1)[0]
     facts: dict[str, Any] = {

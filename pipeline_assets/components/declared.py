@@ -1,4 +1,4 @@
-"""The declared sources of the code location, found for commands that run outside of Dagster's processes."""
+"""Finds the declared sources of the code location, for commands that run outside of Dagster's processes."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from pipeline_assets.components.assets.dead_letters import DeadLetters
 
 
 def dead_letters_of(name: str) -> DeadLetters | None:
-    """Find whose dead letters a table has.
+    """Find the dead letters that a table's name belongs to.
 
     Args:
         name: `<source>__<entity>`.
 
     Returns:
-        Those of its source; None if no component declares it.
+        The dead letters of its source; None if no component declares it.
     """
     tree = dg.ComponentTree.for_project(Path(pipeline_assets.__file__).parent)
     for component in tree.get_all_components(of_type=dg.Component):  # type: ignore[type-abstract]

@@ -1,6 +1,6 @@
 """The `LandingFiles` component: one `defs.yaml` makes a bronze asset, its dead letters, its checks and its sensor.
 
-How files become rows is in `ingest.files.ingest`; which days need a run in `landing_sensor`.
+`ingest.files.ingest` turns files into rows; `automation.landing_sensor` decides which days need a run.
 
 Concept: https://docs.dagster.io/guides/build/components
 """
@@ -35,14 +35,14 @@ _FILES_SHOWN = 100
 class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """Files that land in a folder become a daily-partitioned bronze table.
 
-    A day that fails a blocking check is withheld from silver and gold until it passes, in later runs too
-    (`lake.publish_or_withhold`).
-    Silver and gold follow in the same run, not by automation conditions: a run costs 5 CPU seconds to start and the
-    days that changed are known right there, while an automation sensor costs a daemon tick and a second run.
+    If a day fails a blocking check, it is withheld from silver and gold until it passes, in later runs too
+    (`lake.publication`).
+    Silver and gold follow in the same run, not by automation conditions. The run knows the days that changed, and a run
+    costs 5 CPU seconds to start; an automation sensor would cost a daemon tick and a second run.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
-    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its rejects are `dead_letters.<name>`."""
+    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its dead letters are `dead_letters.<name>`."""
 
     path: str
     """Below the landing folder, with the day in it: `shop/invoice_lines/{date}/*` or `x_{date:%Y%m%d}.csv.gz`."""
@@ -54,15 +54,15 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
 
     keys: list[str]
-    """Columns that identify a record at the source. Nothing is deduplicated by them in bronze, where each delivery is
-    kept as it came: they are metadata, and what to give the silver model as its key."""
+    """Columns that identify a record at the source. They are metadata, and say which key to give the silver model.
+    Bronze keeps each delivery as it came: it removes no duplicates by them."""
 
     delivery: Literal["append", "snapshot"] = "append"
-    """What a day's files are. `append`: new records; a content that was delivered before, on whatever day, is no news.
-    `snapshot`: all records that there are, the files of a day together. The newest day that is not withheld is the
-    state, even if it is byte for byte what was delivered some days ago, and a key that is missing from it is gone.
-    Silver is one call, `snapshot_state(source('bronze', '<name>'), contract='...', keys=[...])`, which makes tombstones
-    (`_deleted`) of what is gone: dbt_project/macros/snapshot_state.sql."""
+    """What a day's files are. `append`: new records; a content that was delivered before, on whatever day, brings
+    nothing new. `snapshot`: all existing records, in the files of a day together. The newest day that is not withheld
+    is the state, even if it is byte for byte what was delivered some days ago, and a key that is missing from it is
+    gone. Silver is one call, `snapshot_state(source('bronze', '<name>'), contract='...', keys=[...])`, which makes
+    tombstones (`_deleted`) of keys that are gone: dbt_project/macros/snapshot_state.sql."""
 
     format: Literal["auto", "csv", "jsonl", "json", "parquet", "avro"] = "auto"
     """Format of the files; `auto` goes by each file's name. Plain, gzip and zstd are recognised by content."""
@@ -71,28 +71,28 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     """CSV only. With format `auto`, files named `.tsv` or `.tab` are separated by tabs all the same."""
 
     frequency: Literal["hourly", "daily", "weekly"] = "daily"
-    """How often files are expected; twice that without one and the asset is no longer fresh."""
+    """How often files are expected. After twice that time without one, the asset is no longer fresh."""
 
     volume_mb_per_day: Annotated[float | None, Field(gt=0)] = None
-    """Expected volume, for people who plan: the UI shows it, nothing is decided by it."""
+    """Expected volume, for people who plan: the UI shows it, and it decides nothing."""
 
     schema_evolution: bool = False
     """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
 
     max_unpacked_mb: Annotated[int, Field(gt=0)] = MAX_UNPACKED_MB
-    """A gzip or zstd file that holds more megabytes is one dead letter, and the limit is its reason. Raise it and touch
-    the file: bytes that could not be read are tried again when they land again."""
+    """If a gzip or zstd file holds more megabytes, it becomes one dead letter, and the limit is its reason. Raise the
+    limit and touch the file: bytes that could not be read are tried again when they land again."""
 
     max_seconds_per_file: Annotated[int, Field(gt=0)] = MAX_SECONDS_PER_FILE
-    """A file whose reading takes longer is left unread, the others land; `files_read` is red and names it."""
+    """If reading a file takes longer, the file is left unread and the others land; `files_read` fails and names it."""
 
     failure_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of a day's records that may be dead letters before the blocking check fails. A file that cannot be read
-    counts as its lines; a binary one as the records that it declares, or as one for each 100 bytes."""
+    counts as its lines; a binary file as the records that it declares, or as one for each 100 bytes."""
 
     shrink_budget: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Of snapshots: share of the last published day's rows that may be missing from the next before the blocking check
-    `snapshot_size` fails and the day is withheld. A snapshot without any row is withheld always."""
+    """Of snapshots: the share of the last published day's rows that may be missing from the next day before the
+    blocking check `snapshot_size` fails and the day is withheld. A snapshot without any row is always withheld."""
 
     description: str = ""
 
@@ -109,7 +109,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
         return value
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds the source's definitions."""
+        """Build the source's definitions."""
         bronze, dead_letters = bronze_key(self.name), dead_letters_key(self.name)
         to_gold = dg.AssetSelection.assets(bronze).downstream() | dg.AssetSelection.assets(dead_letters)
         job = dg.define_asset_job(
@@ -127,7 +127,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def source(self) -> landing.LandingSource:
-        """The declaration as the domain code takes it."""
+        """Give the declaration in the form of the domain code."""
         return landing.LandingSource(
             name=self.name,
             pattern=PathPattern.parse(self.path),
@@ -142,7 +142,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters of the source."""
+        """Give the dead letters of the source."""
         return DeadLetters.of_rows(row_source(self.source))
 
     def _checks(self) -> dg.AssetChecksDefinition:
@@ -202,7 +202,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             for day, found in report.by_day[self.name].items():
                 key = day.isoformat()
                 if not days[0] <= day <= days[-1]:
-                    continue  # a copy of another day that was needed: no partition of this run
+                    continue  # a copy on another day that was needed: not a partition of this run
                 context.add_asset_metadata(asdict(found), asset_key=bronze, partition_key=key)
                 context.add_asset_metadata(
                     {"dead_letters": found.dead_letters}, asset_key=dead_letters, partition_key=key

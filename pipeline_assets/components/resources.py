@@ -25,12 +25,12 @@ class LakeResource(dg.ConfigurableResource[Lake]):
     uri: str
 
     def open(self) -> Lake:
-        """Gives the lake with its storage options."""
+        """Give the lake with its storage options."""
         return Lake(self.uri, load_settings().storage_options())
 
     @contextmanager
     def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Lends a DuckDB connection within the memory and thread limits of the settings; a canceled run ends its block.
+        """Lend a DuckDB connection within the settings' memory and thread limits; a canceled run ends its block.
 
         Raises:
             DagsterExecutionInterruptedError: The run was canceled.
@@ -43,5 +43,5 @@ class LakeResource(dg.ConfigurableResource[Lake]):
 
 
 def lake_resource() -> LakeResource:
-    """The lake of the settings."""
+    """Give the lake of the settings."""
     return LakeResource(uri=load_settings().lake_uri)

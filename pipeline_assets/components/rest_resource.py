@@ -1,6 +1,6 @@
-"""The `RestResource` component: one `defs.yaml` makes a resource of a REST API into a bronze asset that is polled.
+"""The `RestResource` component: one `defs.yaml` makes a bronze asset that polls a resource of a REST API.
 
-How pages become rows is in `ingest.rest`; the asset's checks are those of every bronze table, in `bronze_assets`.
+`ingest.rest` turns pages into rows; the asset has the checks of every bronze table, in `assets.bronze`.
 
 Concept: https://docs.dagster.io/guides/automate/schedules
 """
@@ -28,7 +28,7 @@ from pipeline_assets.ingest.batch.replay_pulls import row_source
 from pipeline_assets.ingest.rest.source import Auth, Incremental, Pagination, Param, RestSource
 
 WHOLE_TAG = "pipeline_assets/whole"
-"""Present: all of the source is read, and committed though it seems to be there."""
+"""Tag: the run reads all of the source, and commits it even if it seems to be in the table already."""
 
 # Enough to see the longest pause: the weekend in "every ten minutes on weekdays", February in "on the 31st".
 _TICKS, _SPAN = 50, timedelta(days=9)
@@ -38,18 +38,18 @@ _ANY_URL = "https://not-set.invalid"
 class RestResource(dg.Component, dg.Model, dg.Resolvable):
     """A resource of a REST API, polled on a schedule. A poll is complete, or nothing of it is committed.
 
-    A poll reads the present, whatever day it is asked for: its rows lie in the partition of the day it was made, and a
-    missed poll is made up for by the next one. Silver and gold follow in the same run, as with landing files.
+    A poll reads the present, whatever day it is asked for: its rows lie in the partition of the day of the poll, and
+    the next poll makes up for a missed one. Silver and gold follow in the same run, as with landing files.
     """
 
     name: Annotated[str, Field(pattern=NAME)]
-    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its rejects are `dead_letters.<name>`."""
+    """`<source>__<entity>` in snake_case: the table is `bronze.<name>`, its dead letters are `dead_letters.<name>`."""
 
     base_url: str | None = None
     """Root of the API, `https://api.example.com/v2`."""
 
     base_url_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
-    """Environment variable with the root, where it is another one in each environment. Unset: the source rests."""
+    """Environment variable that holds the root, if each environment has another one. Unset: the source rests."""
 
     path: str
     """The resource, below the root: `accounts`."""
@@ -58,25 +58,27 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
     """Query of the requests, the page size among them: `{limit: 200, archived: false}`."""
 
     auth: Auth | None = None
-    """`type`: bearer, basic, api_key or oauth2_client_credentials. Secrets by the names of environment variables."""
+    """`type`: bearer, basic, api_key or oauth2_client_credentials. Secrets are given by the names of environment
+    variables."""
 
     pagination: Pagination | None = None
     """`type`: page, offset, cursor, next_url or link_header; none if all records come in one answer. If that answer
-    speaks of more (a total, a next page) and is still all that is wanted, such as the latest ten: single_page. Where
-    the API has a flag such as `has_more`, name it: `more: has_more` (of the first four). By page or offset
-    records that move meanwhile may be passed over, and `total` finds that only if their number is another one: take a
-    cursor if the API has one, and sort by something that does not change."""
+    mentions more (a total, a next page) but is all that is wanted, such as the latest ten: single_page. If the API has
+    a flag such as `has_more`, name it: `more: has_more` (for the first four). By page or offset, records that move
+    meanwhile may be missed, and `total` finds that only if their number changes: take a cursor if the API has one, and
+    sort by something that does not change."""
 
     records: str = "$"
-    """Where the list of records lies in an answer: `data.items`; `$` if the answer is the list."""
+    """Path of the list of records in an answer: `data.items`; `$` if the answer is the list."""
 
     total: str | None = None
-    """Where an answer tells the number of all records: `meta.total`. A poll that does not reach it is not committed."""
+    """Path of the number of all records in an answer: `meta.total`. A poll that does not reach it is not committed."""
 
     keys: Annotated[list[str], Field(min_length=1)]
-    """Columns of the contract that name a record at the source. By them a record that is read again as it stands in
-    bronze is no new row, of the versions that one poll meets the newest is kept, and the last one of a record counts
-    in the contract check. A poll makes no tombstones: what an API no longer tells stays as it was."""
+    """Columns of the contract that name a record at the source. A record that is read again and equals its row in
+    bronze is no new row; if one poll meets several versions of a record, the newest is kept; and the contract check
+    looks at the last version of each record. A poll makes no tombstones: a record that the API no longer lists stays as
+    it was."""
 
     incremental: Incremental | None = None
     """`param`, `field`, `lag`: asks for what is new since the last poll. Without it a poll reads all there is."""
@@ -88,17 +90,17 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
     """Who answers for the source: an e-mail address or `team:<name>`. Alerts name them."""
 
     cron: str = "0 */6 * * *"
-    """When it is polled, UTC. Twice the longest pause without a poll and the asset is no longer fresh."""
+    """When it is polled, UTC. After twice the longest pause without a poll, the asset is no longer fresh."""
 
     requests_per_second: Annotated[float, Field(gt=0)] = 5
-    """The most that the API is asked, retries included."""
+    """The most requests that are sent to the API, retries included."""
 
     timeout_seconds: Annotated[float, Field(gt=0)] = 60
-    """To wait for a connection, and for the next bytes of an answer."""
+    """How long to wait for a connection, and for the next bytes of an answer."""
 
     max_minutes: Annotated[float, Field(gt=0)] = 120
-    """The longest that a poll may take: all pages, waits (`Retry-After` too) and second attempts. What would take
-    longer ends with an error, and the next tick polls again. A run is ended after four hours."""
+    """The longest that a poll may take: all pages, waits (`Retry-After` too) and second attempts. A poll that would
+    take longer ends with an error, and the next tick polls again. A run is ended after four hours."""
 
     schema_evolution: bool = False
     """True: unknown fields become new columns. False: they are kept as JSON in `_rescued`."""
@@ -129,7 +131,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
         return self
 
     def source(self, base_url: str) -> RestSource:
-        """The declaration as the domain code takes it."""
+        """Give the declaration in the form of the domain code."""
         return RestSource(
             name=self.name,
             model=contract(self.contract),
@@ -149,7 +151,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Builds the source's definitions."""
+        """Build the source's definitions."""
         selection = dg.AssetSelection.assets(bronze_key(self.name)).downstream() | dg.AssetSelection.assets(
             dead_letters_key(self.name)
         )
@@ -179,11 +181,11 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters of the source."""
+        """Give the dead letters of the source."""
         return DeadLetters.of_rows(self._rows)
 
     def _root(self) -> str | None:
-        """Root of the API; None while its variable is not set."""
+        """Give the root of the API; None while its variable is not set."""
         return self.base_url or os.environ.get(self.base_url_env or "") or None
 
     @property
@@ -216,7 +218,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             pool=f"source_{self.name}",
         )
         def poll(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
-            # Here, not above: it imports dlt, 0.5 CPU seconds that no other run needs.
+            # Imported here, not above: it imports dlt, which costs 0.5 CPU seconds that no other run needs.
             from pipeline_assets.ingest.rest import poll as polls
 
             bronze, dead_letters, root = bronze_key(self.name), dead_letters_key(self.name), self._root()
@@ -244,7 +246,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
 
 
 def _longest_pause(cron: str) -> timedelta:
-    """The longest time between two ticks."""
+    """Give the longest time between two ticks."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     ticks = croniter(cron, start)
     seconds: list[float] = [ticks.get_next()]

@@ -1,6 +1,7 @@
 """What components share: a bronze table and its dead letters as assets, their checks, and how a pull rests or fails.
 
-How the rows get there is in `landing`, `rest_resource` and their like; what the checks find, in `ingest.batch.audit`.
+`components.landing_files`, `components.rest_resource` and the like build on it. `ingest.batch.audit` finds what the
+checks report.
 
 Concept: https://docs.dagster.io/guides/test/asset-checks
 """
@@ -31,16 +32,16 @@ NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 """`<source>__<entity>` in snake_case."""
 
 FREQUENCIES = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(days=7)}
-"""How often a source is expected to bring something."""
+"""How often a source is expected to bring something new."""
 
 OWNER = r"^(team:[\w-]+|[^@\s]+@[^@\s]+)$"
 """An e-mail address or `team:<name>`."""
 
 WITHHELD = "withheld"
-"""The check that is red as long as any day of a table is withheld, whatever the run at hand is about."""
+"""The check that fails as long as any day of a table is withheld, whichever days the run covers."""
 
 ERROR_CLASS = "error"
-"""Metadata of a failure: the class of the error that it tells."""
+"""Metadata of a failure: the class of the error behind it."""
 
 _SIZE = "snapshot_size"
 _KINDS = {"deltalake", "duckdb"}
@@ -52,19 +53,19 @@ _SHOWN = 100
 
 
 def bronze_key(name: str) -> dg.AssetKey:
-    """The asset of the table."""
+    """Give the asset key of a bronze table."""
     return dg.AssetKey(["bronze", name])
 
 
 def dead_letters_key(name: str) -> dg.AssetKey:
-    """The asset of its dead letters."""
+    """Give the asset key of a table's dead letters."""
     return dg.AssetKey(["dead_letters", name])
 
 
 def bronze_spec(
     name: str, *, owner: str, description: str, every: timedelta, metadata: Mapping[str, Any]
 ) -> dg.AssetSpec:
-    """A bronze table; the arguments as of `specs`."""
+    """Give the asset of a bronze table; the arguments are as in `specs`."""
     return dg.AssetSpec(
         bronze_key(name),
         group_name="bronze",
@@ -78,13 +79,13 @@ def bronze_spec(
 
 
 def expected_every(policy: dg.FreshnessPolicy | None) -> timedelta | None:
-    """How often a materialization is expected, by the policy of `bronze_spec`; None of an asset without such a one."""
+    """Give how often a policy of `bronze_spec` expects a materialization; None if the asset has no such policy."""
     window = getattr(policy, "fail_window", None)
     return window.to_timedelta() / _SILENT_AFTER if window else None
 
 
 def dead_letters_spec(name: str, *, owner: str, description: str, has_table: bool = True) -> dg.AssetSpec:
-    """The dead letters of a bronze table; `has_table` is false for records that belong to none."""
+    """Give the asset of a bronze table's dead letters; `has_table` is false for records that belong to no table."""
     return dg.AssetSpec(
         dead_letters_key(name),
         deps=[bronze_key(name)] if has_table else [],
@@ -107,15 +108,15 @@ def specs(
     every: timedelta,
     metadata: Mapping[str, str | float],
 ) -> list[dg.AssetSpec]:
-    """The table and its dead letters.
+    """Give the assets of a table and its dead letters.
 
     Args:
         name: `<source>__<entity>`.
         model: The contract.
         owner: Who answers for the source.
-        read_from: What is read, as people know it.
+        read_from: What is read, in words that people know.
         description: Of the table.
-        every: How often a materialization is expected; twice that without one and the table is no longer fresh.
+        every: How often a materialization is expected. After twice that time without one, the table is no longer fresh.
         metadata: What else the declaration says.
     """
     text = f"Records of {read_from} that did not fit, with where they stood, reason and raw text."
@@ -127,7 +128,7 @@ def specs(
 
 
 def rested(context: dg.AssetExecutionContext, name: str, reason: str) -> Iterator[dg.MaterializeResult[None]]:
-    """The results of a run that has nothing to read from, because a variable is not set."""
+    """Yield the results of a run that has nothing to read from, because an environment variable is not set."""
     context.log.warning(reason)
     yield dg.MaterializeResult(asset_key=bronze_key(name), metadata={"resting": reason})
     yield dg.MaterializeResult(asset_key=dead_letters_key(name))
@@ -135,16 +136,17 @@ def rested(context: dg.AssetExecutionContext, name: str, reason: str) -> Iterato
 
 @contextmanager
 def errors_as_failures(name: str, *, again: bool = True) -> Iterator[None]:
-    """Turn errors of reading into failures of the step, tried again only if that may help.
+    """Turn errors of reading into failures of the step; the step is tried again only if that may help.
 
-    A second attempt costs a minute, and hides what people have to mend.
+    A second attempt costs a minute, and hides the error that people have to mend.
 
     Args:
         name: `<source>__<entity>`.
-        again: Whether a passing error is worth another attempt; not of what has tried again by itself, and for long.
+        again: Whether an error that may pass is worth another attempt; False if the reading has already tried again
+            by itself, for long.
 
     Raises:
-        Failure: With the error's own words.
+        Failure: With the message of the error.
     """
     try:
         yield
@@ -164,14 +166,14 @@ def checks(
 ) -> dg.AssetChecksDefinition:
     """Make the checks of a table: its contract, no record missing, not too many dead letters, no day withheld.
 
-    All but the last two are blocking, of the days that a run is about. The last two are of all days and block nothing:
-    other days go on, but the table is not green before a withheld day is delivered again and passes, nor as long as
+    All but the last two block, and look at the days of the run. The last two look at all days and block nothing: other
+    days go on, but the table stays red until each withheld day is delivered again and passes, and yellow as long as
     dead letters wait that would fit now.
 
     Args:
         rows: The source.
         budget: Share of a day's records that may be dead letters.
-        keys: Of a pull or poll, columns that name a record at the source.
+        keys: Of a pull or poll, the columns that name a record at the source.
         shrink_budget: Of snapshots, the share of the last one's rows that may be missing from the next.
     """
     name, bronze = rows.name, bronze_key(rows.name)
@@ -214,18 +216,18 @@ def checks(
 
 
 def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _ReportT]) -> tuple[_ReportT, dict[str, str]]:
-    """Reads landed files; what may pass by itself is tried again by the step's retry policy.
+    """Read landed files; the step's retry policy tries errors again that may pass by themselves.
 
     Args:
         context: Of the step.
-        ingest: Reads the files. Gives a report.
+        ingest: Reads the files, and gives a report.
 
     Returns:
-        The report; and paths that were left unread, with the reason: `files_check` ends the run for them, because the
-        other files are worth the rest of it.
+        The report; and paths that were left unread, with the reason. `files_check` fails the run for them at its end,
+        so that the other files go through all steps first.
 
     Raises:
-        Failure: Some were left, and are to be tried again.
+        Failure: Some files were left unread, and are to be tried again.
     """
     try:
         return ingest(), {}
@@ -237,20 +239,20 @@ def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _Repor
 
 
 def widened_metadata(widened: Sequence[Widening]) -> dict[str, str]:
-    """Give what the materialization tells of columns that took a wider type; nothing, if none did."""
+    """Give the metadata that names the columns that were widened to the contract's type; {} if there are none."""
     return {"columns_widened": ", ".join(map(str, widened))} if widened else {}
 
 
 def left_metadata(left: Mapping[str, str]) -> dict[str, dg.TableMetadataValue]:
-    """Give what `files_check` looks for in the metadata of the materialization; nothing, if nothing was left."""
+    """Give the metadata that `files_check` looks for in the materialization; {} if every file was read."""
     shown = [{"file": path, "reason": reason} for path, reason in list(left.items())[:_SHOWN]]
     return {_FILES_LEFT: table_value(shown)} if left else {}
 
 
 def files_check(name: str, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """Make the check that the run has read every file of its days; if not, its step fails, and with it the run.
+    """Make the check that the run has read every file of its days; if not, its step fails, and so does the run.
 
-    Not a blocking check: what lies downstream gets the files that were read, and the run is red all the same.
+    The check does not block: the assets downstream get the files that were read, and the run fails all the same.
 
     Args:
         name: Of the source.
@@ -275,7 +277,7 @@ def files_check(name: str, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
 
 
 def _unread(asset: dg.AssetKey, names: Mapping[str, str]) -> Iterator[dg.AssetCheckResult]:
-    """Warnings, as long as nothing was ever read."""
+    """Yield warnings as long as nothing was ever read."""
     for name in names:
         yield dg.AssetCheckResult(
             asset_key=asset,

@@ -1,6 +1,6 @@
-"""What the components of change events share: declaration of a table, assets, checks of the accounts, jobs.
+"""What the components of change events share: the declaration of a table, assets, checks of the counts, jobs.
 
-Where the events come from is in `change_stream` (a database's slot) and `change_files` (landed records).
+The events come from a database's slot (`components.change_stream`) or from landed records (`components.change_files`).
 
 Concept: https://docs.dagster.io/guides/build/assets/defining-assets
 """
@@ -35,7 +35,7 @@ class CapturedTable(dg.Model, dg.Resolvable):
 
     keys: list[str] = Field(min_length=1)
     """Columns that name a row at the source: they make the `key` of its events. A row whose key changes is a delete and
-    an insert; silver's `change_state` and `change_history` fold events by the same columns."""
+    an insert. `change_state` and `change_history` in silver fold events by the same columns."""
 
     @field_validator("contract")
     @classmethod
@@ -45,7 +45,7 @@ class CapturedTable(dg.Model, dg.Resolvable):
 
 
 def captured(name: str, tables: Mapping[str, CapturedTable]) -> list[ChangeTable]:
-    """Gives the declared tables as the domain code takes them: `public.customers` of `shop_db` is `shop_db__customers`.
+    """Give the declared tables for the domain code: `public.customers` of `shop_db` is `shop_db__customers`.
 
     Raises:
         ValueError: Two tables would share a name, or a key is not a column of the contract.
@@ -65,7 +65,7 @@ def captured(name: str, tables: Mapping[str, CapturedTable]) -> list[ChangeTable
 
 
 def specs(source: str, tables: Iterable[ChangeTable], *, owner: str, every: timedelta) -> list[dg.AssetSpec]:
-    """Assets of a source: per table its changes and its dead letters, and the records of no declared table."""
+    """Give a source's assets: for each table its changes and its dead letters, and the records of no declared table."""
     schema = dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -110,8 +110,8 @@ def results(
     facts: Mapping[str, Any],
     waiting: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[dg.MaterializeResult[None]]:
-    """Reports what a run did: counts per table, rows per commit date, and facts of the whole run."""
-    # A job that is started by hand may name no partition: the slot does not mind.
+    """Yield what a run did: counts for each table, rows for each commit date, and facts of the whole run."""
+    # A job that is started by hand may name no partition: a slot is drained the same way.
     partitions = set(context.partition_keys if context.has_partition_key or context.has_partition_key_range else ())
     for table in tables:
         key, found = bronze_key(table.name), report.counts.get(table.name, Counts())
@@ -129,7 +129,7 @@ def results(
 
 
 def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
-    """The checks that every source of changes has."""
+    """Give the checks that every source of changes has."""
     return [
         spec
         for table in tables
@@ -150,7 +150,7 @@ def check_specs(tables: Iterable[ChangeTable]) -> list[dg.AssetCheckSpec]:
 
 
 def check_tables(lake: LakeResource, source: str, tables: Iterable[ChangeTable]) -> Iterator[dg.AssetCheckResult]:
-    """Evaluates `check_specs`."""
+    """Yield the results of `check_specs`."""
     with lake.connect() as con:
         for table in tables:
             bronze = Table(lake.open(), f"bronze.{table.name}")

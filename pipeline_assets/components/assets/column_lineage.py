@@ -1,7 +1,7 @@
-"""Column lineage of dbt models from their compiled SQL, by sqlglot.
+"""Column lineage of dbt models, found by sqlglot in their compiled SQL.
 
-dagster-dbt's own way asks a database for the columns of every relation after the run, which an in-memory DuckDB can no
-longer answer.
+dagster-dbt's own way asks a database for the columns of every relation after the run; an in-memory DuckDB can no longer
+answer then.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import dagster as dg
 from sqlglot import exp, lineage, parse_one
 from sqlglot.errors import SqlglotError
 
-# Helper relations of a run (pipeline_assets.dbt_plugin): `<model> <- <upstream>` are rows of the upstream, all others
+# Helper relations of a run (pipeline_assets.dbt_plugin): `<model> <- <upstream>` are rows of the upstream; all others
 # only say which rows are wanted.
 _WORK, _ROWS_OF = "work", " <- "
 
@@ -19,7 +19,7 @@ _WORK, _ROWS_OF = "work", " <- "
 def column_lineage(
     node: Mapping[str, Any], manifest: Mapping[str, Any], compiled_sql: str, asset_key: Callable[[str], dg.AssetKey]
 ) -> dg.TableColumnLineage | None:
-    """Finds which upstream columns each column of a model comes from.
+    """Find the upstream columns that each column of a model comes from.
 
     Args:
         node: The model in dbt's manifest, with its columns described.
@@ -28,7 +28,7 @@ def column_lineage(
         asset_key: dbt unique id -> asset key.
 
     Returns:
-        The lineage, None if the SQL is beyond sqlglot.
+        The lineage; None if sqlglot cannot analyse the SQL.
     """
     upstream = {**manifest["sources"], **manifest["nodes"]}
     parents = {_name(upstream[key]): upstream[key] for key in node["depends_on"]["nodes"] if key in upstream}
@@ -51,7 +51,7 @@ def _name(props: Mapping[str, Any]) -> str:
 
 
 def _plain(compiled_sql: str) -> exp.Expr:
-    """The SQL with upstream tables for the helper relations of the run."""
+    """Give the SQL with upstream tables in place of the helper relations of the run."""
     tree = parse_one(compiled_sql, dialect="duckdb")
     for wanted in list(tree.find_all(exp.In)):
         if any(table.db == _WORK for table in wanted.find_all(exp.Table)):

@@ -1,7 +1,7 @@
 """Asset checks made from contracts, and how all checks show failing cases.
 
-The rules themselves live in `contracts`. Checks are not partitioned: one run may cover a year, and one evaluation
-that names the failing days is what people read.
+The rules themselves are in `pipeline_assets.contracts`. Checks are not partitioned: a run may cover a year, and people
+want one evaluation that names the failing days.
 
 Concept: https://docs.dagster.io/guides/test/asset-checks
 """
@@ -20,10 +20,10 @@ from pipeline_assets.lake.commit_facts import added_dates, date_column
 
 
 def unaccepted_where(table: Table, readers: Sequence[Table]) -> str:
-    """Gives the predicate on rows that a check of a silver or gold table has to look at.
+    """Give the predicate on rows that a check of a silver or gold table has to look at.
 
-    These are the dates to which the last commit added rows, and those that a table downstream has not applied yet: a
-    day that failed, or whose check a kill prevented, is looked at until downstream has it.
+    These are rows of the dates to which the last commit added rows, and of the dates that a table downstream has not
+    applied yet. So a day that failed, or whose check was prevented by a kill, is looked at until downstream has it.
     """
     opened = table.open()
     column = date_column(opened)
@@ -36,7 +36,7 @@ def unaccepted_where(table: Table, readers: Sequence[Table]) -> str:
 
 
 def contract_result(found: Violations, where: str) -> dg.AssetCheckResult:
-    """Reports a validation: all failures counted, the first of them as a table."""
+    """Give the result of a validation: it counts all failures, and shows the first of them as a table."""
     return dg.AssetCheckResult(
         passed=found.passed,
         metadata={
@@ -50,19 +50,19 @@ def contract_result(found: Violations, where: str) -> dg.AssetCheckResult:
 
 
 def failing_cases(found: Violations) -> dg.TableMetadataValue:
-    """Shows the first failing cases."""
+    """Give the first failing cases as a table."""
     return table_value([{"column": c.column, "check": c.check, "value": c.value, "row": c.row} for c in found.cases])
 
 
 def table_value(records: list[dict[str, Any]]) -> dg.TableMetadataValue:
-    """Makes a metadata table of records, all cells as text."""
+    """Make a metadata table of records, with all cells as text."""
     return dg.MetadataValue.table(
         [dg.TableRecord({key: "" if value is None else str(value) for key, value in row.items()}) for row in records]
     )
 
 
 def column_metadata(model: type[pa.DataFrameModel]) -> dg.TableSchema:
-    """Gives the contract's columns as the UI shows them."""
+    """Give the contract's columns as the UI shows them."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -79,12 +79,12 @@ def column_metadata(model: type[pa.DataFrameModel]) -> dg.TableSchema:
 def table_contract_check(
     asset: dg.AssetKey, model: type[pa.DataFrameModel], readers: Sequence[str]
 ) -> dg.AssetChecksDefinition:
-    """Makes the blocking check of a silver or gold table: rows that downstream has not accepted fit the contract.
+    """Make the blocking check of a silver or gold table: rows that downstream has not accepted yet fit the contract.
 
     Args:
         asset: The table's asset.
         model: Its contract.
-        readers: Tables that read it.
+        readers: Tables downstream that read the table.
     """
 
     @dg.asset_check(asset=asset, name="contract", blocking=True, description=f"New rows fit {model.__name__}.")

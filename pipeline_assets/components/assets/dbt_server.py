@@ -1,8 +1,9 @@
 """The owner's side of `dbt_plugin.server`: dbt processes that stay, and calls that look like processes to dagster-dbt.
 
-A run builds silver, checks it, and builds gold: two calls. Each had a dbt process of its own, whose start cost more
-than its work. Now the first call's process does both, and it starts when the run does, beside the run's first steps.
-Two calls at once have a process each. A call can be killed as a process can: what is killed is the process.
+A run builds silver, checks it, and builds gold: two calls. When each call had a dbt process of its own, the start of
+the process cost more than its work. Now the first call's process does both, and it starts when the run starts, beside
+the run's first steps. Two calls at once have a process each. A call can be killed like a process, because killing it
+kills its process.
 """
 
 import atexit
@@ -26,16 +27,16 @@ _idle: dict[Path, list["_Server"]] = {}
 
 
 class DbtCall:
-    """One dbt command. The part of `subprocess.Popen` that dagster-dbt uses: it reads all lines, and then waits."""
+    """One dbt command as the part of `subprocess.Popen` that dagster-dbt uses: it reads all lines, and then waits."""
 
     def __init__(self, parsed: Path, folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Starts the command.
+        """Start the command.
 
         Args:
             parsed: The file in which `dbt parse` has left the project.
-            folder: The project's.
-            arguments: Of dbt.
-            environment: All of it; that of this process is not inherited.
+            folder: The project's folder.
+            arguments: Arguments of dbt.
+            environment: All variables; those of this process are not inherited.
         """
         self.args = ["dbt", *arguments]
         self.returncode: int | None = None
@@ -44,7 +45,10 @@ class DbtCall:
         self.stdout = _Lines(self)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code. Before the last line is read it is the process that is waited for: it is ended."""
+        """Return the exit code.
+
+        A caller that waits before it has read the last line waits for the process, which is ended.
+        """
         if self.returncode is None:
             self._server.let_go()
             self.returncode = self._server.process.wait(timeout)
@@ -66,7 +70,7 @@ class DbtCall:
             self._server.process.kill()
 
     def lines(self) -> Iterator[bytes]:
-        """Yield what dbt prints; after the last line the exit code is there."""
+        """Yield the lines that dbt prints; after the last line the exit code is known."""
         for line in self._server.lines():
             if line.startswith(_EXIT_CODE):
                 self.returncode = int(orjson.loads(line)["exit_code"])
@@ -74,16 +78,16 @@ class DbtCall:
                 return
             if line.strip():
                 yield line
-        self.wait()  # it died
+        self.wait()  # the process died
 
     def abandon(self) -> None:
-        """Let a command go whose lines nobody reads any more."""
+        """Let a command go if nobody reads its lines any more."""
         if self.returncode is None:
             self._server.let_go()
 
 
 class _Lines:
-    """The lines of a call, as the pipe that they are elsewhere."""
+    """The lines of a call, in place of the pipe that a process would have."""
 
     def __init__(self, call: DbtCall) -> None:
         self.closed = False
@@ -106,31 +110,31 @@ class _Server:
     def __init__(self, parsed: Path, folder: Path) -> None:
         self.folder = folder
         self.process = subprocess.Popen(  # noqa: S603  # no shell, no input of others
-            # -P: names in the project's folder (tests, macros) are no modules.
+            # -P: modules are not imported from the project's folder, whose names (tests, macros) may hide real ones.
             [sys.executable, "-P", "-m", "pipeline_assets.dbt_plugin.server", str(parsed)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
         )  # fmt: skip
 
     def ask(self, call: dict[str, Any]) -> None:
-        """Asks for a call; if the process is dead, its lines say why."""
+        """Send a call to the process; if the process is dead, its lines say why."""
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(call).encode() + b"\n")  # type: ignore[union-attr]
             self.process.stdin.flush()  # type: ignore[union-attr]
 
     def lines(self) -> Iterator[bytes]:
-        """Yields lines until the process ends."""
-        # Not `yield from` the pipe: who leaves that early closes the pipe with it.
+        """Yield lines until the process ends."""
+        # Not `yield from` the pipe: a caller that leaves early would close the pipe with it.
         yield from iter(self.process.stdout.readline, b"")  # type: ignore[union-attr]
 
     def let_go(self) -> None:
-        """Closes the pipes: the process ends with its call, or when it next prints."""
+        """Close the pipes: the process ends with its call, or when it next prints."""
         for pipe in (self.process.stdin, self.process.stdout):
             with suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]
 
 
 def start_ahead(parsed: Path, folder: Path) -> None:
-    """Start a process for a call that will come, unless one waits already.
+    """Start a process for a call that will come, unless one is waiting already.
 
     Args:
         parsed: As for `DbtCall`.
@@ -173,7 +177,7 @@ def _give_back(server: _Server) -> None:
 
 
 def _forget() -> None:
-    """A fork has no right to its parent's processes."""
+    """Forget the parent's processes after a fork: the child must not use them."""
     _idle.clear()
 
 

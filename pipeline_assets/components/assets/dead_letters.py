@@ -25,14 +25,14 @@ from pipeline_assets.ingest.dead_letters.select import Selection, groups
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.lake.dead_letters import COLUMN_DESCRIPTIONS, dead_letter_table
 
-# What a run does beyond reading. Tags, because the config of a partitioned job does not reach ranged runs.
+# What a run does besides reading. These are tags because the config of a partitioned job does not reach ranged runs.
 REPLAY_TAG = "pipeline_assets/replay"
-"""The tag is present if the dead letters are tried again, after the source was read."""
+"""Tag: the run tries the dead letters again, after the source was read."""
 DISCARD_TAG = "pipeline_assets/discard"
-"""The tag is present if the dead letters that wait when the run starts are discarded."""
+"""Tag: the run discards the dead letters that wait when it starts."""
 
 CHECK = "dead_letters"
-"""The check that tells of dead letters to be replayed or discarded."""
+"""The check that reports dead letters to be replayed or discarded."""
 CHECK_TEXT = "No dead letter waits that would fit the contract of now."
 
 _REASONS_SHOWN = 20
@@ -66,7 +66,7 @@ class DeadLetters:
     def of_changes(
         cls, source: str, tables: Sequence[ChangeTable], record_format: Format = "debezium"
     ) -> "DeadLetters":
-        """Give the dead letters of change tables, and of records that belong to none of them."""
+        """Give the dead letters of change tables, and of records that belong to no table."""
 
         def replay(lake: Lake, con: duckdb.DuckDBPyConnection, which: Selection | None, run_id: str) -> Replayed:
             found = changes_replay.replay(
@@ -96,17 +96,17 @@ class DeadLetters:
         ]
 
     def discard_if_asked(self, tags: Mapping[str, str], lake: LakeResource, run_id: str) -> None:
-        """Discard what waits, before the source is read: nobody has seen what this run brings."""
+        """Discard what waits, before the source is read: nobody has looked at the dead letters that this run brings."""
         if DISCARD_TAG in tags:
             with lake.connect() as con:
                 for name in self.tables:
                     discard(con, Table(lake.open(), f"bronze.{name}"), metadata={"run_id": run_id})
 
     def replay_if_asked(self, tags: Mapping[str, str], lake: LakeResource, run_id: str) -> dict[str, Any]:
-        """Replay after the source was read: what a killed batch left is read again, and is replaced by that.
+        """Replay after the source was read: the dead letters of a killed batch are replaced when it is read again.
 
         Returns:
-            Metadata of the materialization; nothing, if the run was not asked to replay.
+            Metadata of the materialization; {} if the run was not asked to replay.
         """
         if REPLAY_TAG not in tags:
             return {}
@@ -117,7 +117,7 @@ class DeadLetters:
         return {**{f"replay_{name}": count for name, count in found.items()}, **shown}
 
     def metadata(self, lake: LakeResource) -> dict[str, dict[str, Any]]:
-        """Describe what waits: by table the number, and a sample of each of the most frequent reasons."""
+        """Describe what waits: for each table the number, and a sample of each of the most frequent reasons."""
         with lake.connect() as con:
             return {name: _metadata(con, dead_letter_table(lake.open(), f"bronze.{name}")) for name in self.tables}
 

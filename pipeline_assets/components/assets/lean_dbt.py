@@ -1,8 +1,7 @@
-"""dagster-dbt as this package uses it, without its start-up costs: dbt as a child process, and never in Dagster's own.
+"""dagster-dbt without its start-up costs: dbt runs in a child process, and never in Dagster's own.
 
-Holds what of dagster-dbt is used, imported so that it does not load dbt-core, and the resource that calls dbt, whose
-processes are `dbt_server`'s. Does not
-hold which models there are: `dbt_models`.
+This module holds the parts of dagster-dbt that are used, imported so that they do not load dbt-core, and the resource
+that calls dbt. The dbt processes are in `dbt_server`; the models are declared in `components.dbt_models`.
 """
 
 import importlib.metadata
@@ -25,19 +24,20 @@ DBT_VERSION = importlib.metadata.version("dbt-core")
 
 @contextmanager
 def _absent(package: str) -> Iterator[None]:
-    """Let imports in the block miss a package, unless it is loaded already."""
+    """Make imports in the block take a package for absent, unless it is loaded already."""
     if package in sys.modules:
         yield
         return
-    sys.modules[package] = None  # type: ignore[assignment]  # what the import system takes for "not there"
+    sys.modules[package] = None  # type: ignore[assignment]  # None tells the import system that there is no such module
     try:
         yield
     finally:
         del sys.modules[package]
 
 
-# dagster-dbt supports environments without dbt-core; with it, it loads dbt's adapters and its graph (+1.9 CPU seconds a
-# process, half of what the code location costs) to know dbt's version and to select models, which we do by ourselves.
+# dagster-dbt also works without dbt-core. With dbt-core it loads dbt's adapters and graph, to know dbt's version and to
+# select models, which we do by ourselves. That costs 1.9 CPU seconds in each process, half of what loading the code
+# location costs.
 with _absent("dbt"):
     from dagster_dbt import (
         DagsterDbtTranslator,
@@ -51,37 +51,37 @@ with _absent("dbt"):
         get_updated_cli_invocation_params_for_context,
     )
 
-# What the UI shows of this code location. Without dbt-core dagster-dbt takes for granted that there is dbt Fusion.
+# The UI shows this for the code location. Without dbt-core, dagster-dbt assumes dbt Fusion.
 DagsterLibraryRegistry.register("dbt-core", DBT_VERSION, is_dagster_package=False)
 DagsterLibraryRegistry._libraries.pop("dbt-fusion", None)
 
-# What dbt reads or writes without need: each costs start-up time, none is read by anything here.
+# Switch off files that dbt reads or writes without need: each costs start-up time, and nothing here reads them.
 LEAN_DBT = {
     "DBT_LOG_LEVEL_FILE": "none",
     "DBT_CACHE_SELECTED_ONLY": "true",
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     "DBT_VERSION_CHECK": "false",
-    # A test that reads silver and gold belongs to gold: its other parents are there by then.
+    # A test that reads silver and gold belongs to gold: by then its other parents are there.
     "DBT_INDIRECT_SELECTION": "buildable",
 }
 
 
 class TransformError(Exception):
-    """The dbt project cannot be used; the message holds dbt's own words."""
+    """The dbt project cannot be used; the message quotes dbt."""
 
 
 class LeanDbtCliResource(DbtCliResource):
     """dagster-dbt's resource, with a dbt process that stays from call to call (`dbt_server`).
 
-    And without a `dbt --version` child that asks the package index, and a second adapter in Dagster's process that only
-    fetches row counts (ours come from the Delta log).
+    It starts no `dbt --version` child, which would ask the package index. It makes no second adapter in Dagster's
+    process, which would only fetch row counts (ours come from the Delta log).
     """
 
     parsed_project: str
     """The file in which `dbt parse` leaves the project."""
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Start dbt beside the run's first steps: it is ready when silver's turn comes."""
+        """Start dbt beside the run's first steps, so that it is ready when silver is built."""
         super().setup_for_execution(context)
         start_ahead(Path(self.parsed_project), Path(self.project_dir))
 
@@ -95,10 +95,10 @@ class LeanDbtCliResource(DbtCliResource):
         """Start a dbt command over what the step has selected.
 
         Args:
-            context: The step's.
+            context: Context of the step.
             arguments: The command and its flags.
             target_path: Where dbt puts its artefacts.
-            environment: Beside this process's own.
+            environment: Variables besides those of this process.
         """
         asked = get_updated_cli_invocation_params_for_context(context, {}, DagsterDbtTranslator())
         folder = Path(asked.dbt_project.project_dir if asked.dbt_project else self.project_dir)
@@ -139,7 +139,7 @@ def specs_of(
         models: Unique ids of the models.
         manifest: Of the dbt project.
         project: The dbt project.
-        translator: Says which asset a model is.
+        translator: Gives the asset of a model.
     """
     specs = {model: translator.get_asset_spec(manifest, model, project) for model in models}
     checks = {
@@ -166,11 +166,11 @@ def prepare_if_stale(project: DbtProject) -> None:
 
 
 def is_stale(manifest: Path, project: Path) -> bool:
-    """Tell whether a source file of a dbt project came, changed or went after its manifest was made."""
+    """Tell whether a source file of a dbt project was added, changed or removed after its manifest was made."""
     if not manifest.exists():
         return True
     made = manifest.stat().st_mtime
-    # A file that went leaves a younger folder behind. Not the project's own folder: dbt writes into it.
+    # A removed file leaves its folder younger. The project's own folder does not count: dbt writes into it.
     roots = [root for name in ("models", "macros", "tests") if (root := project / name).is_dir()]
     folders = [*roots, *(folder for root in roots for folder in root.rglob("*/"))]
     files = (path for folder in (project, *folders) for path in folder.glob("*"))
@@ -179,7 +179,7 @@ def is_stale(manifest: Path, project: Path) -> bool:
 
 
 def dbt_executable() -> str:
-    """Give the dbt of this environment; the PATH may hold another one, or none."""
+    """Give the dbt of this environment; the PATH may name another dbt, or none."""
     return str(Path(sys.executable).parent / "dbt")
 
 

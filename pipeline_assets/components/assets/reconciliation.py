@@ -1,7 +1,7 @@
 """Reconciliation assets: a source's table against its state in silver, at one consistent point.
 
-What is compared, and how a difference is mended, is in `ingest.cdc.reconcile`. The rows of the source were stored by
-the run's first step, which then drained exactly up to the same point.
+`ingest.cdc.reconcile` compares both and mends differences. The run's first step has stored the rows of the source, and
+has then drained exactly up to the same point.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,21 +22,21 @@ from pipeline_assets.lake import Table
 def assets(
     source: str, states: Mapping[ChangeTable, str], position: Callable[[], str | None], owner: str
 ) -> list[dg.AssetsDefinition]:
-    """Makes an asset with a check for each captured table that has its state in silver.
+    """Make an asset with a check for each captured table whose state lies in silver.
 
-    A run that holds one of them stores the source's rows first: `ChangeStream`.
+    If a run selects one of them, `ChangeStream` stores the source's rows first.
 
     Args:
         source: Name of the source.
         states: Captured table to silver table.
-        position: Gives the name of the stream's position; asks the database. None: the source rests.
+        position: Asks the database, and gives the name of the stream's position. None: the source rests.
         owner: Of the assets.
     """
     return [_asset(source, table, state, position, owner) for table, state in states.items()]
 
 
 def key(name: str) -> dg.AssetKey:
-    """The asset that reconciles a captured table."""
+    """Give the key of the asset that reconciles a captured table."""
     return dg.AssetKey(["reconciliation", name])
 
 
@@ -53,7 +53,8 @@ def _asset(
         "Differences are mended by events, which the next run carries to silver.",
         check_specs=[dg.AssetCheckSpec("equal", asset=key(table.name), description="No row differs.")],
         pool=f"source_{source}",
-        backfill_policy=dg.BackfillPolicy.single_run(),  # it has no partitions, but runs of ranges may hold it
+        # The asset has no partitions, but runs over ranges may include it.
+        backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def reconcile(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[object]:
         stream = position()

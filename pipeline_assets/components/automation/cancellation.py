@@ -1,10 +1,11 @@
 """A run that is canceled ends within seconds, and is not tried again.
 
-Dagster sends SIGINT to the run's process. Three things keep it from ending there, each mended here:
+Dagster sends SIGINT to the run's process. Three things would keep the process from ending; each is mended here:
 
 * Dagster tries an interrupted step again by its retry policy, as if it had failed (`RETRIES`);
-* DuckDB makes of the interrupt an error of its own, which is then a step's failure (`interruptible`);
-* a query or a session that is waited for outside of Python hears of no signal (`interruptible`, `interruption`).
+* DuckDB turns the interrupt into an error of its own, which then counts as a step's failure (`interruptible`);
+* code that waits outside of Python, for a query or a session, does not notice signals (`interruptible`,
+`interruption`).
 
 Concept: https://docs.dagster.io/guides/build/ops/op-retries
 """
@@ -20,22 +21,23 @@ import dagster as dg
 
 from pipeline_assets.interruption import end_all
 
-# DuckDB and Python's own waiting notice a signal by themselves at once; this is for what does not.
+# DuckDB and Python's own waiting notice a signal by themselves at once; this is for code that does not.
 _PATIENCE_SECONDS = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
-# Where the numbers of signals go: to nobody (or whoever it was before), then to each block that is open.
+# File descriptors that get the numbers of signals: first the one set before us (-1 is none), then one for each open
+# block.
 _wakeups = [-1]
 
 
 class _UnlessCanceled(dg.RetryPolicy):
-    """Dagster's policy, which also tries again what was interrupted: then a run cannot be canceled."""
+    """Dagster's policy would also try an interrupted step again, and then a run could not be canceled."""
 
     def calculate_delay(self, attempt_num: int) -> float:
-        """Gives the seconds to wait; called while the error that asks for another attempt is being handled.
+        """Give the seconds to wait; Dagster calls this while it handles the error that asks for another attempt.
 
         Raises:
-            DagsterExecutionInterruptedError: The error is an interrupt, or came of one.
+            DagsterExecutionInterruptedError: The error is an interrupt, or was caused by one.
         """
         error = sys.exception()
         seen: set[int] = set()
@@ -48,21 +50,21 @@ class _UnlessCanceled(dg.RetryPolicy):
 
 
 RETRIES = _UnlessCanceled(max_retries=2, delay=1, backoff=dg.Backoff.EXPONENTIAL)
-"""How often a step that failed is tried again: what passes by itself has passed by then."""
+"""How often a step that failed is tried again: an error that passes by itself has passed by then."""
 
 
 @contextmanager
 def interruptible() -> Iterator[Event]:
-    """Ends what the block waits for when the run is canceled, and leaves the block with Dagster's interrupt.
+    """End what the block waits for when the run is canceled, and leave the block with Dagster's interrupt.
 
     Yields:
-        Set once the run is canceled, for whoever calls what may swallow an interrupt.
+        An event that is set once the run is canceled, for code that calls something that may swallow an interrupt.
 
     Raises:
-        DagsterExecutionInterruptedError: The run was canceled, whatever error came of it.
+        DagsterExecutionInterruptedError: The run was canceled, whatever error that caused.
     """
     interrupted, done = Event(), Event()
-    if current_thread() is not main_thread():  # a sensor's: signals do not come here
+    if current_thread() is not main_thread():  # in a sensor's thread, which gets no signals
         yield interrupted
         return
     heard, wakeup = os.pipe()
@@ -75,7 +77,7 @@ def interruptible() -> Iterator[Event]:
     _wakeups.append(wakeup)
     try:
         yield interrupted
-        if interrupted.is_set():  # somebody took DuckDB's error for one of a file, and went on
+        if interrupted.is_set():  # some code took DuckDB's error for one of a file, and went on
             raise dg.DagsterExecutionInterruptedError
     except _INTERRUPTS:
         raise
@@ -86,15 +88,15 @@ def interruptible() -> Iterator[Event]:
     finally:
         done.set()  # first: a watcher that goes on would end each later query of the process
         _wakeups.remove(wakeup)
-        # A generator that an error holds is closed late: after a block that it is in, or in a thread that may not ask
-        # for signals. Then the pipe stays: its number would be that of another file.
+        # If an error holds a generator, it is closed late: after an enclosing block, or in a thread that may not set
+        # signal handlers. Then the pipe stays open: its number might since belong to another file.
         if current_thread() is main_thread():
             signal.set_wakeup_fd(_wakeups[-1])
-            os.close(wakeup)  # which ends the watcher, and it closes the other end
+            os.close(wakeup)  # ends the watcher, which closes the other end
 
 
 def _watch(heard: int, interrupted: Event, done: Event) -> None:
-    """Waits for a signal, then ends what is waited for, until the block is left."""
+    """Wait for a signal, then end what is waited for, until the block is left."""
     while numbers := os.read(heard, 64):
         if not set(numbers).isdisjoint(_SIGNALS):
             interrupted.set()

@@ -1,8 +1,8 @@
-"""The sensor of a change stream: asks for a run when the slot holds something.
+"""The sensor of a change stream: it asks for a run when the slot holds something.
 
-What a run does is in `ingest.cdc.slot.drain`.
+`ingest.cdc.slot.drain` is what a run does.
 
-The slot says what is waiting, Dagster's runs say what is under way or failed; the sensor needs no cursor.
+The slot says what is waiting, and Dagster's runs say what is in progress or has failed; so the sensor needs no cursor.
 
 Concept: https://docs.dagster.io/guides/automate/sensors
 """
@@ -25,10 +25,11 @@ from pipeline_assets.partitions import FIRST_DAY, request_days, today
 LAG_TAG = "pipeline_assets/lag_bytes"
 EVENTS_TAG = "pipeline_assets/events"
 EVERY = timedelta(hours=12)
-"""A stream in which nothing happens has a run that often: so silence is the pipeline's, never a quiet database's."""
+"""A stream without changes has a run this often. So silence always means a fault of the pipeline, never a quiet
+database."""
 
 _EVENTS_COUNTED = 10_000
-# WAL of other tables holds back the slot too: beyond this a run moves it on although it brings no event.
+# WAL of other tables also holds the slot back. Beyond this a run moves the slot on, although it brings no event.
 _IDLE_LAG_BYTES = 64 * 1024**2
 _FIRST_RETRY_SECONDS = 30
 _LAST_RETRY_SECONDS = 3600
@@ -43,7 +44,7 @@ def tick(
     tables: Sequence[dg.AssetKey],
     states: Mapping[ChangeTable, str],
 ) -> dg.SensorResult | dg.SkipReason:
-    """Decides whether the stream needs a run.
+    """Decide whether the stream needs a run.
 
     Args:
         context: Dagster's context, with the instance.
@@ -51,7 +52,7 @@ def tick(
         postgres: Its database.
         lake: The lake.
         tables: Its change tables.
-        states: Captured table to its state in silver: where silver is behind, a run was killed or repaired something.
+        states: Captured table to its state in silver. If silver is behind, a run was killed or repaired something.
     """
     if reason := _held_up(context.instance, name):
         return dg.SkipReason(reason)
@@ -64,8 +65,8 @@ def tick(
         context.log.warning("the source cannot be asked: %s", error)
         slot = pending = None
     if slot is None or pending is None or _is_long_ago(context.instance, tables):
-        # The run takes the first snapshot, or says what is wrong with the source: people are alerted by runs. It also
-        # tells a quiet source from a dead one.
+        # The run takes the first snapshot, or says what is wrong with the source, because people are alerted by runs.
+        # It also tells a quiet source from a dead one.
         return dg.SensorResult(run_requests=[_request(name, today(), {})])
     counted = f"{pending.events}{'+' if pending.events >= _EVENTS_COUNTED else ''}"
     facts = f"{counted} events, lag {slot.lag_bytes:,} bytes, slot at {lsn_text(slot.confirmed_flush_lsn)}"
@@ -78,12 +79,12 @@ def tick(
 
 
 def _request(name: str, first: date, facts: dict[str, str]) -> dg.RunRequest:
-    """Asks for one run over the commit dates that are waiting."""
+    """Give the request for one run over the commit dates that are waiting."""
     return request_days(max(first, FIRST_DAY), today(), tags={SOURCE_TAG: name, **facts})
 
 
 def _held_up(instance: dg.DagsterInstance, name: str) -> str | None:
-    """Why no run is to be asked for now: one is under way, or the last ones failed and the next has to wait."""
+    """Say why no run is to be asked for now: one is in progress, or the last ones failed and the next has to wait."""
     records = instance.get_run_records(dg.RunsFilter(tags={SOURCE_TAG: name}), limit=_RUNS_LOOKED_AT)
     if records and not records[0].dagster_run.is_finished:
         return f"run {records[0].dagster_run.run_id} is under way"
@@ -105,9 +106,9 @@ def _held_up(instance: dg.DagsterInstance, name: str) -> str | None:
 
 
 def _is_long_ago(instance: dg.DagsterInstance, tables: Sequence[dg.AssetKey]) -> bool:
-    """Whether a table's last materialization, by which Dagster calls it fresh, lies far back or is still to come.
+    """Tell whether a table's last materialization, by which Dagster calls it fresh, is long ago or never happened.
 
-    Not the last run: it may have failed, and until the next one the tables would be called silent.
+    The last run does not count: it may have failed, and until the next one the tables would be called silent.
     """
     found = instance.get_latest_materialization_events(tables)
     times = [event.timestamp if (event := found.get(table)) else 0 for table in tables]
@@ -115,7 +116,7 @@ def _is_long_ago(instance: dg.DagsterInstance, tables: Sequence[dg.AssetKey]) ->
 
 
 def _is_behind(bronze: Table, silver: Table) -> bool:
-    """Whether bronze has batches that silver has not applied."""
+    """Tell whether bronze has batches that silver has not applied."""
     if not bronze.exists():
         return False
     applied = silver.position(position_name(bronze))

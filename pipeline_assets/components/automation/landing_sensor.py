@@ -1,7 +1,8 @@
-"""The sensor of a landing folder: which days need a run. What a run does is in `ingest.files.ingest`.
+"""The sensor of a landing folder: it decides which days need a run. `ingest.files.ingest` is what a run does.
 
-Three sources of truth, each the best for its question: the folder (what is there), the Delta log (what is in the
-table), Dagster's runs (what is under way or failed). The cursor only caches; without it a tick is slower, not wrong.
+It asks three sources of truth, each for what it knows best: the folder (what is there), the Delta log (what is in the
+table), Dagster's runs (what is in progress or has failed). The cursor is only a cache; without it a tick is slower, but
+not wrong.
 
 Concept: https://docs.dagster.io/guides/automate/sensors
 """
@@ -32,18 +33,18 @@ _SECONDS = 30
 _MAX_ATTEMPTS = 3
 _FIRST_RETRY_SECONDS = 30
 _AGAIN_SECONDS = 600
-# Enough to see every run of the last hours. Older failures are not tried again by themselves.
+# Enough to see every run of the last hours. Older failures are not tried again automatically.
 _RUNS_LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """The cache between ticks: the last listing, and the days known to be in the table as they lie in the folder.
+    """The cache between ticks: the last listing, and the days whose files are in the table as they lie in the folder.
 
     Attributes:
         listing: The last listing.
         done: Day to fingerprint.
-        table: The table that `done` speaks of, and its version: a table that was dropped or restored makes it void.
+        table: The table that `done` is about, and its version: if that table was dropped or restored, `done` is void.
     """
 
     listing: Listing
@@ -51,7 +52,7 @@ class Cursor:
     table: tuple[str, int] = ("", 0)
 
     def to_text(self) -> str:
-        """Packs the cursor."""
+        """Write the cursor as text."""
         return json.dumps(
             {
                 "listing": self.listing.to_text(),
@@ -62,7 +63,7 @@ class Cursor:
 
     @classmethod
     def from_text(cls, text: str | None) -> "Cursor":
-        """Unpacks a cursor; a lost or unreadable one is empty."""
+        """Read a cursor from text; a lost or unreadable one is empty."""
         try:
             found = json.loads(text or "{}")
             done = {date.fromisoformat(day): int(value) for day, value in found.get("done", {}).items()}
@@ -74,7 +75,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class History:
-    """What Dagster's recent runs of one source say of each day."""
+    """What Dagster's recent runs of one source say about each day."""
 
     busy: frozenset[date]
     failed: frozenset[date]
@@ -84,7 +85,7 @@ class History:
 def landing_sensor(
     name: str, pattern: PathPattern, table: Callable[[Lake], Table], description: str
 ) -> dg.SensorDefinition:
-    """Makes the sensor of a source's job `<name>__to_gold`.
+    """Make the sensor of a source's job `<name>__to_gold`.
 
     Args:
         name: The source.
@@ -111,7 +112,7 @@ def landing_sensor(
 def tick(
     context: dg.SensorEvaluationContext, *, name: str, table: Table, root: Path, pattern: PathPattern, settle: float
 ) -> dg.SensorResult | dg.SkipReason:
-    """Decides which days need a run, and asks for one run per range of days.
+    """Decide which days need a run, and ask for one run for each range of days.
 
     Args:
         context: Dagster's context, with the cursor and the instance.
@@ -131,7 +132,7 @@ def tick(
     is_same = seen[0] == cursor.table[0] and seen[1] >= cursor.table[1]
     done = _done(log, days, cursor.done if is_same else {})
     history = _history(context.instance, name)
-    # A withheld day is in the table and was reported: only another delivery, or a person, can mend it.
+    # A withheld day is in the table, and people were told of it: only another delivery, or a person, can mend it.
     withheld = held_in(log) if log else frozenset()
     failed = (history.failed & days.keys()) - (withheld & done.keys())
     dirty = ({day for day in days if day not in done} | failed) - history.busy
@@ -152,7 +153,7 @@ def tick(
 
 
 def _known_days(context: dg.SensorEvaluationContext, days: Mapping[date, int]) -> dict[date, int]:
-    """Leaves out days that are no partition: one unknown key would lose the whole tick."""
+    """Leave out days that are not a partition: one unknown key would lose the whole tick."""
     first, last = FIRST_DAY, today()
     if outside := sorted(day for day in days if not first <= day <= last):
         context.log.warning(
@@ -166,7 +167,7 @@ def _known_days(context: dg.SensorEvaluationContext, days: Mapping[date, int]) -
 
 
 def _done(log: DeltaTable | None, days: Mapping[date, int], cached: Mapping[date, int]) -> dict[date, int]:
-    """Days whose position in the log is the folder's fingerprint; asks the log only where the cache differs."""
+    """Give the days whose position in the log is the folder's fingerprint; ask the log only where the cache differs."""
     done = {day: value for day, value in days.items() if cached.get(day) == value}
     if len(done) < len(days) and log:
         positions = Positions(log, DAY_PREFIX)
@@ -177,7 +178,7 @@ def _done(log: DeltaTable | None, days: Mapping[date, int], cached: Mapping[date
 
 
 def _history(instance: dg.DagsterInstance, name: str) -> History:
-    """The newest run that covers a day decides of it."""
+    """Give the history of each day: the newest run that covers a day decides."""
     records = instance.get_run_records(dg.RunsFilter(tags={SOURCE_TAG: name}), limit=_RUNS_LOOKED_AT)
     newest: dict[date, dg.RunRecord] = {}
     for record in records:
@@ -201,11 +202,11 @@ def _request(
     days: Mapping[date, int],
     history: History,
 ) -> tuple[dg.RunRequest | None, str | None]:
-    """Asks for a run of a range, or says why not: the same content is tried again only if that can help."""
+    """Ask for a run of a range, or say why not: the same content is tried again only if that can help."""
     content = [f"{day}={days[day]}" for day in sorted(days) if first <= day <= last]
     batch = hashlib.blake2b("|".join([name, *content]).encode(), digest_size=12).hexdigest()
     runs = dg.RunsFilter(tags={BATCH_TAG: batch})
-    # A folder that is back in an older state is news: what was tried in between was something else.
+    # A folder that is back in an older state is new: what was tried in between was something else.
     if batch in {history.batches.get(day) for day in days if first <= day <= last}:
         reason = _hold(context.instance, context.instance.get_run_records(runs, limit=_MAX_ATTEMPTS))
         if reason:
@@ -216,7 +217,7 @@ def _request(
 
 
 def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str | None:
-    """Why a batch that was tried before is not tried (yet) again; None when it should be."""
+    """Say why a batch that was tried before is not tried again (yet); give None if it should be."""
     newest = attempts[0]
     run = newest.dagster_run
     if run.status == dg.DagsterRunStatus.CANCELED:
@@ -226,7 +227,8 @@ def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str
     failed = [record for record in attempts if record.dagster_run.status == dg.DagsterRunStatus.FAILURE]
     if len(failed) >= _MAX_ATTEMPTS:
         return f"given up after {len(failed)} failed runs, the last is {run.run_id}"
-    # It succeeded and is not in the table: a file could not be opened, or the table was dropped or restored since.
+    # The run succeeded, but the batch is not in the table: a file could not be opened, or the table was dropped or
+    # restored since.
     is_done = run.status == dg.DagsterRunStatus.SUCCESS
     wait = _AGAIN_SECONDS if is_done else _FIRST_RETRY_SECONDS * 2 ** (len(failed) - 1)
     if newest.end_time and time.time() - newest.end_time < wait:
@@ -238,5 +240,5 @@ def _hold(instance: dg.DagsterInstance, attempts: Sequence[dg.RunRecord]) -> str
 def _check_failed(instance: dg.DagsterInstance, run_id: str) -> bool:
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     checks = [event.asset_check_evaluation_data for r in records if (event := r.event_log_entry.dagster_event)]
-    # A bad day of bronze is withheld; the good days of its run are worth another.
+    # A bad day of bronze is withheld; the good days of its run deserve another run.
     return any(check.blocking and not check.passed and check.asset_key.path[0] != "bronze" for check in checks)

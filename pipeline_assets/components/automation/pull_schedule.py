@@ -1,6 +1,6 @@
-"""The schedule of a pull: at each tick one run, over all days that are due since the last one.
+"""The schedule of a pull: each tick asks for one run over all days that are due since the last one.
 
-Which days are due says the table's log, so a tick after a pause asks for the range that was missed, in one run.
+The table's log says which days are due. So a tick after a pause asks for the whole missed range, in one run.
 
 Concept: https://docs.dagster.io/guides/automate/schedules
 """
@@ -24,12 +24,12 @@ def pull_schedule(
     resting: Callable[[], str | None],
     description: str,
 ) -> dg.ScheduleDefinition:
-    """Makes the schedule of a source's job `<name>__to_gold`.
+    """Make the schedule of a source's job `<name>__to_gold`.
 
     Args:
         name: The source.
         cron: When, in UTC.
-        due: Gives the first and last day that a tick of a day asks for, up to that day.
+        due: Gives, for the day of a tick, the first and last day to ask for, up to that day.
         resting: Gives the reason why nothing can be read, if there is one.
         description: For the UI.
     """

@@ -1,9 +1,11 @@
-"""Silent sources: of which one people are to hear now, and what. The sensor is in `alerts`.
+"""Silent sources: decide about which one people need an alert now, and what it says.
 
-That a source is silent, Dagster's freshness daemon finds out, by the policies of `bronze_assets`; it writes an event
-FRESHNESS_STATE_CHANGE when an asset's state changes. Of these only the newest of each asset is read, not those since
-the last tick: what has been overtaken is never sent, and a cursor that is new or lost costs one alert for each source
-that is silent now. That a source is back is not reported, as it is not of checks and runs.
+The sensor is in `components.alerts`.
+
+Dagster's freshness daemon finds out that a source is silent, by the policies of `assets.bronze`; it writes an event
+FRESHNESS_STATE_CHANGE when an asset's state changes. Only the newest of these events is read for each asset, not all
+since the last tick. So an outdated state is never sent, and a new or lost cursor costs one alert for each source that
+is silent now. The return of a source is not reported; neither is that of checks and runs.
 
 Concept: https://docs.dagster.io/guides/observe/asset-freshness-policies
 """
@@ -20,21 +22,21 @@ from pipeline_assets import alerts
 from pipeline_assets.components.assets.bronze import expected_every
 from pipeline_assets.settings import load_settings
 
-# A daemon that comes back after a weekend calls every source silent at once, and it takes some minutes until sensors
-# and schedules have made up for it. The tables of one source, too, fall silent a little one after the other.
+# A daemon that comes back after a weekend calls every source silent at once, and sensors and schedules need some
+# minutes to catch up. Also, the tables of one source fall silent a little one after the other.
 _GRACE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class Silence:
-    """An asset of which nothing is heard.
+    """An asset that has brought nothing for too long.
 
     Attributes:
         key: The asset.
         source: The step that makes it. A step that makes several assets is one source: they fall silent together.
         every: How often a materialization is expected.
         last: Its last materialization.
-        since: When Dagster called it silent; tells one silence from the next.
+        since: When Dagster called it silent; it distinguishes one silence from the next.
     """
 
     key: dg.AssetKey
@@ -45,10 +47,10 @@ class Silence:
 
 
 def tick(context: dg.SensorEvaluationContext, repository: dg.RepositoryDefinition) -> dg.SkipReason:
-    """Sends an alert for a source that has fallen silent, once per silence.
+    """Send an alert for a source that has fallen silent, once for each silence.
 
-    One source a tick, because its cursor is committed at its end, and a target that does not answer takes 44 of its 60
-    seconds. If it is killed in between, the next tick sends that alert again: at least once.
+    A tick alerts for one source only: the cursor is committed at the tick's end, and a target that does not answer
+    takes 44 of its 60 seconds. If the tick is killed in between, the next one sends that alert again: at least once.
 
     Args:
         context: Dagster's context. Its cursor holds the silences that were reported: asset to `Silence.since`.
@@ -79,7 +81,7 @@ def _reported(cursor: str | None) -> dict[str, str]:
 
 
 def _silences(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition) -> Iterator[Silence]:
-    """The assets that are silent now, except those that rest: of them nothing is expected."""
+    """Yield the assets that are silent now, except those of resting sources, from which nothing is expected."""
     graph = repository.asset_graph
     watched = {node.key: every for node in graph.asset_nodes if (every := expected_every(node.freshness_policy))}
     states = instance.get_freshness_state_records(list(watched))
@@ -91,12 +93,12 @@ def _silences(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition)
         if event is None or materialization is None or "resting" in materialization.metadata:
             continue
         last = datetime.fromtimestamp(event.timestamp, UTC)
-        if last < since:  # else it came meanwhile, and Dagster will say so in half a minute
+        if last < since:  # otherwise a materialization came since, and Dagster will notice it in half a minute
             yield Silence(key, graph.get(key).assets_def.unique_id, watched[key], last, since)
 
 
 def _due(unreported: Sequence[Silence]) -> list[Silence]:
-    """The silences of the first source that has had its time of grace."""
+    """Give the silences of the first source whose time of grace is over."""
     sources: dict[str, list[Silence]] = defaultdict(list)
     for silence in unreported:
         sources[silence.source].append(silence)
@@ -117,7 +119,7 @@ def _alert(repository: dg.RepositoryDefinition, silences: Sequence[Silence]) -> 
 
 
 def _asked_by(repository: dg.RepositoryDefinition, key: dg.AssetKey) -> Iterator[str]:
-    """The sensors and schedules that ask for runs of an asset."""
+    """Yield the sensors and schedules that ask for runs of an asset."""
     for kind, asking in (("sensor", repository.sensor_defs), ("schedule", repository.schedule_defs)):
         for found in asking:
             names = (
@@ -130,7 +132,7 @@ def _asked_by(repository: dg.RepositoryDefinition, key: dg.AssetKey) -> Iterator
 
 
 def _words(time: timedelta) -> str:
-    """A time as people say it, rounded down."""
+    """Write a time as people say it, rounded down."""
     units = (("days", timedelta(days=3)), ("hours", timedelta(hours=2)), ("minutes", timedelta()))
     unit = next(unit for unit, least in units if time >= least)
     return f"{time // timedelta(**{unit: 1})} {unit}"
