@@ -1,7 +1,7 @@
 """One answer of an API taken apart: the exact text of each record, and how many records there are in all.
 
-A parsed number is no longer the text that was sent (1.50, 1e5, 20 digits), so records are cut out of the body, not
-parsed and written again. Whether a record is one is decided later, record by record (`json_records`).
+A parsed number is no longer the text that was sent (1.50, 1e5, 20 digits). So records are cut out of the body, not
+parsed and written again. `formats.json_records` decides later, for each text, whether it is a record.
 """
 
 import json
@@ -24,11 +24,12 @@ def _integer(text: str) -> int | str:
     return int(text) if len(text) <= _LONGEST_INTEGER else text
 
 
-# Numbers stay text: no rounding, no error at 4,300 digits. Not strict: a tab in a string spoils only its record.
+# Numbers stay text: they are not rounded, and 4,300 digits are no error. Not strict: a tab in a string spoils only its
+# own record.
 _RECORD = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
 _ENVELOPE = json.JSONDecoder(parse_float=str, parse_int=_integer, strict=False)
 _SPACE = re.compile(r"[ \t\r\n]*")
-# With possessive quantifiers: what they match takes no memory, however long a string is.
+# Possessive quantifiers: what they match takes no memory, however long a string is.
 _SIGN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}"]', re.DOTALL)
 _CLOSES = {"[": "]", "{": "}"}
 _LEVELS_KEPT = 100
@@ -40,8 +41,8 @@ class Answer:
     """One page.
 
     Attributes:
-        envelope: The body, parsed, with the last record alone in the list; numbers other than integers are text. Of a
-            last record that is nested too deep for the parser it has the upper levels.
+        envelope: The body, parsed, with only the last record in the list; numbers other than integers are text. If the
+            last record is nested too deep for the parser, the envelope has its upper levels.
         records: The text of each record, as it was sent.
         total: How many records there are on all pages, if the source says so.
     """
@@ -52,15 +53,15 @@ class Answer:
 
 
 NO_CONTENT = Answer(None, (), None)
-"""What an answer without content holds."""
+"""The answer without content."""
 
 
 def read_answer(body: bytes, records: str, total: str | None) -> Answer:
-    """Takes a body apart.
+    """Take a body apart.
 
     Args:
         body: The body.
-        records: JSONPath of the list of records; null there, or on the way there, is an empty list.
+        records: JSONPath of the list of records; a null there, or on the way there, counts as an empty list.
         total: JSONPath of the number of all records.
 
     Raises:
@@ -74,7 +75,7 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
         text = body.decode("utf-8-sig")
         start = _find(text, names)
         found, end = _elements(text, start) if start is not None else ([], 0)
-        # Without the records, which are parsed once already: the body is JSON if they and the rest are.
+        # Parse the body without the records, which were parsed before: the body is JSON if they and the rest are.
         last = found[-1] if found else ""
         if _is_too_deep(last):
             last = _by_brackets(last, 0)[1]
@@ -87,9 +88,9 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
 
 
 def _check(envelope: object, names: Sequence[str], path: str, listed: object) -> None:
-    """Says why there is no list of records where one should be; null is an empty one.
+    """Raise an error that says why there is no list of records where one should be; null counts as an empty list.
 
-    `listed` is what was cut out as such: a parser sees another list, if the member is there twice.
+    `listed` is what was cut out as the list: if the member is there twice, a parser sees another list.
     """
     found = envelope
     for place, name in enumerate(names):
@@ -116,10 +117,10 @@ def _total(envelope: Any, path: str | None) -> int | None:  # noqa: ANN401  JSON
 
 @lru_cache
 def compiled(path: str) -> JSONPath:
-    """Gives a JSONPath.
+    """Compile a JSONPath.
 
     Raises:
-        RestError: The text is none.
+        RestError: The text is not a JSONPath.
     """
     try:
         return compile_path(path)
@@ -128,10 +129,10 @@ def compiled(path: str) -> JSONPath:
 
 
 def names_of(path: str) -> list[str]:
-    """Gives the names on a path, from the root on.
+    """Give the names on a path, from the root on.
 
     Raises:
-        RestError: It is no path of names.
+        RestError: The path has other parts than names.
     """
     names: list[str] = []
     step = compiled(path)
@@ -160,7 +161,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _find(text: str, names: Sequence[str]) -> int | None:
-    """Where the list of records begins; None if there is none."""
+    """Find where the list of records begins; None if there is none."""
     at: int | None = _after_space(text, 0)
     for name in names:
         at = None if at is None or text[at] != "{" else _member(text, at, name)
@@ -168,7 +169,10 @@ def _find(text: str, names: Sequence[str]) -> int | None:
 
 
 def _member(text: str, at: int, name: str) -> int | None:
-    """Where the value of an object's member begins. What is no JSON here is found when the envelope is parsed."""
+    """Find where the value of an object's member begins.
+
+    Text that is not JSON is found later, when the envelope is parsed.
+    """
     at = _after_space(text, at + 1)
     while text[at] == '"':
         key, at = _RECORD.raw_decode(text, at)
@@ -183,7 +187,7 @@ def _member(text: str, at: int, name: str) -> int | None:
 
 
 def _elements(text: str, at: int) -> tuple[list[str], int]:
-    """The texts of a list's elements, and where it ends."""
+    """Give the texts of a list's elements, and where the list ends."""
     found: list[str] = []
     at = _after_space(text, at + 1)
     if text[at] == "]":
@@ -200,7 +204,7 @@ def _elements(text: str, at: int) -> tuple[list[str], int]:
 
 
 def _end(text: str, at: int) -> int:
-    """Where a value ends. One that is nested too deep must not keep the page's other records from landing."""
+    """Find where a value ends. One that is nested too deep must not keep the page's other records from landing."""
     try:
         return _RECORD.raw_decode(text, at)[1]
     except RecursionError:
@@ -208,15 +212,15 @@ def _end(text: str, at: int) -> int:
 
 
 def _is_too_deep(text: str) -> bool:
-    """Whether the parser may fail at a record, which lies deeper in the answer than on its own; cheap, not exact."""
+    """Tell whether the parser may fail at a record, which is nested deeper in the answer; cheap, not exact."""
     return text[:1] in _CLOSES and text.count("[") + text.count("{") > _LEVELS_KEPT
 
 
 def _by_brackets(text: str, at: int) -> tuple[int, str]:
-    """Where an object or list ends, by its brackets and strings alone, and its upper levels: null is for what is below.
+    """Find where an object or list ends, by brackets and strings alone; give its upper levels, null for the rest.
 
     Raises:
-        ValueError: It does not end.
+        ValueError: The object or list does not end.
     """
     kept: list[str] = []
     awaited: list[str] = []

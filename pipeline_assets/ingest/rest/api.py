@@ -1,6 +1,6 @@
-"""An API as declared, spoken to with dlt's REST client: who asks, and page after page.
+"""A declared API, asked with dlt's REST client: auth, and page after page.
 
-How one page leads to the next is in `paging`, how a request is sent in `session`, what an answer holds in `answer`.
+`paging` finds the way from one page to the next, `session` sends a request, `answer` takes an answer apart.
 """
 
 import json
@@ -24,23 +24,23 @@ from pipeline_assets.ingest.rest.secrets import Secrets
 from pipeline_assets.ingest.rest.session import ApiSession
 from pipeline_assets.ingest.rest.source import ApiKey, Basic, Bearer, Cursor, LinkHeader, NextUrl, Param, RestSource
 
-# What APIs say of a cursor that they no longer know.
+# Statuses by which APIs refuse a cursor that they no longer know.
 _EXPIRED = (400, 404, 410, 422)
 _TOKEN_SECONDS = 3600
 _TOKENS = ("access_token", "refresh_token", "id_token")
 
 
 def answers(source: RestSource, asked: Mapping[str, Param], deadline: float = inf) -> Iterator[Answer]:
-    """Asks for the pages of a resource, one after the other.
+    """Ask for the pages of a resource, one after the other.
 
     Args:
         source: The declaration.
-        asked: Parameters beside the declared ones.
+        asked: Parameters besides the declared ones.
         deadline: When the poll's time is over, by the monotonic clock.
 
     Raises:
         IncompleteError: A reference to a next page is no longer valid, or leads back.
-        RestError: A page cannot be had.
+        RestError: A page cannot be read.
     """
     secrets = Secrets()
     session = ApiSession(
@@ -56,7 +56,7 @@ def answers(source: RestSource, asked: Mapping[str, Param], deadline: float = in
         auth=_auth(source, session, secrets),
         paginator=paginator(source, lambda: cast(Answer, session.answer)),
         session=session,
-        config=RuntimeConfiguration(),  # else dlt looks for one in the environment and below HOME
+        config=RuntimeConfiguration(),  # without it dlt looks for one in the environment and below HOME
     )
     params = {name: str(value).lower() if isinstance(value, bool) else value for name, value in source.params.items()}
     pages = client.paginate(source.path, params={**params, **asked}, data_selector="$", hooks={"response": []})
@@ -80,17 +80,17 @@ def answers(source: RestSource, asked: Mapping[str, Param], deadline: float = in
             raise StatusError(said, error.status, is_transient=error.is_transient) from None
         raise
     except (requests.RequestException, ValueError) as error:
-        # A request that cannot be made: of a header or a URL that is none. The text may hold either.
+        # A request that cannot be made, because a header or the URL is invalid. The text of the error may hold either.
         raise RestError(secrets.hide(f"{type(error).__name__}: {error}")) from None
     finally:
         session.close()
 
 
 class _Client(RESTClient):
-    """dlt's client, given records as `read_answer` cut them out.
+    """dlt's client, with records as `read_answer` cuts them out.
 
-    dlt's own way parses the body for each question that is asked of it, rounds numbers, and takes an answer without
-    records for an empty page.
+    dlt itself parses the body for each question about it, rounds numbers, and takes an answer without records for an
+    empty page.
     """
 
     def extract_response(self, response: Response, data_selector: jsonpath.TJsonPath) -> list[Any]:
@@ -133,7 +133,7 @@ def _auth(source: RestSource, session: ApiSession, secrets: Secrets) -> AuthBase
 
 
 def _read_token(body: bytes, secrets: Secrets) -> None:
-    """Makes sure that dlt will find a token: it would send "None" else. From here on it is a secret."""
+    """Make sure that dlt will find a token, or it would send "None". From here on the token is a secret."""
     try:
         found = json.loads(body)
     except ValueError as error:

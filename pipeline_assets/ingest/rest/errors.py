@@ -1,20 +1,20 @@
-"""Errors of a poll. Nothing of an incomplete poll is ever committed, so each of them means: the table is as it was."""
+"""Errors of a poll. An incomplete poll is never committed, so after each of them the table is unchanged."""
 
 from pipeline_assets.ingest.batch.errors import BatchError
 
 
 class RestError(BatchError):
-    """An API does not answer as declared. The message says which request, what came and what to do; never a secret."""
+    """An API does not answer as declared. The message names request, answer and remedy, but never a secret."""
 
 
 class UnreachableError(RestError):
-    """There is no answer, whatever was tried."""
+    """No answer came, whatever was tried."""
 
     is_transient = True
 
 
 class OutOfTimeError(RestError):
-    """The time of the poll is over, or would be before the API wants to be asked again: the next poll is to try it."""
+    """The time of the poll is over, or will be before the API wants to be asked again: the next poll tries again."""
 
 
 class StatusError(RestError):
@@ -31,12 +31,12 @@ class StatusError(RestError):
 
 
 class BrokenBodyError(RestError):
-    """An answer ended too early, or is not JSON: worth another try, because proxies do this when a server restarts."""
+    """An answer ended too early, or is not JSON. Another try is worth it: proxies do this when a server restarts."""
 
     is_transient = True
 
 
 class IncompleteError(RestError):
-    """The pages are not the whole: worth a second try from the first page on, as the source may have moved."""
+    """The pages are not complete. A second try from the first page on is worth it, as the source may have moved."""
 
     is_transient = True

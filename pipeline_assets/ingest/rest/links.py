@@ -1,4 +1,4 @@
-"""The header `Link`, as RFC 8288 has it: relations are lists without case, in any of several headers.
+"""The header `Link` as RFC 8288 defines it: relations are lists, case does not count, and there may be several headers.
 
 `requests` reads a list of relations as one name, keeps its case, and cuts a URL at a comma followed by `<`.
 
@@ -9,8 +9,9 @@ import re
 
 from pipeline_assets.ingest.rest.errors import RestError
 
-# A target, then `; name=token` or `; name="quoted"`, then a comma or the end. Empty elements are lawful. Possessive:
-# else there are two ways to take each space, and a header of sixty parameters that cannot be read is tried for ever.
+# A target, then `; name=token` or `; name="quoted"`, then a comma or the end. Empty elements are allowed. Possessive
+# quantifiers: without them each space matches in two ways, and a header of sixty parameters that cannot be read is
+# tried for ever.
 _LINK = re.compile(
     r'[\s,]*<([^>]*)>((?:\s*+;\s*+(?:[^\s;,="]++(?:\s*+=\s*+(?:"(?:[^"\\]|\\.)*+"|[^\s;,"]*+))?+)?+)*+)\s*+(?=,|$)'
 )
@@ -18,13 +19,13 @@ _PARAMETER = re.compile(r';\s*([^\s;,="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"
 
 
 def next_link(header: str) -> str | None:
-    """Gives the target of the link with the relation `next`; None if there is none. It may be relative.
+    """Give the target of the link with the relation `next`; None if there is none. It may be relative.
 
     Args:
-        header: The value; of several headers, their values with commas between.
+        header: The value; for several headers, their values with commas between.
 
     Raises:
-        RestError: It cannot be read: a next page may be named in it. Or it names two.
+        RestError: The header cannot be read, and might name a next page; or it names two.
     """
     found: list[str] = []
     at = 0
@@ -41,7 +42,7 @@ def next_link(header: str) -> str | None:
 
 
 def _relations(parameters: str) -> list[str]:
-    """The relations of a link, small; none of a link that has another page than this one as its context."""
+    """Give the relations of a link in lower case; none if the link's context is another page than this one."""
     values: dict[str, str] = {}
     for name, quoted, token in _PARAMETER.findall(parameters):
         values.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or token)  # the first `rel` counts

@@ -1,10 +1,10 @@
-"""How one page leads to the next, and how the last one is known: dlt's paginators, where they would end too early.
+"""The way from one page to the next, and the end of the pages: dlt's paginators, mended where they would end too early.
 
-dlt takes a paging field that is not there for the end of the pages. Most APIs leave it out on their last page, so that
-is right; but of a first page it may as well mean that the declaration names the wrong place, or none. What speaks
-against an end there is looked for (`_doubt`), where APIs speak of pages: in headers and beside the records, not in what
-else an answer tells of its subject. Then the poll is an error, not a table with one page in it; `single_page` declares
-that the page is all that is wanted.
+dlt takes a missing paging field for the end of the pages. Most APIs leave the field out on their last page, so that is
+right. But on a first page it may as well mean that the declaration names the wrong place, or none. So `_doubt` looks
+for signs that more pages exist, in the places where APIs mention pages: in headers and beside the records, not in the
+rest of an answer, which is about its subject. With such a sign the poll is an error, instead of a table with one page
+in it. `single_page` declares that the page is all that is wanted.
 """
 
 import re
@@ -33,7 +33,7 @@ _NEXT_NAME = re.compile(r"(?i)(@?odata\.?)?next([_-]?(page|link|url|uri|href|cur
 _MORE_NAME = re.compile(r"(?i)has[_-]?(more|next)([_-]?(items|pages?|results))?|more|truncated|is[_-]?truncated")
 _TOTAL_NAME = re.compile(r"(?i)total([_-]?(count|records|results|items|elements|size|hits))?")
 _PAGES_NAME = re.compile(r"(?i)(total|last|num(ber[_-]?of)?)[_-]?pages?|page[_-]?count")
-# Objects that hold such members: meta, _links, pageInfo, response_metadata, result_info.
+# Names of objects that hold paging members: meta, _links, pageInfo, response_metadata, result_info.
 _PAGING_NAME = re.compile(
     r"(?i)_?((response|search|result|results|page|paging|pagination)[_-]?)?"
     r"(meta([_-]?data)?|info|links?|page|pages|paging|pagination|pager|cursors?)"
@@ -44,7 +44,7 @@ _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
 def paginator(source: RestSource, last: Last) -> BasePaginator:
-    """Gives dlt's paginator of a declaration.
+    """Give dlt's paginator for a declaration.
 
     Args:
         source: The declaration.
@@ -68,10 +68,10 @@ def paginator(source: RestSource, last: Last) -> BasePaginator:
 
 
 def _more(path: str | None, answer: Answer) -> bool | None:
-    """Whether the API says that there are more pages; None if it is not asked, or sends no content.
+    """Tell whether the API says that there are more pages; None if no flag is declared, or the answer has no content.
 
     Raises:
-        RestError: It does not say so where it was declared.
+        RestError: The declared flag is missing or is not a flag.
     """
     if path is None or answer.envelope is None:
         return None
@@ -97,11 +97,11 @@ class _UntilNothingComes(RangePaginator):
         count = len(data or ())
         self._received += count
         self._empty = 0 if count else self._empty + 1
-        # By what came, not by what was asked for: some servers send less than that.
+        # Advance by the records that came, not by the number that was asked for: some servers send fewer.
         self.current_value += count if self._by_records else 1
         answer = self._last()
         total, more = answer.total, _more(self._more, answer)
-        if more is None:  # else the flag alone decides: a total may be stale
+        if more is None:  # otherwise the flag alone decides: a total may be stale
             more = total is None or self._received < total
         self._has_next_page = self._empty < 2 and more
         if self._more and more and self._empty >= 2:
@@ -149,7 +149,7 @@ class _LinkHeader(BaseNextUrlPaginator):
 
 
 class _OneAnswer(SinglePagePaginator):
-    """One answer, as no pagination is declared. It must not speak of others."""
+    """One answer, because no pagination is declared. The answer must not mention other pages."""
 
     def __init__(self, source: RestSource, last: Last) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class _OneAnswer(SinglePagePaginator):
 
 
 class _End:
-    """Whether an answer without a reference to a next page is the last one."""
+    """Decides whether an answer without a reference to a next page is the last one."""
 
     def __init__(self, source: RestSource, path: str | None, more: str | None, last: Last) -> None:
         self._source = source
@@ -171,10 +171,10 @@ class _End:
         self._pages = self._received = self._promised = 0
 
     def or_next(self, response: Response, reference: Any) -> Any:  # noqa: ANN401  a cursor is any scalar
-        """Gives the reference that the next page is asked for with; None at the end.
+        """Give the reference to ask for the next page with; None at the end.
 
         Raises:
-            IncompleteError: The API says that there are more, and not how to get them.
+            IncompleteError: The API says that there are more pages, but not how to get them.
             RestError: The first page seems not to be the only one.
         """
         answer = self._last()
@@ -182,7 +182,7 @@ class _End:
         self._received += len(answer.records)
         self._promised = max([self._promised, *_totals(answer, self._source.records)])
         is_cut = answer is NO_CONTENT and self._pages > 1 and self._received < self._promised
-        if is_cut and self._source.total is None:  # one that is declared is compared when all have come
+        if is_cut and self._source.total is None:  # a declared total is compared when all pages have come
             raise IncompleteError(
                 f"page {self._pages} has no content (HTTP {response.status_code}), after {self._received} records of "
                 f"{self._promised} that the API spoke of"
@@ -202,7 +202,7 @@ class _End:
         return f" at {self._path}" if self._path else ""
 
     def _doubt(self, response: Response, answer: Answer) -> str | None:
-        """Says what speaks against a first page being the only one."""
+        """Give the sign that a first page is not the only one; None if there is no such sign."""
         count = len(answer.records)
         if answer.total is not None:
             return None  # the records are counted when all have come
@@ -233,7 +233,7 @@ class _End:
 
 
 def _more_by_headers(headers: Mapping[str, str], count: int) -> str | None:
-    """What headers say of more pages than the first, or of more records than it has."""
+    """Give what headers say of more pages than the first, or of more records than it has."""
     if (after := headers.get("X-Next-Page", "").strip()) and after != "0":
         return f"its header X-Next-Page is {after}"
     range_of = re.search(r"/\s*([0-9]+)\s*$", headers.get("Content-Range", ""))
@@ -247,23 +247,23 @@ def _more_by_headers(headers: Mapping[str, str], count: int) -> str | None:
 
 
 def _totals(answer: Answer, records: str) -> Iterator[int]:
-    """How many records there are in all, by members of an answer that are called so."""
+    """Yield the numbers of all records, from members of an answer whose names say so."""
     for _, name, value in _members(answer.envelope, records):
         if _TOTAL_NAME.fullmatch(name) and isinstance(value, int):
             yield value
 
 
 def _is_limit(name: str, value: object, count: int) -> bool:
-    """Whether a parameter is the page size, and the page has as many records."""
+    """Tell whether a parameter is the page size, and the page has as many records."""
     is_size = re.search(r"(?i)limit|size|per_?page|count|top|rows|results|first", name)
     return bool(is_size) and not isinstance(value, bool) and str(value) == str(count)
 
 
 def _members(envelope: object, records: str) -> Iterator[tuple[str, str, object]]:
-    """What stands beside the records, as path, name and value.
+    """Yield what stands beside the records, as path, name and value.
 
-    That is in the objects on the way to their list, and in those of their members that are there for paging. Any other
-    object is of the API's subject: an order's total is no number of records.
+    These are members of the objects on the way to the list of records, and of those objects in them that are there for
+    paging. Any other object belongs to the API's subject: an order's total is not a number of records.
     """
     found, path = envelope, ""
     for step in names_of(records):
@@ -274,7 +274,7 @@ def _members(envelope: object, records: str) -> Iterator[tuple[str, str, object]
 
 
 def _of_paging(found: Mapping[str, object], path: str, without: str | None = None) -> Iterator[tuple[str, str, object]]:
-    """The members of an object, but for one, and of those objects in it that are there for paging."""
+    """Yield the members of an object, except one, and of those objects in it that are there for paging."""
     for name, value in found.items():
         if name == without:
             continue

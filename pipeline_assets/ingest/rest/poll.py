@@ -1,7 +1,7 @@
 """A poll: all pages of a resource into bronze, in one commit, or nothing at all.
 
-Positions in the table's log: when it was last polled; the watermark of an incremental source; `content` of a full one,
-so that a poll without news writes nothing.
+Positions in the table's log: the time of the last poll; the watermark of an incremental source; `content` of a full
+one, so that a poll without news writes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ _NO_CONTENT = 0
 
 @dataclass
 class Report(counts.Report):
-    """What a poll did. Its counts are all duplicates if there was no news, and nothing was committed.
+    """What a poll did. If there was no news, all its records count as duplicates, and nothing was committed.
 
     Attributes:
         day: Its partition.
         origin: What was asked for.
-        pages: Answers.
+        pages: Number of answers.
         restarted: Why the pages were read twice; None if once was enough.
     """
 
@@ -54,12 +54,12 @@ def poll(
         lake: The lake.
         con: A connection of it.
         source: The declaration.
-        whole: Reads all of the source once more, and commits it though it seems to be there: what was missed, did not
-            fit the contract of then, or was taken out of the table since.
+        whole: Reads all of the source once more, and commits it even if it seems to be there. This brings records that
+            were missed, did not fit the contract of then, or were removed from the table since.
         run_id: Of the run, for the commit's metadata.
 
     Raises:
-        RestError: The API does not answer as declared, or its pages are not the whole; nothing was committed.
+        RestError: The API does not answer as declared, or its pages are not complete; nothing was committed.
         CommitConflictError: Other polls of the source were faster each time.
     """
     run = _Run(lake, con, source, whole, run_id)
@@ -70,7 +70,7 @@ def poll(
 
 @dataclass
 class _Run:
-    """One poll, as the spine takes it: all pages are read before it is known what is new."""
+    """One poll, as a `Source` of the spine: only once all pages are read is it known what is new."""
 
     lake: Lake
     con: duckdb.DuckDBPyConnection
@@ -84,7 +84,7 @@ class _Run:
         return self.source.table(self.lake).name
 
     def plan(self, stack: ExitStack) -> Sequence[Batch]:
-        """Read all pages beside the table, and decide what of them is new."""
+        """Read all pages into a temporary table, and decide which of their records are new."""
         con, source, bronze = self.con, self.source, self.source.table(self.lake)
         mark = source.watermark
         before = bronze.position(_EXTRACTED)
@@ -111,8 +111,8 @@ class _Run:
 def _rows(
     con: duckdb.DuckDBPyConnection, source: RestSource, before: int | None, since: int | None, started_at: datetime
 ) -> RowPlan:
-    """Plan the batch of what is staged."""
-    # It grows whatever the clock does: of two versions of a row the one that was read later counts.
+    """Plan the batch of the staged records."""
+    # It grows whatever the clock does: of two versions of a row, the one that was read later counts.
     extracted = max(position(started_at), (before or 0) + 1)
     batch = RowPlan(
         name="poll",
@@ -128,10 +128,10 @@ def _rows(
     positions = {_EXTRACTED: extracted, _CONTENT: _NO_CONTENT}
     least, greatest = watermarks(con, mark)
     if greatest is not None:
-        # A record of the year 2999 would else be the last one that is ever asked for.
+        # Otherwise a record of the year 2999 would be the last one that is ever asked for.
         newest = min(greatest, position(started_at)) if mark.is_time else greatest
         positions[_name(mark)] = newest if since is None else max(newest, since)
-    # By what came: an API may send more than it was asked for.
+    # By the records that came: an API may send more than it was asked for.
     again = f"{quote_name(mark.column)} IS NULL" if least is None else mark.from_on(least)
     return replace(batch, may_repeat=again, positions=positions)
 
@@ -139,7 +139,7 @@ def _rows(
 def _read(
     con: duckdb.DuckDBPyConnection, source: RestSource, asked: Mapping[str, Param]
 ) -> tuple[Staged, datetime, str | None]:
-    """Reads all pages; once more from the first one on if they are not the whole, since the source may have moved."""
+    """Read all pages; if they are not complete, once more from the first one on, since the source may have moved."""
     started_at, deadline = datetime.now(UTC), monotonic() + source.max_minutes * 60
     try:
         return stage(con, source, answers(source, asked, deadline)), started_at, None
@@ -153,12 +153,12 @@ def _read(
 
 
 def _name(mark: Watermark) -> str:
-    """Position of the watermark. The column is in it: of another column the value would mean nothing."""
+    """Give the name of the watermark's position. It holds the column: for another one the value would mean nothing."""
     return f"watermark:{mark.column}"
 
 
 def _is_news(con: duckdb.DuckDBPyConnection, source: RestSource, bronze: Table, staged: Staged, rows: RowPlan) -> bool:
-    """Whether there is anything to commit.
+    """Tell whether there is anything to commit.
 
     Raises:
         RestError: A full poll would empty the table, and no total says that this is right.

@@ -1,4 +1,4 @@
-"""The secrets of one poll: read from the environment, and kept out of every text that leaves this package."""
+"""The secrets of one poll: read from the environment, and kept out of every text that leaves `ingest.rest`."""
 
 import html
 import json
@@ -16,16 +16,16 @@ _EXCERPT_CHARACTERS = 200
 
 
 class Secrets:
-    """Knows the secrets that were used so far, tokens that the API gave out included."""
+    """Knows the secrets that were used so far, including the tokens that the API gave out."""
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
 
     def read(self, variable: str) -> str:
-        """Gives an environment variable's value, without the white space that files put around it.
+        """Give an environment variable's value, without the white space that files put around it.
 
         Raises:
-            RestError: It is not set, or cannot be sent.
+            RestError: The variable is not set, or its value cannot be sent.
         """
         value = os.environ.get(variable, "").strip()
         if not value:
@@ -36,23 +36,23 @@ class Secrets:
         return value
 
     def add(self, value: str) -> None:
-        """Makes a value known as secret."""
+        """Note a value as secret."""
         in_urls = {quote(value), quote(value, safe=""), quote_plus(value)}
         self._forms |= {value, *in_urls, json.dumps(value)[1:-1], html.escape(value)}
 
     def add_pair(self, user: str, password: str) -> None:
-        """Makes a user and a password known, as basic auth sends them."""
+        """Note a user and a password as secret, as basic auth sends them."""
         self.add(b64encode(f"{user}:{password}".encode()).decode())
 
     def hide(self, text: str) -> str:
-        """Gives the text with each secret in it, as it is or as URLs, JSON and HTML spell it, replaced by `***`."""
+        """Give the text with each secret in it replaced by `***`, as it is or as URLs, JSON and HTML spell it."""
         for form in sorted(self._forms, key=len, reverse=True):
             text = text.replace(form, _HIDDEN)
         return text
 
     @contextmanager
     def hidden_in_log(self, logger: str) -> Iterator[None]:
-        """Hides the secrets in what a logger writes: urllib3 writes each URL, once somebody turns its debugging on."""
+        """Hide the secrets in what a logger writes: urllib3 writes each URL once somebody turns its debugging on."""
 
         def hide(record: logging.LogRecord) -> bool:
             record.msg, record.args = self.hide(record.getMessage()), None
@@ -65,7 +65,7 @@ class Secrets:
             logging.getLogger(logger).removeFilter(hide)
 
     def excerpt(self, body: bytes) -> str:
-        """Gives the beginning of an answer, on one line, for an error message."""
-        # Hidden before it is cut: the beginning of a secret at the end of the excerpt would be one too many.
+        """Give the beginning of an answer, on one line, for an error message."""
+        # Hide before cutting: the beginning of a secret at the end of the excerpt would not be recognised.
         text = " ".join(self.hide(body.decode("utf-8", "backslashreplace")).split())
         return text if len(text) <= _EXCERPT_CHARACTERS else f"{text[:_EXCERPT_CHARACTERS]}..."

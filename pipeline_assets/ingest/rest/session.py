@@ -1,10 +1,10 @@
-"""The HTTP session of a poll: one host, slowly enough, patiently, and nothing but whole answers.
+"""The HTTP session of a poll: it asks one host, slowly enough and patiently, and accepts only whole answers.
 
-dlt's session has the timeouts, its wait honours Retry-After, tenacity does the retrying. What is asked for, and in
-which order, is in `api`.
+dlt's session has the timeouts, its wait honours Retry-After, and tenacity retries. `api` decides what is asked for, and
+in which order.
 
-dlt's own retrying client is not used: it waits without jitter, gives up on a body that breaks off within a gzip
-stream, follows redirects with the headers that hold a key, and raises errors whose URLs hold one.
+dlt's own retrying client is not used: it waits without jitter, gives up on a body that breaks off within a gzip stream,
+follows redirects with the headers that hold a key, and raises errors whose URLs hold one.
 """
 
 from collections.abc import Callable
@@ -36,23 +36,23 @@ from pipeline_assets.ingest.rest.secrets import Secrets
 _ATTEMPTS = 5
 _BACKOFF_SECONDS = 1.0
 _JITTER_SECONDS = 1.0
-# Of a poll that has no limit of time.
+# The longest wait of a poll without a time limit.
 _LONGEST_WAIT_SECONDS = 86_400.0
 _PASSING = (408, 425, 429, *range(500, 600))
 _LOST = (lost.ConnectionError, lost.Timeout, lost.ChunkedEncodingError, lost.ContentDecodingError, BrokenBodyError)
 _CREDENTIALS = (401, 403)
-# No content, reset content, not modified: there is nothing, and the server means it.
+# No content, reset content, not modified: the answer is empty, and the server means it.
 _EMPTY = (204, 205, 304)
 
 
 class Renewable(Protocol):
-    """Auth whose token can be fetched anew."""
+    """Auth that can fetch a new token."""
 
     def obtain_token(self) -> None:
-        """Fetches a token."""
+        """Fetch a token."""
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        """Puts the token into a request."""
+        """Put the token into a request."""
 
 
 class _Deadline(stop_base):
@@ -62,7 +62,7 @@ class _Deadline(stop_base):
         self._deadline = deadline
 
     def __call__(self, state: RetryCallState) -> bool:
-        """Raises OutOfTimeError; gives False as long as there is time."""
+        """Raise OutOfTimeError if the wait would end after the deadline; give False otherwise."""
         if monotonic() + state.upcoming_sleep <= self._deadline or state.attempt_number >= _ATTEMPTS:
             return False
         raise OutOfTimeError(
@@ -76,8 +76,8 @@ class ApiSession(Session):
     """Sends requests to one host.
 
     Attributes:
-        answer: What the last answer held, as `read` took it apart.
-        renewable: Auth to renew when the API takes the token for expired.
+        answer: The last answer, as `read` took it apart.
+        renewable: Auth to renew when the API says that the token has expired.
         deadline: When the time for all requests is over.
     """
 
@@ -91,14 +91,14 @@ class ApiSession(Session):
         requests_per_second: float,
         deadline: float = inf,
     ) -> None:
-        """Makes a session.
+        """Make a session.
 
         Args:
             base_url: Any URL of the host.
             secrets: What must not stand in a message.
-            read: Takes a body apart; raises BrokenBodyError for one that is worth another try.
-            timeout_seconds: To wait for a connection, and for the next bytes.
-            requests_per_second: The most that is sent.
+            read: Takes a body apart; raises BrokenBodyError for a body that is worth another try.
+            timeout_seconds: How long to wait for a connection, and for the next bytes.
+            requests_per_second: The most requests that are sent.
             deadline: When the time for all requests is over, by the monotonic clock.
         """
         super().__init__(timeout=timeout_seconds, raise_for_status=False)
@@ -112,18 +112,18 @@ class ApiSession(Session):
         self._next_at = 0.0
 
     def send(self, request: PreparedRequest, **kwargs: Any) -> Response:  # noqa: ANN401  as requests has it
-        """Sends a request until it is answered.
+        """Send a request until it is answered.
 
         Raises:
-            RestError: There is no whole answer with a status of success, or the request is for another host.
+            RestError: No whole answer with a status of success came, or the request is for another host.
         """
-        # The rule of requests itself: another host or port, or https given up.
+        # The rule of requests itself: another host or port, or http instead of https.
         if self.should_strip_auth(self._base_url, request.url or ""):
             raise RestError(
                 f"the next page is at {_origin(request.url)}, not at {_origin(self._base_url)}: nothing was asked "
                 "there, because the credentials would go along; if the API has moved, declare its new base URL"
             )
-        # Not followed at all: of what may hold a key requests takes only the header Authorization off.
+        # Redirects are not followed at all: of the headers that may hold a key, requests only removes Authorization.
         kwargs["allow_redirects"] = False
         retrying = Retrying(
             retry=retry_if_result(lambda found: found.status_code in _PASSING) | retry_if_exception_type(_LOST),
@@ -137,7 +137,7 @@ class ApiSession(Session):
             with self._secrets.hidden_in_log("urllib3.connectionpool"):
                 response: Response = retrying(self._attempt, request, **kwargs)
         except requests.RequestException as error:
-            # Its text holds the URL, and with it a key; as a cause it would be shown below ours.
+            # Its text holds the URL, and with it a key; as a cause it would be shown below our error.
             failed = self._secrets.hide(_failure(error))
             kind = UnreachableError if isinstance(error, _LOST) else RestError
             raise kind(
@@ -191,7 +191,7 @@ class ApiSession(Session):
 
 
 def _outcome_of(state: RetryCallState) -> str:
-    """Says how an attempt ended, without the URL."""
+    """Say how an attempt ended, without the URL."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, Exception):
         return str(error) if isinstance(error, RestError) else _failure(error)
@@ -199,17 +199,17 @@ def _outcome_of(state: RetryCallState) -> str:
 
 
 def _last_outcome(state: RetryCallState) -> object:
-    """Gives the last response, or raises the last error."""
+    """Give the last response, or raise the last error."""
     return state.outcome.result() if state.outcome else None
 
 
 def _named(request: PreparedRequest) -> str:
-    """Names a request without its query and user, which may hold a key."""
+    """Name a request without its query and user, which may hold a key."""
     return f"{request.method} {_address(request.url)}"
 
 
 def _address(url: str | None) -> str:
-    """A URL without user, password and query."""
+    """Give a URL without user, password and query."""
     parts = urlsplit(url or "")
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}" if host else parts.path
@@ -221,7 +221,7 @@ def _origin(url: str | None) -> str:
 
 
 def _failure(error: Exception) -> str:
-    """Says what failed, without the URL."""
+    """Say what failed, without the URL."""
     if isinstance(error, lost.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, lost.Timeout):

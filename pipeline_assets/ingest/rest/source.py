@@ -1,7 +1,7 @@
-"""What a REST source says of itself: where it is, who may read it, how it pages, what is new in it.
+"""The declaration of a REST source: where it is, who may read it, how it pages, what is new in it.
 
-Holds declarations alone, each as `defs.yaml` spells it; secrets are named, never held. What is done with them is in
-`api` (auth, paging) and `poll`.
+This module only holds declarations, each as `defs.yaml` spells it; secrets are named, never held. `api` (auth, paging)
+and `poll` use them.
 """
 
 import re
@@ -23,7 +23,7 @@ _LAG_SECONDS = 3600
 
 
 class _Declaration(BaseModel):
-    """Fields have no annotations but types: Dagster's loader of YAML takes only such models from outside."""
+    """The base of declarations. Fields have types only: Dagster's YAML loader takes only such models from outside."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class Basic(_Declaration):
 
 
 class ApiKey(_Declaration):
-    """A key in a header, or in the query: some servers and proxies log the latter."""
+    """A key in a header, or in the query; some servers and proxies log the query."""
 
     type: Literal["api_key"]
     name: str
@@ -65,7 +65,7 @@ class ApiKey(_Declaration):
 
 
 class OAuth2ClientCredentials(_Declaration):
-    """A token of a token endpoint, fetched anew when it expires."""
+    """A token from a token endpoint, fetched anew when it expires."""
 
     type: Literal["oauth2_client_credentials"]
     token_url: str
@@ -81,7 +81,7 @@ class _Flagged(_Declaration):
     """Pages that may come with a flag."""
 
     more: str | None = None
-    """JSONPath of a flag that says whether there are more pages: `has_more`. False ends them, come what may."""
+    """JSONPath of a flag that says whether there are more pages: `has_more`. False always ends the pages."""
 
 
 class PageNumber(_Flagged):
@@ -100,7 +100,7 @@ class Offset(_Flagged):
 
 
 class Cursor(_Flagged):
-    """Each answer names the cursor of the next one, the last one none."""
+    """Each answer names the cursor of the next one; the last answer names none."""
 
     type: Literal["cursor"]
     param: str = "cursor"
@@ -109,7 +109,7 @@ class Cursor(_Flagged):
 
 
 class NextUrl(_Flagged):
-    """Each answer holds the URL of the next one, the last one none."""
+    """Each answer holds the URL of the next one; the last answer holds none."""
 
     type: Literal["next_url"]
     path: str
@@ -117,13 +117,13 @@ class NextUrl(_Flagged):
 
 
 class LinkHeader(_Declaration):
-    """Each answer names the next one in its header `Link`, the last one none."""
+    """Each answer names the next one in its header `Link`; the last answer names none."""
 
     type: Literal["link_header"]
 
 
 class SinglePage(_Declaration):
-    """One answer is all that is wanted, whatever it says of more: the latest ten of 250, say."""
+    """One answer is all that is wanted, even if it mentions more: the latest ten of 250, for example."""
 
     type: Literal["single_page"]
 
@@ -132,17 +132,17 @@ Pagination = Annotated[PageNumber | Offset | Cursor | NextUrl | LinkHeader | Sin
 
 
 class Incremental(_Declaration):
-    """What is new since the last poll is asked for, and only that."""
+    """A poll asks only for records that are new since the last poll."""
 
     param: str
     """Query parameter: records from this point on, e.g. `updated_since`. Times are sent as 2026-01-31T23:59:00Z."""
 
     field: str
-    """Column of the contract that it goes by: a time, a date or a number that grows with each change."""
+    """Column of the contract by which a record is new: a time, a date or a number that grows with each change."""
 
     lag: int | None = None
     """How far before the newest record of the last poll the next one begins, because a record may become visible after
-    younger ones: seconds (3600 if not given), or numbers (0). What comes again is recognised."""
+    younger ones: seconds (3600 if not given), or numbers (0). Records that come again are recognised as duplicates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +152,14 @@ class RestSource(RowSource):
     Attributes:
         base_url: Root of the API.
         path: The resource, below the root.
-        requests_per_second: The most that the API is asked, retries included.
-        timeout_seconds: To wait for a connection, and for the next bytes of an answer.
-        params: Query of each first request; the next URLs of `next_url` and `link_header` say all that they need.
-        auth: Who reads.
-        pagination: How one answer leads to the next; None if there is but one, and it must not speak of more.
+        requests_per_second: The most requests that are sent to the API, retries included.
+        timeout_seconds: How long to wait for a connection, and for the next bytes of an answer.
+        params: Query of each first request; the next URLs of `next_url` and `link_header` contain all that they need.
+        auth: The credentials to read with.
+        pagination: The way from one answer to the next; None if there is only one, which must not mention more.
         records: JSONPath, names alone, of the list of records in an answer; `$` if the answer is the list.
-        total: JSONPath of the number of all records. A poll that does not reach it is not committed. That as many came
-            does not prove that they are all: by page or offset, one may have left while another one was passed over.
+        total: JSONPath of the number of all records. A poll that does not reach it is not committed. Reaching it does
+            not prove that the records are complete: by page or offset, one may be deleted while another is missed.
         max_minutes: The longest that a poll may take, with all pages, waits and second attempts.
         incremental: None reads all of the resource each time, and replaces the table if anything is different.
     """
@@ -177,7 +177,7 @@ class RestSource(RowSource):
     incremental: Incremental | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the declaration contradicts itself or the contract."""
+        """Raise ValueError where the declaration contradicts itself or the contract."""
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
             raise ValueError(
@@ -193,11 +193,11 @@ class RestSource(RowSource):
 
     @property
     def watermark(self) -> Watermark | None:
-        """What an incremental source goes by; None for a full one."""
+        """The watermark of an incremental source; None for a full one."""
         return None if self.incremental is None else Watermark.of(self.model, self.incremental.field)
 
     def asked(self, position: int | None) -> dict[str, Param]:
-        """Gives the parameters of a poll after a position of the watermark; none for all there is."""
+        """Give the parameters of a poll after a position of the watermark; {} for a poll of everything."""
         mark, declared = self.watermark, self.incremental
         if mark is None or declared is None or position is None:
             return {}

@@ -1,7 +1,7 @@
-"""The pages of one poll, side by side before anything of them is committed: are they the whole, and what came twice?
+"""The pages of one poll, collected before anything of them is committed: are they complete, and what came twice?
 
-Pages lie in temporary tables of DuckDB, which spills to disk what exceeds its memory. Where they come from is in
-`api`, what becomes of the records in `pull`.
+Pages lie in temporary tables of DuckDB, which spills to disk what exceeds its memory. `api` gives the pages, `poll`
+decides what becomes of the records.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.source import Offset, PageNumber, RestSource
 
 _PAGES, _RECORDS = "rest_pages", "rest_records"
-# Pages that a server filtered empty are lawful while a cursor leads on; for ever they are not.
+# A server may filter pages empty while a cursor leads on, but not for ever.
 _EMPTY_PAGES = 1_000
 
 
@@ -34,9 +34,9 @@ class Staged:
         fields: Names found in the records.
         pages: How many answers there were.
         received: Records in them.
-        older_versions: Those that another record of the same key leaves out.
-        total: The least number of records that the API promised; None if it promises none.
-        has_problems: Some may be no records.
+        older_versions: Number of records that were left out for another record of the same key.
+        total: The least number of records that the API promised; None if it promised no number.
+        has_problems: Whether some of the texts may not be records.
     """
 
     sql: str
@@ -49,19 +49,19 @@ class Staged:
 
     @property
     def distinct(self) -> int:
-        """Records to be written."""
+        """Number of records to be written."""
         return self.received - self.older_versions
 
 
 def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[Answer]) -> Staged:
-    """Reads all pages.
+    """Read all pages.
 
-    Of records with the same key the one with the newest watermark stays, else the one that came last: an older
-    version must not pass for the present one, even if the newer one is a dead letter.
+    Of records with the same key, the one with the newest watermark stays, otherwise the one that came last.
+    An older version must not pass for the present one, even if the newer one is a dead letter.
 
     Raises:
-        IncompleteError: The pages are not the whole.
-        RestError: A page cannot be had.
+        IncompleteError: The pages are not complete.
+        RestError: A page cannot be read.
     """
     pages, received, total = _take_in(con, source, answers)
     records = json_records.record_set(con, _PAGES)
@@ -86,14 +86,14 @@ def stage(con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[
 
 
 def watermarks(con: duckdb.DuckDBPyConnection, mark: Watermark) -> tuple[int | None, int | None]:
-    """Gives the positions of the least and the greatest watermark among the staged records; None without any."""
+    """Give the positions of the least and the greatest watermark among the staged records; None if there are none."""
     value = "epoch_us(_watermark::TIMESTAMP)" if mark.is_time else "_watermark::BIGINT"
     found = con.execute(f"SELECT min({value}), max({value}) FROM {_RECORDS}").fetchone()
     return found or (None, None)
 
 
 def digest(con: duckdb.DuckDBPyConnection, source: RestSource) -> int:
-    """Gives a number that changes with the staged records or the contract; not with the order of the records."""
+    """Give a number that changes with the staged records or the contract, but not with the order of the records."""
     found = con.execute(
         f"SELECT coalesce(sum(md5_number_lower(_text)::HUGEINT), 0)::VARCHAR FROM {_RECORDS} WHERE NOT _is_older"
     ).fetchone()
@@ -104,7 +104,7 @@ def digest(con: duckdb.DuckDBPyConnection, source: RestSource) -> int:
 def _take_in(
     con: duckdb.DuckDBPyConnection, source: RestSource, answers: Iterable[Answer]
 ) -> tuple[int, int, int | None]:
-    """Stores the records of all pages. Gives the numbers of pages and records, and the least total told."""
+    """Store the records of all pages. Give the numbers of pages and records, and the least total that was named."""
     con.execute(f"CREATE OR REPLACE TEMP TABLE {_PAGES} (_text VARCHAR)")
     by_number = isinstance(source.pagination, PageNumber)
     may_shift = by_number or isinstance(source.pagination, Offset)
@@ -169,11 +169,11 @@ def _find_older_versions(con: duckdb.DuckDBPyConnection, source: RestSource, rec
 
 
 def _text_of(fields: tuple[SourceField, ...]) -> str:
-    """SQL of a field's text, in whichever spelling the record has it."""
+    """Give the SQL of a field's text, in whichever spelling the record has it."""
     return f"coalesce({', '.join([casts.json_text(field.column) for field in fields])})" if fields else "NULL::VARCHAR"
 
 
 def _value_of(text: str, column: RawColumn) -> str:
-    """SQL of the value that a row would have: records of one key may spell it differently."""
+    """Give the SQL of the value that a row would have: records of one key may spell it differently."""
     dtype = casts.normal(column.dtype)
     return text if dtype == "VARCHAR" else casts.from_text(f"nullif({casts.trimmed(text)}, '')", dtype)
