@@ -1,6 +1,6 @@
 """Change data capture: what a database committed, as Debezium-shaped events in bronze change tables.
 
-`events` is the one format; `postgres` and `pgoutput` read a replication slot, `debezium` and `maxwell` parse records;
-`change_table` writes bronze. `drain` is a run over a slot, `files` one over landed records; `replay` tries dead letters
-again. What becomes of the events in silver is SQL in dbt_project/macros.
+`events` defines the one format. `slot` reads a replication slot, `formats` parses the records of Debezium and
+Maxwell, `table` writes bronze and replays dead letters, `files` is a run over landed records, `reconcile` compares a
+source with silver. SQL in dbt_project/macros turns the events into silver.
 """

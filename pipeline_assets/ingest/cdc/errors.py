@@ -1,7 +1,7 @@
-"""Errors of change data capture that a run reacts to. The database's own are in `ingest.postgres_session`."""
+"""Errors of change data capture that a run reacts to. The database's own errors are in `ingest.postgres_session`."""
 
 from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 
 
 class PublicationGapError(SourceDatabaseError):
-    """The slot cannot be read through: the publication was missing when something in it was committed."""
+    """The slot cannot be read to its end: the publication did not exist when something in the slot was committed."""

@@ -1,23 +1,23 @@
 """The one format of change events, whatever brought them: a replication slot, Debezium's envelopes, Maxwell's records.
 
-Holds the types only. Who makes events is in `pgoutput`, `debezium` and `maxwell`; who writes them in `change_table`.
+This module only holds the types. `slot` and `formats` make events, `table.change_table` writes them.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 OPS = ("r", "c", "u", "d", "t")
-"""Debezium's: r snapshot read, c insert, u update, d delete, t truncate."""
+"""Debezium's operations: r snapshot read, c insert, u update, d delete, t truncate."""
 
 
 class ChangeEvent(NamedTuple):
     """One change of one row (or the truncation of a table), as committed at the source.
 
     Attributes:
-        table: The table as the source names it: `public.customers`; of MySQL `shop.customers`.
+        table: The table as the source names it: `public.customers`; in MySQL `shop.customers`.
         op: One of `OPS`.
         key: JSON object of the key columns; None for `t`.
-        before: JSON object of the row before, as far as the source tells it; None if it does not.
+        before: JSON object of the row before, as far as the source sends it; None if it sends nothing.
         after: JSON object of the row after, without the `unavailable` columns; None for `d` and `t`.
         unavailable: Columns of `after` whose value the source did not send, because the change left it as it was
             (TOAST). They are neither null nor known.
@@ -27,7 +27,7 @@ class ChangeEvent(NamedTuple):
         txid: The transaction's number at the source, if it has one.
         ts_us: When it was committed, microseconds since 1970 UTC.
         origin: Where the record was: `slot <name>`, a landed file's path, or `topic-partition`.
-        place: Where in there: the LSN, the line, the offset.
+        place: The place in the origin: the LSN, the line, the offset.
     """
 
     table: str
@@ -46,13 +46,13 @@ class ChangeEvent(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A record that is no event: malformed, of an unknown op, without a key or a position.
+    """A record that is not an event: malformed, of an unknown op, or without a key or a position.
 
     Attributes:
-        reason: What is wrong, in the words of `<what>: <detail>`.
+        reason: What is wrong, as `<what>: <detail>`.
         raw: The record as it came.
-        origin: As of an event.
-        place: As of an event.
+        origin: As in an event.
+        place: As in an event.
         table: The source table, as far as it is known.
         records: How many records it stands for: a file that cannot be read is one reject.
     """
@@ -69,20 +69,20 @@ class EventStream(Protocol):
     """Events up to a bound, in commit order, whole transactions only. Each loop reads them anew.
 
     Attributes:
-        reached: After a loop that ran to its end the position up to which (exclusively) all was yielded; None before.
-        unlike: Tables whose changes were passed over, as their columns were others at the time: to the commit position
-            of the last one, and what was different.
+        reached: After a complete loop, the position up to which (exclusively) everything was yielded; None before.
+        unlike: Tables whose changes were skipped, because they had other columns at the time; with the commit position
+            of the last such change, and what was different.
     """
 
     reached: int | None
 
     @property
     def unlike(self) -> Mapping[str, tuple[int, str]]:
-        """Gives the tables whose changes were passed over; see the class."""
+        """The tables whose changes were skipped; see the class."""
 
     def __iter__(self) -> Iterator[ChangeEvent]: ...
 
 
 def lsn_text(lsn: int) -> str:
-    """Gives a position as PostgreSQL writes it: `16/B374D848`."""
+    """Give a position as PostgreSQL writes it: `16/B374D848`."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

@@ -1,8 +1,8 @@
-"""Source against silver at one consistent point: counts and checksums by key range, and events that mend what differs.
+"""Source against silver at one consistent point: counts and checksums by key range, and events that mend differences.
 
-`drain` stores the source's rows at a WAL position, as they are, and drains exactly up to it; silver was built from
-that. So the two must be equal, row by row, whatever was written meanwhile. Compared are the columns of the contract;
-those that the source added later are not. Nothing of a database is read here.
+`slot.drain` stores the source's rows at a WAL position, as they are, and drains exactly up to it; silver was built from
+that. So the two must be equal, row by row, whatever was written meanwhile. The columns of the contract are compared;
+columns that the source added later are not. This module reads nothing from a database.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,19 +30,19 @@ from pipeline_assets.lake import (
 from pipeline_assets.sql import quote_name, quote_text
 
 UNREADABLE = "unreadable"
-"""Kind of a source's row that does not fit the contract: no event can mend it."""
+"""Kind of a row at the source that does not fit the contract: no event can mend it."""
 
 EXTRA = "extra"
-"""Kind of a row of silver that the source does not have."""
+"""Kind of a row in silver that the source does not have."""
 
 _RANGES = 20
 _EXAMPLES = 20
-# A snapshot at the same point numbers its rows from 1; what mends comes after them.
+# A snapshot at the same point numbers its rows from 1; the mending events come after them.
 _AFTER_A_SNAPSHOT = 1 << 40
 
 
 class NotComparableError(LakeError):
-    """Silver does not stand where the source was read."""
+    """Silver was built from another position than the source was read at."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both sides hold the same rows, each as often."""
+        """Whether both sides hold the same rows, each the same number of times."""
         return all(part.is_equal for part in self.ranges)
 
 
@@ -106,14 +106,14 @@ def store(
     chunks: Iterable[Sequence[ChangeEvent]],
     positions: Mapping[str, int],
 ) -> None:
-    """Stores the source's rows for `compare`, in place of those of the last time. All of them: none is validated.
+    """Store the source's rows for `compare`, in place of those of the last time: all of them, without validation.
 
     Args:
         con: A connection of the lake.
         lake: The lake.
         table: The captured table.
         chunks: All its rows, as `r` events.
-        positions: Where they were read.
+        positions: The positions at which they were read.
     """
     stored = _at_source(lake, table)
     stored.create(
@@ -134,10 +134,10 @@ def store(
 
 
 def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silver: Table, position: str) -> Comparison:
-    """Compares the stored rows of the source with the current state in silver.
+    """Compare the stored rows of the source with the current state in silver.
 
     Args:
-        con: A connection of the lake; `repair` wants the same one.
+        con: A connection of the lake; `repair` needs the same one.
         lake: The lake.
         table: The captured table.
         silver: Its current state.
@@ -172,11 +172,11 @@ def compare(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, silv
 
 
 def repair(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, found: Comparison, run_id: str) -> int:
-    """Appends the events that make silver equal to the source: `r` of its rows, `d` of rows that it does not have.
+    """Append the events that make silver equal to the source: `r` of its rows, `d` of rows that it does not have.
 
-    They carry the commit position of the comparison's point, so newer changes win over them. Once per point. Unreadable
-    rows are left alone; and as long as there is one, so are those that the source does not seem to have: it may be the
-    same row, under another key.
+    They carry the commit position of the comparison's point, so that newer changes win over them. They are appended
+    once for each point. Unreadable rows are left alone. While there is one, rows that the source does not seem to have
+    are left alone, too: an unreadable row may be such a row, under another key.
 
     Returns:
         Number of events.
@@ -193,7 +193,7 @@ def repair(con: duckdb.DuckDBPyConnection, lake: Lake, table: ChangeTable, found
             batch.add(chunk.events)
         try:
             batch.commit()
-        except PositionMovedError:  # mended before
+        except PositionMovedError:  # already mended
             return 0
         return batch.counts.records_in
 
@@ -213,7 +213,7 @@ def _mending(
 
 
 class _Sides(NamedTuple):
-    """Both sides at one WAL position: relations of versions that stay as they are."""
+    """Both sides at one WAL position: relations of versions that do not change."""
 
     point: int
     source: str
@@ -225,7 +225,7 @@ def _at_source(lake: Lake, table: ChangeTable) -> Table:
 
 
 def _at_one_point(lake: Lake, table: ChangeTable, silver: Table, position: str) -> _Sides:
-    """The versions in which silver was built from bronze at the very position at which the source was read."""
+    """Give the versions in which silver was built from bronze at exactly the position at which the source was read."""
     stored, bronze = _at_source(lake, table), table.bronze(lake)
     if not stored.exists():
         raise NotComparableError(f"{stored.name} does not exist yet: run the job that reconciles, not this asset alone")
@@ -241,7 +241,7 @@ def _at_one_point(lake: Lake, table: ChangeTable, silver: Table, position: str) 
 
 
 def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> list[KeyRange]:
-    """Counts and checksums of both sides by ranges of the first key column, cut at the source's quantiles."""
+    """Give counts and checksums of both sides by ranges of the first key column, cut at the source's quantiles."""
     key = quote_name(keys[0])
     cuts = ", ".join(f"{at / _RANGES}" for at in range(_RANGES))
     con.execute(
@@ -262,7 +262,7 @@ def _ranges(con: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> list[KeyRang
 
 
 def _differences(con: duckdb.DuckDBPyConnection, keys: Mapping[str, str]) -> tuple[dict[str, int], list[Difference]]:
-    """Finds the rows that differ, into the table `cdc_differences` (kind, key, reason, after)."""
+    """Find the rows that differ, into the table `cdc_differences` (kind, key, reason, after)."""
     values = ", ".join(f"{quote_name(name)} := {_in_json(name, dtype)}" for name, dtype in keys.items())
     key = f"to_json(struct_pack({values}))"
     con.execute(
@@ -282,7 +282,10 @@ def _differences(con: duckdb.DuckDBPyConnection, keys: Mapping[str, str]) -> tup
 
 
 def _in_json(name: str, dtype: str) -> str:
-    """A key of silver as events have it: bytes in base64, and infinity as text, which JSON has no number for."""
+    """Give the SQL of a key in silver as events have it: bytes in base64.
+
+    Infinity as text, since JSON has no number for it.
+    """
     column = f"silver.{quote_name(name)}"
     if dtype == "BLOB":
         return f"to_base64({column})"

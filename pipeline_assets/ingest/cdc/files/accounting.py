@@ -1,7 +1,7 @@
-"""The account of landed change records: what the last run read, against what lies in all its tables.
+"""The counts of landed change records: what the last run read, compared with what all its tables hold.
 
-Per table, `accounting` compares events with rows and dead letters. Only here do the records meet that carry no data, or
-belong to no table.
+`ingest.batch.audit` compares events with rows and dead letters for each table. Records that carry no data, or belong to
+no table, are only counted here.
 """
 
 import json
@@ -28,8 +28,8 @@ class FileAccount:
     Attributes:
         records_in: Records counted while reading.
         rows: Rows of the run's batches in the tables.
-        dead_letters: Their dead letters.
-        replayed: Dead letters of theirs that were replayed since.
+        dead_letters: Dead letters of these batches.
+        replayed: Dead letters of these batches that were replayed since.
         skipped: Records that carry no data.
         present: Events that were in their table before the run, because a run before it was killed.
     """
@@ -48,7 +48,7 @@ class FileAccount:
 
 
 def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> FileAccount:
-    """Takes the account of the last run that read files; of nothing, if there was none.
+    """Count the last run that read files; if there was none, all counts are 0.
 
     Args:
         con: A connection of the lake.

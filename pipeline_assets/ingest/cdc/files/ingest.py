@@ -1,11 +1,11 @@
 """Landed files of change records into the bronze tables of several source tables: each content once into each table.
 
-A file is parsed once, whatever the number of tables. Every table gets one commit, with the contents that it has now.
-The first table, the reference, gets its commit last, with the files and days that are done: a kill in between costs a
-second look at the same files, and puts nothing into a table twice.
+A file is parsed once, whatever the number of tables. Every table gets one commit, which names the contents that the
+table has now. The first table, the reference, is committed last, with the files and days that are done. So after a kill
+in between, the same files are looked at once more, and nothing gets into a table twice.
 
-Events are never taken out again: a file that is delivered again with other bytes brings more events, and silver orders
-them. Dead letters that it makes untrue go (`stale`). Which files are read is decided in `plan`.
+Events are never removed: if a file is delivered again with other bytes, it brings more events, and silver orders them.
+Dead letters that are no longer true are removed (`stale`). `plan` decides which files are read.
 """
 
 import json
@@ -40,13 +40,13 @@ from pipeline_assets.ingest.files.weight import records_of
 from pipeline_assets.lake import Lake, Positions
 
 BATCH = "files"
-"""Position that counts a table's batches. A batch id holds the next number: a batch that was killed is the next one
-again, and replaces the dead letters that it left."""
+"""Position that counts a table's batches. A batch id holds the next number. So after a kill the next batch has the same
+id, and replaces the dead letters of the killed one."""
 
 RUN = "files_run"
 """Metadata of the reference's commit: what the whole run read, for `accounting`."""
 
-_LINES_BETWEEN_LOOKS = 1_000  # at the clock
+_LINES_BETWEEN_LOOKS = 1_000  # how many lines are read before the clock is checked
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Report(counts.Report):
         copies: Number of files whose content was in the tables already.
         unchanged: Number of files that were known by size and time.
         waiting: Number of files that are still being written.
-        records_in: Records read: rows + dead letters + skipped + present. A changed key counts as two, if the format
-            tells it as one.
+        records_in: Records read: rows + dead letters + skipped + present. A changed key counts as two, even if the
+            format has one record for it.
         skipped: Records that carry no data.
         present: Events that their table had already, from a run that was killed.
     """
@@ -84,7 +84,7 @@ def ingest(
     settle_seconds: float,
     run_id: str = "",
 ) -> Report:
-    """Brings the records of a range of days' files into bronze, each content once.
+    """Bring the records of a range of days' files into bronze, each content once.
 
     Args:
         lake: The lake.
@@ -112,7 +112,7 @@ def ingest(
 
 @dataclass
 class _Run:
-    """One run over the files of some days, as the spine takes it: a batch for each table, the reference last."""
+    """One run over the files of some days, as a `Source` of the spine: a batch for each table, the reference last."""
 
     lake: Lake
     con: duckdb.DuckDBPyConnection
@@ -131,7 +131,7 @@ class _Run:
         return self.source.reference(self.lake).name
 
     def plan(self, stack: ExitStack) -> Sequence[Batch]:
-        """Decide which files are read, for which tables."""
+        """Decide which files are read, and for which tables."""
         logs = {table.name: create(self.con, table.bronze(self.lake)).open() for table in self.source.tables}
         positions = {name: Positions(log) for name, log in logs.items()}
         todo = plan(
@@ -157,7 +157,7 @@ class _Run:
 
 
 class _Step:
-    """The records of one plan on their way into all tables: parsed once, committed table by table."""
+    """The records of one plan for all tables: parsed once, committed table by table."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class _Step:
         ids = {name: f"{log.metadata().id} {(numbers[name] or 0) + 1}" for name, log in logs.items()}
         lacking = frozenset[str]().union({self._reference}, *(delivery.lacking for delivery in todo.read))
         self._tables: dict[str, EventBatch] = {}
-        for table in reversed(source.tables):  # the reference, which says what is done, last
+        for table in reversed(source.tables):  # the reference is last, because its commit says what is done
             if table.name not in lacking:
                 continue
             number, positions = numbers[table.name], {}
@@ -192,7 +192,7 @@ class _Step:
                 positions |= todo.positions
             planned = EventPlan(expect=expect, positions=positions, batch_id=ids[table.name], extracted_at=now)
             self._tables[table.name] = EventBatch(lake, con, table, planned, run_id=run_id)
-        # Records of no table go with the reference: what it has is done.
+        # Records of no table are committed with the reference, whose log says what is done.
         planned = EventPlan(batch_id=ids[self._reference], extracted_at=now)
         self._unrouted = UnroutedBatch(lake, con, source.name, planned, run_id=run_id)
         paths = [delivery.file.path for delivery in todo.read]
@@ -224,14 +224,14 @@ class _Step:
         self._tables[self._reference].rows_facts[RUN] = json.dumps(self._account())
 
     def _records(self, root: Path, held_up: HeldUp) -> Iterator[ChangeEvent | Reject]:
-        """Yields what is new in all files; notes those that are held up, and goes on with the others."""
+        """Yield what is new in all files; note the files that are held up, and go on with the others."""
         for delivery in self._todo.read:
             yield from self._read(root, delivery, held_up)
             if held_up.is_hopeless:
                 return
 
     def _read(self, root: Path, delivery: Delivery, held_up: HeldUp) -> Iterator[ChangeEvent | Reject]:
-        """Yields what is new of a file's records."""
+        """Yield the records of a file that are new."""
         path, content = delivery.file.path, delivery.content
         self._report.read.append(path)
         if content.failure is not None:
@@ -251,7 +251,7 @@ class _Step:
                 held_up.add(path, None)
 
     def _new_within_bounds(self, root: Path, delivery: Delivery) -> Iterator[ChangeEvent | Reject]:
-        """Yields what is new of a file's lines; of rejects beyond the bound, one for each table."""
+        """Yield the new records of a file's lines; of rejects beyond the bound, one for each table."""
         path, started = delivery.file.path, time.monotonic()
         seen, rest = 0, Counter[str | None]()
         for number, data, is_cut in lines(root / path, delivery.content):
@@ -273,7 +273,10 @@ class _Step:
         return parse(self._source.format, data, origin=path, place=number, keys=self._keys)
 
     def _new(self, delivery: Delivery, found: Sequence[ChangeEvent | Reject]) -> Iterator[ChangeEvent | Reject]:
-        """Counts what a record is; yields what its table, or that of the unrouted, has not got already."""
+        """Count a record by its outcome.
+
+        Yield the events that their table, or that of the unrouted records, does not have yet.
+        """
         self._report.records_in += sum(map(_weight, found)) or 1
         self._report.skipped += not found
         for item in found:
@@ -312,5 +315,5 @@ def _is_as_listed(path: Path, file: LandedFile) -> bool:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return True  # archived after it was read: what was read is what had been delivered
+        return True  # the file was archived after it was read: what was read is what had been delivered
     return (status.st_size, status.st_mtime_ns) == (file.size_bytes, file.mtime_ns)

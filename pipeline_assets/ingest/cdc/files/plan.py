@@ -1,8 +1,8 @@
-"""Which landed files of change records are to be read, for which of a source's tables. Decided by content, by the logs.
+"""Decides which landed files of change records are read, for which of a source's tables: by content, from the logs.
 
-Reading and committing them is in `files`. What the logs hold: `content:<id>` in a table's log is a content that the
-table has; `file:<name, size, time>` and `landing:<day>` in that of the reference are files and days that all tables
-have. The reference is the first of the source's tables.
+`ingest` reads and commits them. What the logs hold: `content:<id>` in a table's log is a content that the table has;
+`file:<name, size, time>` and `landing:<day>` in the log of the reference are files and days that all tables have. The
+reference is the first of the source's tables.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ class FileSource:
     """A source as declared.
 
     Attributes:
-        name: Of the source.
+        name: Name of the source.
         pattern: Where its files lie, with the day in the path.
-        format: Of the records.
+        format: Format of the records.
         tables: The tables whose changes are in the files; the first is the reference.
         max_unpacked_mb: A compressed file that holds more megabytes is one dead letter.
         max_seconds_per_file: A file whose reading takes longer is left unread.
@@ -58,9 +58,9 @@ class Delivery:
 
     Attributes:
         file: The file as listed.
-        content_id: What its bytes are.
+        content_id: Identity of its bytes.
         content: What the pass over its bytes found, without its head.
-        lacking: Names of the tables that lack its content.
+        lacking: Names of the tables that do not have its content.
     """
 
     file: LandedFile
@@ -71,14 +71,14 @@ class Delivery:
 
 @dataclass
 class Plan:
-    """What the files of some days ask for.
+    """What is to be done with the files of some days.
 
     Attributes:
-        read: Files whose content some table lacks.
+        read: Files whose content is missing in some table.
         copies: Number of files whose content is in all tables, or in another file to be read.
         unchanged: Number of files that are known by name, size and time.
         waiting: Number of files that are still being written, or cannot be read.
-        left: Paths of those that cannot be read, and of folders that cannot be listed, with the cause.
+        left: Paths of files that cannot be read, and of folders that cannot be listed, with the cause.
         expect: Positions of the reference that the plan was made on.
         positions: Positions to set there.
     """
@@ -101,7 +101,7 @@ def plan(
     settle_seconds: float,
     held_up: Collection[str] = (),
 ) -> Plan:
-    """Decides which files are read; a content that several files hold is read once.
+    """Decide which files are read; a content that several files hold is read once.
 
     Args:
         logs: Table name to its positions as they are now.
@@ -144,10 +144,10 @@ def _look_into(
     contents: set[str],
     max_unpacked_bytes: int,
 ) -> bool:
-    """Notes what a file's content asks for; False if it cannot be read now."""
+    """Note what a file's content needs; give False if it cannot be read now."""
     try:
-        content = replace(read_content(root / file.path, max_unpacked_bytes), head=b"")  # a megabyte each otherwise
-    except OSError as error:  # vanished, or not ours to read: it waits, the others do not
+        content = replace(read_content(root / file.path, max_unpacked_bytes), head=b"")  # otherwise a megabyte each
+    except OSError as error:  # vanished, or not readable for us: this file waits, the others do not
         if not isinstance(error, FileNotFoundError):
             todo.left[file.path] = cause_of(error)
         return False
@@ -162,6 +162,6 @@ def _look_into(
 
 
 def _known_by(file: LandedFile) -> str:
-    """Names the position of a file as it lies there, so that it is known again without reading it."""
+    """Name the position of a file as it lies in the folder, by which it is known again without reading it."""
     facts = f"{file.path}|{file.size_bytes}|{file.mtime_ns}".encode()
     return f"file:{hashlib.blake2b(facts, digest_size=16).hexdigest()}"

@@ -1,8 +1,9 @@
-"""Dead letters that a later delivery of their file made untrue: found while it is read, removed after its commit.
+"""Dead letters that a later delivery of their file makes untrue: found while it is read, removed after its commit.
 
-A dead letter is removed if the file, delivered again, holds the same record in the same line (it is a dead letter of
-this delivery, too), if that line is longer now (it was cut, because the file was still being written), or if the file
-could not be read at all then, and can be now. Any other stays until it is replayed, whatever became of its file.
+A dead letter is removed in three cases: the file, delivered again, holds the same record in the same line (it is a dead
+letter of this delivery, too); that line is longer now (it was cut, because the file was still being written); or the
+file could not be read at all then, and can be read now. All others stay until they are replayed, whatever became of
+their file.
 """
 
 from collections.abc import Sequence
@@ -12,15 +13,15 @@ import duckdb
 from pipeline_assets.ingest.cdc.table.change_table import ChangeBatch
 from pipeline_assets.sql import quote_text
 
-_BYTES_PER_ESCAPE = 3  # more in "\xc3" than in the byte that it stands for
-_LONGEST_CUT_CHARACTER = 3  # bytes of a character of UTF-8 that lacks at least one
+_BYTES_PER_ESCAPE = 3  # "\xc3" has three bytes more than the byte that it stands for
+_LONGEST_CUT_CHARACTER = 3  # bytes of a UTF-8 character that lacks at least one byte
 
 
 class StaleDeadLetters:
     """The dead letters of some files' earlier deliveries, in the tables that a run writes to."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, batches: Sequence[ChangeBatch], paths: Sequence[str]) -> None:
-        """Looks up what there is.
+        """Look up these dead letters.
 
         Args:
             con: A connection of the lake.
@@ -37,7 +38,7 @@ class StaleDeadLetters:
             dead_letters = batch.dead_letters
             if not dead_letters.exists():
                 continue
-            # A line that was cut is the last of its delivery.
+            # A line that was cut is the last line of its delivery.
             found = con.execute(
                 f"SELECT _source.file, _source.line, raw FROM {dead_letters.scan()} WHERE _source.file IN ({files}) "
                 "QUALIFY row_number() OVER (PARTITION BY _source.file, _batch_id ORDER BY _source.line DESC) = 1"
@@ -47,16 +48,19 @@ class StaleDeadLetters:
                 self._last_lines.setdefault((file, line), []).append(raw)
 
     def compare(self, path: str, number: int, data: bytes) -> None:
-        """Notes a line that was cut when the file was delivered before."""
+        """Note a line that was cut when the file was delivered before."""
         if any(_is_start(raw, data) for raw in self._last_lines.get((path, number), ())):
             self._completed.add((path, number))
 
     def was_read(self, path: str) -> None:
-        """Notes a file that can be read."""
+        """Note a file that can be read."""
         self._read.add(path)
 
     def of(self, batch: ChangeBatch) -> str | None:
-        """Give the predicate on the dead letters that a batch makes untrue once it is committed; None of none."""
+        """Give the predicate on the dead letters that are no longer true once a batch is committed.
+
+        None if there are none.
+        """
         if batch.name not in self._with_dead_letters or not self._read:
             return None
         own, place = quote_text(batch.batch_id), "(_source.file, _source.line"
@@ -72,7 +76,7 @@ class StaleDeadLetters:
 
 
 def _is_start(raw: str, data: bytes) -> bool:
-    """Whether a dead letter's text is the start of a line; its last character may have been cut within its bytes."""
+    """Tell whether a dead letter's text is the start of a line; its last character may have been cut in the middle."""
     size = len(raw.encode())
     for escapes in range(_LONGEST_CUT_CHARACTER + 1):
         start = size - escapes * _BYTES_PER_ESCAPE

@@ -1,10 +1,10 @@
-"""A run of a change stream: snapshot what has none, then drain the slot up to the WAL position at the run's start.
+"""A run of a change stream: snapshot tables that have none, then drain the slot up to the WAL position at its start.
 
-The order that makes a kill harmless: read, commit to every table, then advance the slot. A position is an exclusive
-bound: all transactions whose commit starts before it are in the table, none that starts at or after it. Events before
-a table's position are passed over when they are read again.
+The order makes a kill harmless: read, commit to every table, then advance the slot. A position is an exclusive bound:
+all transactions whose commit starts before it are in the table, and no transaction whose commit starts at or after it.
+Events before a table's position are skipped when they are read again.
 
-How a slot is read is in `postgres`, how a batch is committed in `change_table`, what may be wrong in `health`.
+`postgres` reads the slot, `table.change_table` commits a batch, `health` finds what may be wrong.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -37,7 +37,7 @@ from pipeline_assets.ingest.postgres_session import SourceDatabaseError
 from pipeline_assets.lake import Lake
 
 _ATTEMPTS = 5
-# Messages per peek: what is read again after a kill, at most, unless one transaction is larger.
+# Messages per peek. A kill has at most so many read again, unless one transaction is larger.
 _MESSAGES_PER_BATCH = 500_000
 
 
@@ -49,7 +49,7 @@ class Report(counts.Report):
         target: WAL position that the run drained to; None if it could not read.
         suspects: Tables that were left alone, with the reason and the remedy.
         snapshots: Tables that were read whole.
-        altered: Of these the ones that were read again unasked, with what was done to them at the source.
+        altered: Those of them that were read again without being asked for, with what was done to them at the source.
     """
 
     target: int | None = None
@@ -60,7 +60,7 @@ class Report(counts.Report):
 
 @dataclass
 class Drain:
-    """The way of a stream's changes into bronze.
+    """A run that brings a stream's changes into bronze.
 
     Attributes:
         lake: The lake.
@@ -77,12 +77,12 @@ class Drain:
     run_id: str = ""
 
     def run(self, *, resnapshot: Collection[str] = (), reconcile: Collection[str] = ()) -> Report:
-        """Drains the slot.
+        """Drain the slot.
 
         Args:
             resnapshot: Names of tables to read whole again; the remedy for a gap.
-            reconcile: Names of tables whose rows at the source are stored too, at one consistent point, up to which
-                all is drained exactly.
+            reconcile: Names of tables whose rows at the source are stored too, at one consistent point; the run
+                drains exactly up to it.
 
         Returns:
             The report. Suspect tables are left as they are.
@@ -108,7 +108,7 @@ class Drain:
                 why = self._altered_again_and_again(report)
             except PublicationGapError as error:
                 why = error
-                # What is left of the slot helps nobody; and what it would have brought, is in the tables as they are.
+                # The rest of the slot is useless, and the tables as they are now hold what it would have brought.
                 self._all_are_to_be_read_again()
                 self.postgres.drop_slot()
         raise why
@@ -122,7 +122,7 @@ class Drain:
         )
 
     def _run(self, report: Report, resnapshot: Collection[str], reconcile: Collection[str]) -> bool:
-        """Returns whether to run again, as the stream told of tables that were altered and altered back."""
+        """Return whether to run again, because the stream reported tables that were altered and altered back."""
         state = inspect(self.lake, self.source, self.postgres, resnapshot=resnapshot)
         report.suspects = state.suspects
         report.altered |= state.altered
@@ -138,14 +138,14 @@ class Drain:
         if not healthy:
             return False
         if not state.suspects and not any(position is not None for position in state.positions.values()):
-            # A slot that was there before the lake: what is in it comes with the tables, which are read whole after.
+            # If the slot is older than the lake, the tables, which are read whole afterwards, hold what is in it.
             self.postgres.advance(self.postgres.flush_lsn())
         for table in self.source.tables:
-            # The slot forgets the changes of a table that cannot be read now: note that it lacks them.
+            # The slot forgets the changes of a table that cannot be read now: note that the table lacks them.
             if table.name in state.left_alone - state.suspects.keys():
                 self._is_to_be_read_again(table, state)
         for table in healthy:
-            # Draining closes the gap between slot and lake, but brings nothing of what is missing: note that first.
+            # Draining closes the gap between slot and lake, but does not bring what is missing: note that first.
             if table.name in state.to_snapshot:
                 self._is_to_be_read_again(table, state)
             altered.note(create(self.con, table.bronze(self.lake)), state.described[table.source_table])
@@ -172,7 +172,7 @@ class Drain:
         target: int,
         read_whole: Collection[str] = (),
     ) -> None:
-        """Drains the slot up to `target`. Tables of `stale` are read whole right after."""
+        """Drain the slot up to `target`. The tables in `stale` are read whole right afterwards."""
         known = self._known(state) if tables else {}
         reached = 0
         while tables and reached < target:
@@ -185,7 +185,7 @@ class Drain:
                 )
 
     def _known(self, state: State) -> Mapping[int, KnownTable]:
-        """The declared tables by OID, as the catalog has them after all that is drained: see `altered.known`."""
+        """Give the declared tables by OID, as the catalog has them after all that is drained: see `altered.known`."""
         found: dict[int, KnownTable] = {}
         described = self.postgres.describe([table.source_table for table in self.source.tables])
         for table in self.source.tables:
@@ -196,15 +196,15 @@ class Drain:
     def _snapshots(
         self, report: Report, tables: Sequence[ChangeTable], state: State, reconcile: Collection[str]
     ) -> int | None:
-        """Reads whole what has to be; stores the rows of tables to be reconciled. Gives the point of the latter."""
+        """Read whole the tables that need it; store the rows of tables to be reconciled. Give the point of these."""
         to_read = [table for table in tables if table.name in state.to_snapshot]
         to_store = [table for table in tables if table.name in reconcile]
         wanted = [table for table in tables if table in to_read or table in to_store]
         if not wanted:
             return None
         streamed = [table for table in tables if state.positions[table.name] is not None]
-        # The changes up to the snapshot come first: a table that is read again loses none of them. Most of them now,
-        # because a snapshot holds locks and keeps the source from vacuuming.
+        # The changes up to the snapshot come first, so that a table that is read again loses none of them. Most of them
+        # are read now, because a snapshot holds locks and keeps the source from vacuuming.
         read_whole = [table.name for table in to_read]
         self._drain(report, streamed, state, self.postgres.flush_lsn(), read_whole)
         with self.postgres.snapshot([table.source_table for table in wanted]) as snapshot:
@@ -219,7 +219,7 @@ class Drain:
     def _snapshot(
         self, report: Report, table: ChangeTable, snapshot: Snapshot, position: str, expected: int | None
     ) -> None:
-        """Reads one table whole, as one commit."""
+        """Read one table whole, as one commit."""
         done = {} if expected is None else {RESNAPSHOT: 0}
         planned = EventPlan(
             expect={position: expected},
@@ -236,7 +236,8 @@ class Drain:
                     "positions cannot be compared. Give the source another name, so that it gets tables of its own"
                 )
             if newest is not None:
-                batch.add([snapshot.truncate(table.source_table)])  # what is not in the snapshot is not in the table
+                # A row that is not in the snapshot is not in the table.
+                batch.add([snapshot.truncate(table.source_table)])
             for chunk in in_chunks(snapshot.rows(table.source_table, table.row_keys)):
                 batch.add(chunk.events)
             batch.commit()
@@ -244,7 +245,7 @@ class Drain:
         report.snapshots |= {table.name}
 
     def _store_source(self, table: ChangeTable, snapshot: Snapshot, position: str) -> None:
-        """Stores the source's rows at the snapshot's point beside the change table, for `reconcile` to compare."""
+        """Store the source's rows at the snapshot's point beside the change table, for `reconcile` to compare."""
         rows = in_chunks(snapshot.rows(table.source_table, table.row_keys))
         store(self.con, self.lake, table, (chunk.events for chunk in rows), {position: snapshot.point})
 
@@ -257,7 +258,10 @@ class Drain:
         known: Mapping[int, KnownTable],
         read_whole: Collection[str],
     ) -> int:
-        """Reads some transactions, commits them to every table, lets the slot forget them. Returns how far that was."""
+        """Read some transactions, commit them to every table, let the slot forget them.
+
+        Return the position that was reached.
+        """
         before = {table.name: table.bronze(self.lake).position(position) or 0 for table in tables}
         start = min(before.values())
         batches = {table.source_table: self._begin(table, position, before[table.name]) for table in tables}
@@ -266,7 +270,7 @@ class Drain:
         left_alone = {table.source_table for table in self.source.tables} - batches.keys()
 
         def is_new(event: ChangeEvent) -> bool:
-            """Not of a suspect, nor in the table since a run that was killed before it could advance the slot."""
+            """Tell whether an event is to be added: its table is no suspect, and does not have it from a killed run."""
             return event.table not in left_alone and event.commit_lsn >= starts.get(event.table, start)
 
         keys = {table.source_table: table.row_keys for table in self.source.tables}
@@ -278,12 +282,12 @@ class Drain:
                 batches.get(chunk.table or "", unrouted).add(chunk.events)
             reached = changes.reached or target
             for source_table, batch in batches.items():
-                # Also without events: the slot must not stand further than any table says that it has read.
+                # Also without events: the slot must not be further than the position in any table's log.
                 batch.positions[position] = max(reached, before[batch.name])
                 last, problem = changes.unlike.get(source_table, (-1, ""))
                 if last >= before[batch.name] and batch.name not in read_whole:
                     report.altered[batch.name] = problem
-                    # Together with the position: what was passed over does not come again.
+                    # In one commit with the position: what was skipped does not come again.
                     batch.positions[RESNAPSHOT] = 1
             for each in (unrouted, *batches.values()):
                 each.commit()

@@ -1,4 +1,4 @@
-"""Bronze change tables: events to rows and dead letters, their commits and accounts, and the replay of dead letters.
+"""Bronze change tables: events become rows and dead letters, with commits and counts, and the replay of dead letters.
 
-Where events come from is in `slot` and `files`.
+Events come from `ingest.cdc.slot` and `ingest.cdc.files`.
 """

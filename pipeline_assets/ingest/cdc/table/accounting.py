@@ -1,4 +1,4 @@
-"""The dead letters of change tables that wait to be replayed. What runs counted is compared in `ingest.batch.audit`."""
+"""The dead letters of change tables that wait to be replayed. `ingest.batch.audit` compares what runs counted."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, waiting
 
 
 def dead_letters(con: duckdb.DuckDBPyConnection, bronze: Table) -> Sequence[tuple[str, int]]:
-    """Counts the dead letters that wait to be replayed, by reason, the most frequent first."""
+    """Count the dead letters that wait to be replayed, by reason, the most frequent first."""
     table = dead_letter_table(bronze.lake, bronze.name)
     if not table.exists():
         return []

@@ -1,7 +1,7 @@
 """Bronze change tables: events into `bronze.<source>__<table>`, misfits into its dead letters, one commit for a batch.
 
-An event fits if its key and its row after the change cast to the contract, column by column (`row`). Where events come
-from, and which position a batch ends at, is the caller's.
+An event fits if its key and its row after the change cast to the contract, column by column (`row`). The caller decides
+where events come from, and which position a batch ends at.
 """
 
 import json
@@ -47,15 +47,16 @@ COMMIT_LSN = "commit_lsn"
 """Position in a change table's log: the greatest commit_lsn in the table."""
 
 SNAPSHOT = "snapshot"
-"""First word of the batch ids of snapshots. One speaks of every row: it makes the dead letters of earlier ones void."""
+"""First word of the batch ids of snapshots. A snapshot holds every row, so it makes the dead letters of earlier ones
+void."""
 
 UNROUTED = "unrouted"
-"""Records of no declared table are dead letters of `<source>__unrouted`."""
+"""Records that belong to no declared table are dead letters of `<source>__unrouted`."""
 
-_SHOWN_CHARACTERS = 100  # of a value, in a reason
-# An update of the key is a delete and an insert at one place. The delete alone would take the row away for as long as
-# the insert waits. Not the other way round: a row whose old key does not fit is not in the table, and the update may be
-# what mends it.
+_SHOWN_CHARACTERS = 100  # characters of a value that a reason shows
+# An update of the key is a delete and an insert at one place. The delete alone would remove the row for as long as the
+# insert waits, so the delete waits with it. An insert does not wait for its delete: a row whose old key does not fit is
+# not in the table, and the update may be what mends it.
 _KEEP_KEY_CHANGES_WHOLE = """
     UPDATE cdc_validated SET _reason = 'the other half of this key change does not fit: ' || other._reason
     FROM cdc_validated AS other
@@ -96,7 +97,7 @@ class ChangeTable:
     """A table that is captured, as declared.
 
     Attributes:
-        source_table: As the source names it: `public.customers`.
+        source_table: The table as the source names it: `public.customers`.
         name: `<source>__<table>`.
         model: The contract of a row.
         keys: Columns that name a row.
@@ -109,7 +110,7 @@ class ChangeTable:
 
     @property
     def row_keys(self) -> Keys:
-        """The keys, with the contract's columns: by them a source's columns get the contract's names."""
+        """The keys, with the contract's columns, which give a source's columns the contract's names."""
         return Keys.of(self.keys, self.model.to_schema().columns)
 
     def bronze(self, lake: Lake) -> Table:
@@ -118,7 +119,7 @@ class ChangeTable:
 
 
 def create(con: duckdb.DuckDBPyConnection, bronze: Table) -> Table:
-    """Creates a change table unless it is there."""
+    """Create a change table unless it exists."""
     bronze.create(
         query_schema(con, "SELECT " + ", ".join(f"NULL::{c.dtype} AS {quote_name(c.name)}" for c in COLUMNS)),
         partition_by=["_partition_date"],
@@ -130,7 +131,7 @@ def create(con: duckdb.DuckDBPyConnection, bronze: Table) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class EventPlan(Plan):
-    """What a batch of change events rests on.
+    """What a batch of change events was planned on.
 
     Attributes:
         batch_id: Deterministic name of the batch.
@@ -141,9 +142,10 @@ class EventPlan(Plan):
     extracted_at: datetime
 
     def with_obsolete(self) -> "EventPlan":
-        """Add which dead letters go: those of an attempt at this batch that was killed.
+        """Add which dead letters are removed: those of an earlier attempt at this batch that was killed.
 
-        A snapshot speaks of every row, and its batch has another name each time: those of all former ones go.
+        A snapshot holds every row, and its batch has another name each time: so the dead letters of all earlier
+        snapshots are removed.
         """
         if self.batch_id.startswith(f"{SNAPSHOT} "):
             return replace(self, obsolete=f"starts_with(_batch_id, '{SNAPSHOT} ')")
@@ -151,7 +153,7 @@ class EventPlan(Plan):
 
 
 class ChangeBatch(Batch):
-    """A batch of change records: what all of them have in common, be they of a declared table or not."""
+    """A batch of change records: what all such batches have in common, with or without a declared table."""
 
     def __init__(
         self, lake: Lake, con: duckdb.DuckDBPyConnection, name: str, plan: EventPlan, *, run_id: str = ""
@@ -178,23 +180,23 @@ class ChangeBatch(Batch):
         return found
 
     def add(self, events: Sequence[ChangeEvent]) -> None:
-        """Take a chunk of events."""
+        """Add a chunk of events."""
         raise NotImplementedError
 
     def reject(self, rejects: Sequence[Reject]) -> None:
-        """Take records that are no events."""
+        """Add records that are not events."""
         now = int(self._events_plan.extracted_at.timestamp() * 1_000_000)
         self._counts += Counts(sum(reject.records for reject in rejects))
         self._add_dead_letters(rejects, [now] * len(rejects))
 
     def finish(self) -> None:
-        """Complete what the commit says of the batch."""
+        """Complete what the commit says about the batch."""
         if self._counts.records_in:
             days = frozenset(self._days | {_day_of(file) for file in self.files})
             self.readings = [Reading(self.batch_id, self._counts, days)]
 
     def dead_letter_queries(self) -> list[str]:
-        """Give queries of the dead letters, as columns of `lake.dead_letters.COLUMNS`."""
+        """Give queries of the dead letters, with the columns of `lake.dead_letters.COLUMNS`."""
         columns = self._select(DEAD_LETTER_COLUMNS)
         return [f"SELECT {columns} FROM {table}" for table in self.buffer.tables]
 
@@ -219,7 +221,7 @@ class ChangeBatch(Batch):
         self.buffer.add(pa.table(columns, schema=_REJECTS), sum(len(reject.raw) for reject in rejects))
 
     def _select(self, columns: Iterable[str]) -> str:
-        """Give the select list of a change table, or of its dead letters, out of the incoming columns."""
+        """Give the select list of a change table, or of its dead letters, from the incoming columns."""
         at = self._events_plan.extracted_at.isoformat(sep=" ")
         made = {
             "ts": "make_timestamptz(ts_us)",
@@ -232,7 +234,7 @@ class ChangeBatch(Batch):
 
 
 class EventBatch(ChangeBatch):
-    """A batch of change events on its way into one change table: written in chunks, committed once."""
+    """A batch of change events for one change table: written in chunks, committed once."""
 
     def __init__(
         self, lake: Lake, con: duckdb.DuckDBPyConnection, table: ChangeTable, plan: EventPlan, *, run_id: str = ""
@@ -243,9 +245,9 @@ class EventBatch(ChangeBatch):
         self._lsns: list[int] = []
 
     def add(self, events: Sequence[ChangeEvent]) -> None:
-        """Take a chunk of events, with both halves of a key change: rows into new files, misfits to the dead letters.
+        """Add a chunk of events, with both halves of a key change: rows into new files, misfits to the dead letters.
 
-        What is in one chunk, is for `chunks` to say.
+        `chunks` decides what is in one chunk.
         """
         if not events:
             return
@@ -266,11 +268,11 @@ class EventBatch(ChangeBatch):
         self._lsns += [min(e.commit_lsn for e in events), max(e.commit_lsn for e in events)]
 
     def prepare_table(self) -> None:
-        """Create the change table unless it is there."""
+        """Create the change table unless it exists."""
         create(self.con, self.bronze)
 
     def finish(self) -> None:
-        """Complete what the commit says of the batch, and how far the table reaches with it."""
+        """Complete what the commit says about the batch, and about the position that the table reaches with it."""
         super().finish()
         if self._lsns:
             self.prepare_table()
@@ -287,11 +289,11 @@ class UnroutedBatch(ChangeBatch):
     def __init__(
         self, lake: Lake, con: duckdb.DuckDBPyConnection, source: str, plan: EventPlan, *, run_id: str = ""
     ) -> None:
-        """Begin a batch for what is left of a source's records. The other arguments are those of `Batch`."""
+        """Begin a batch for the remaining records of a source. The other arguments are those of `Batch`."""
         super().__init__(lake, con, f"{source}__{UNROUTED}", plan, run_id=run_id)
 
     def add(self, events: Sequence[ChangeEvent]) -> None:
-        """Take events, all of which are dead letters."""
+        """Add events, all of which become dead letters."""
         reason = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
         self._counts += Counts(len(events))
         self._refuse([(event, reason.format(event.table)) for event in events])
@@ -302,7 +304,7 @@ def _day_of(file: DataFile) -> date:
 
 
 def envelope(event: ChangeEvent) -> str:
-    """Gives an event as a Debezium envelope in JSON: the raw record of a dead letter, which `debezium.parse` reads."""
+    """Give an event as a Debezium envelope in JSON: the raw record of a dead letter, which `debezium.parse` reads."""
     schema, _, table = event.table.rpartition(".")
     facts = {
         "op": event.op,
@@ -318,24 +320,24 @@ def envelope(event: ChangeEvent) -> str:
         "transaction": {"id": None if event.txid is None else str(event.txid), "total_order": event.tx_seq},
         "unavailable": list(event.unavailable),
     }
-    # The documents go in as they are: reading and writing them again could change a number's digits.
+    # The documents are inserted as they are: parsing and writing them again could change a number's digits.
     documents = {"before": event.before, "after": event.after}
     texts = ", ".join(f'"{name}": {document or "null"}' for name, document in documents.items())
     return f'{{"key": {event.key or "null"}, "value": {{{texts}, {json.dumps(facts, ensure_ascii=False)[1:]}}}'
 
 
 def _arrow(events: Sequence[ChangeEvent]) -> pa.Table:
-    columns = list(zip(*events, strict=True))[1:]  # all but the table
+    columns = list(zip(*events, strict=True))[1:]  # all except the table
     return pa.table([pa.array(values, kind.type) for values, kind in zip(columns, _INCOMING, strict=True)], _INCOMING)
 
 
 def validate_sql(table: ChangeTable, relation: str) -> str:
-    """Gives a query of a relation's events with `_reason`: null for one that fits, else what is wrong, by column.
+    """Give a query of a relation's events with `_reason`: null for an event that fits, else what is wrong, by column.
 
     Args:
-        table: The declared table that they are to fit.
-        relation: What to read from, as it stands after FROM. It has at least `op`, `key`, `after` and `unavailable`;
-            all of its columns are in the result.
+        table: The declared table that the events should fit.
+        relation: What to read from, as SQL after FROM. It has at least `op`, `key`, `after` and `unavailable`; all of
+            its columns are in the result.
     """
     columns = {column.name: column for column in raw_shape(table.model).columns}
     keys = [columns[name] for name in table.keys]
@@ -358,7 +360,7 @@ def validate_sql(table: ChangeTable, relation: str) -> str:
 
 
 def _misfits(column: RawColumn, text: str, applies: str, missing: str, *, what: str) -> list[tuple[str, str]]:
-    """Conditions under which a column does not fit, with SQL of what to say then."""
+    """Give the conditions under which a column does not fit, each with the SQL of its reason."""
     found = []
     dtype = casts.normal(column.dtype)
     if dtype != "VARCHAR":

@@ -1,7 +1,7 @@
-"""Events and rejects in chunks that a memory can hold, whatever brought them: a slot, a snapshot, files, dead letters.
+"""Events and rejects in chunks that fit into memory, whatever brought them: a slot, a snapshot, files, dead letters.
 
-Where to cut is decided here and nowhere else, because a chunk is what `EventBatch` validates at a time: it can keep the
-halves of a key change together only if it has them both.
+Only this module decides where to cut. `EventBatch` validates one chunk at a time, and can keep the halves of a key
+change together only if both are in the same chunk.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 
 RECORDS = 50_000
-"""Of one table: a file in bronze holds no more."""
+"""The most records of one table in a chunk; a file in bronze holds no more."""
 
 FILE_BYTES = 16 * 1024 * 1024
-"""Of one table's documents. A file of them is one row group, of which DuckDB holds several copies, on each thread: with
-a memory limit of 1 GB eight threads can read files of this size, and not even four can read files of four times this
-size."""
+"""The most bytes of one table's documents in a chunk. A file of them is one row group, of which DuckDB holds several
+copies on each thread. With a memory limit of 1 GB, eight threads can read files of this size, but not even four can
+read files of four times this size."""
 
 BYTES = 64 * 1024 * 1024
-"""Of all tables together."""
+"""The most bytes of all tables together."""
 
-_BYTES_BESIDE_DOCUMENTS = 400  # of a record: many short ones are no small matter
+_BYTES_BESIDE_DOCUMENTS = 400  # of a record; for many short records they matter
 
 
 @dataclass
@@ -28,10 +28,10 @@ class Chunk:
     """Some records of one table, in the order in which they came.
 
     Attributes:
-        table: The table as the source names it; None for rejects that name none.
+        table: The table as the source names it; None for rejects that name no table.
         events: Its events.
         rejects: Its rejects.
-        size: Bytes of their documents, about.
+        size: Approximate number of bytes of their documents.
     """
 
     table: str | None
@@ -45,7 +45,7 @@ class Chunk:
         return len(self.events) + len(self.rejects)
 
     def take(self, item: ChangeEvent | Reject) -> int:
-        """Takes a record. Returns the bytes of its documents, about."""
+        """Add a record. Return the approximate number of bytes of its documents."""
         if isinstance(item, ChangeEvent):
             self.events.append(item)
             size = sum(map(_bytes, (item.key, item.before, item.after)))
@@ -57,21 +57,21 @@ class Chunk:
 
 
 def _bytes(text: str | None) -> int:
-    """About how many, without encoding it: what is not ASCII takes three for a character, more or less."""
+    """Estimate the number of bytes without encoding the text: a character that is not ASCII counts as about three."""
     return 0 if not text else len(text) if text.isascii() else 3 * len(text)
 
 
 def in_chunks(items: Iterable[ChangeEvent | Reject]) -> Iterator[Chunk]:
-    """Yields records by table, in chunks of `RECORDS` or `FILE_BYTES`, and all that wait when they come to `BYTES`.
+    """Yield records by table, in chunks of `RECORDS` or `FILE_BYTES`; all that wait, once they reach `BYTES`.
 
-    A delete that would be the last of a chunk is the first of the next one: an insert at the same place may follow, and
-    then the two are an update of a key.
+    A delete that would end a chunk begins the next one instead: an insert at the same place may follow, and then the
+    two are an update of a key.
 
     Args:
         items: Events and rejects of any tables.
 
     Yields:
-        A chunk, which is emptied when the next one is asked for: else there were two of them in memory.
+        A chunk. It is emptied when the next one is asked for, so that memory holds only one of them.
     """
     waiting: dict[str | None, Chunk] = {}
     size = 0
@@ -88,7 +88,8 @@ def in_chunks(items: Iterable[ChangeEvent | Reject]) -> Iterator[Chunk]:
             continue
         for chunk in due:
             held = [chunk.events.pop()] if chunk.events and chunk.events[-1].op == "d" else []
-            # Without the bytes of the one that is held: a long one would have every event after it be a chunk.
+            # The record that is held back does not count: otherwise, after a long one, every event would be a chunk of
+            # its own.
             size -= chunk.size + chunk.records * _BYTES_BESIDE_DOCUMENTS
             waiting[chunk.table] = Chunk(chunk.table, held)
             yield from _handed_over(chunk)

@@ -1,4 +1,4 @@
-"""Read the dead letters of change tables again, in order. There may be millions."""
+"""Reads the dead letters of change tables again, in order. There may be millions."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from pipeline_assets.ingest.cdc.table.chunks import BYTES
 from pipeline_assets.lake.dead_letters import WEIGHT
 from pipeline_assets.sql import quote_text
 
-# Where a dead letter stands: of dead letters of one place, the delete of a key change comes before its insert.
+# Orders dead letters of one place: the delete of a key change comes before its insert.
 _DELETE = quote_text('"op": "d", "source": ')
 _STAND = (
     "concat_ws(' ', _source.file, lpad(CAST(_source.line AS VARCHAR), 19, '0'), "
@@ -17,9 +17,9 @@ _STAND = (
 
 
 def read(con: duckdb.DuckDBPyConnection, dead_letters: str) -> Iterator[tuple[str, int | None, str, int]]:
-    """Yields file, line, raw record and weight of dead letters, in order; of a key change first the delete.
+    """Yield file, line, raw record and weight of dead letters, in order; of a key change, the delete first.
 
-    They are sorted in parts, and read once for each: DuckDB does not spill a sort of long texts.
+    They are sorted in parts, and read once for each part: DuckDB does not spill a sort of long texts.
 
     Args:
         con: A connection that nobody else uses meanwhile.

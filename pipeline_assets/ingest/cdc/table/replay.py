@@ -1,11 +1,11 @@
-"""Dead letters of change tables tried again: parsed from their raw record, appended where they fit now, then removed.
+"""Try dead letters of change tables again: parse their raw records, append those that fit now, then remove them.
 
-Any origin will do: dead letters of files, of Kafka, and of the reader of a slot, whose raw record is an envelope as
-Debezium writes one. A dead letter whose table has been declared since moves there.
+Dead letters of any origin can be tried: of files, of Kafka, and of the reader of a slot, whose raw record is an
+envelope as Debezium writes it. If the table of a dead letter has been declared since, the dead letter moves there.
 
-The dead letters of one batch are one unit. What becomes of them is named after them (`replay:<hash>`), and each table's
-log says whether it has it. So a kill at any point is mended by the next replay: tables that have the unit are passed
-over, and the dead letters go only when all have it.
+The dead letters of one batch are one unit. The batch that a replay makes of them is named after them (`replay:<hash>`),
+and each table's log says whether it has that batch. So the next replay mends a kill at any point: it skips tables that
+have the unit, and removes the dead letters only when all tables have it.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from pipeline_assets.lake.dead_letters import complete, dead_letter_table, waiti
 from pipeline_assets.sql import quote_text
 
 REPLAYED_BATCH, REPLAYED_DEAD_LETTERS = "replayed_batch", "replayed_letters"
-"""In the metadata of the commit that removes dead letters: their batch, and how many records they stood for."""
+"""Keys in the metadata of the commit that removes dead letters: their batch, and how many records they stood for."""
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Report(counts.Report):
 
     Attributes:
         dead_letters: Dead letters that were tried.
-        removed: Of these, the ones that were removed; what still does not fit is a new dead letter with today's reason.
-        skipped: Dead letters that carry no data of a row, as is known now.
+        removed: Those of them that were removed; what still does not fit is a new dead letter with today's reason.
+        skipped: Dead letters that turn out to carry no data of a row.
         records: Records that the dead letters stand for.
     """
 
@@ -64,19 +64,19 @@ def replay(
     selection: Selection | None = None,
     run_id: str = "",
 ) -> Report:
-    """Tries the dead letters of a source again.
+    """Try the dead letters of a source again.
 
-    A batch of dead letters of which none fits now is left as it is. Run it after the ingestion, not before: the dead
-    letters of a batch that was killed before its rows came are read again by the ingestion, which replaces them.
+    If no dead letter of a batch fits now, the batch is left as it is. Run a replay after the ingestion, not before: if
+    a batch was killed before its rows were committed, the ingestion reads it again and replaces its dead letters.
 
     Args:
         lake: The lake.
         con: A connection of it.
         source: Name of the source.
         tables: Its declared tables.
-        record_format: Of its records; dead letters of events that were parsed before are envelopes in any case.
+        record_format: Format of its records; dead letters of events that were parsed before are always envelopes.
         selection: Tries only the batches that have such a dead letter, each as a whole: halves of a key change belong
-            together, and what becomes of a batch is named after all of it. Its limit ends the list of batches.
+            together, and the batch of a replay is named after all its dead letters. Its limit ends the list of batches.
         run_id: Of the run, for the commits' metadata.
     """
     attempt = _Attempt(lake, con, source, tables, record_format, run_id)
@@ -90,14 +90,14 @@ def replay(
 def discard(
     lake: Lake, con: duckdb.DuckDBPyConnection, source: str, tables: Sequence[ChangeTable], *, run_id: str = ""
 ) -> int:
-    """Discards all waiting dead letters of a source. Returns how many."""
+    """Discard all waiting dead letters of a source. Return their number."""
     names = [*(table.name for table in tables), f"{source}__{UNROUTED}"]
     facts = {"run_id": run_id} if run_id else {}
     return sum(discarding.discard(con, Table(lake, f"bronze.{name}"), metadata=facts).dead_letters for name in names)
 
 
 def _batches(con: duckdb.DuckDBPyConnection, dead_letters: Table, selection: Selection) -> list[str]:
-    """The batches that have such dead letters now; what a replay adds meanwhile has been tried."""
+    """Give the batches that have such dead letters now; dead letters that a replay adds meanwhile have been tried."""
     if not dead_letters.exists():
         return []
     counts = (
@@ -129,7 +129,7 @@ class _Attempt:
         self._logs = {name: Positions(table.open()) for name, table in bronze.items() if table.exists()}
 
     def unit(self, dead_letters: Table, batch_id: str) -> None:
-        """Appends what fits of one batch's dead letters and removes them; leaves all as it is if nothing fits."""
+        """Append what fits of one batch's dead letters and remove them; leave all as it is if nothing fits."""
         where = f"_batch_id = {quote_text(batch_id)}"
         name = self._name(dead_letters, where)
         has_it = {table for table, log in self._logs.items() if log.get(name) is not None}
@@ -163,7 +163,7 @@ class _Attempt:
                 each.discard()
 
     def _name(self, dead_letters: Table, where: str) -> str:
-        """Names a unit after its dead letters: a batch that was read again with others is another unit."""
+        """Name a unit after its dead letters: if a batch was read again and left others, it is another unit."""
         record = "md5(concat_ws('|', _source.file, _source.line, reason, raw))"
         found = self._con.execute(
             f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {waiting(dead_letters)} WHERE {where}"
@@ -172,8 +172,11 @@ class _Attempt:
         return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
 
     def _records(self, dead_letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
-        """Yields what dead letters are now, and counts them; by a cursor of its own: a batch uses the connection."""
-        version = dead_letters.open().version()  # for all parts the same
+        """Yield the events and rejects of dead letters, and count them.
+
+        Use a cursor of its own: a batch uses the connection.
+        """
+        version = dead_letters.open().version()  # the same for all parts
         for origin, place, raw, weight in read(
             self._con.cursor(), f"(FROM {waiting(dead_letters, version)} WHERE {where})"
         ):
@@ -181,11 +184,11 @@ class _Attempt:
             tried.dead_letters += 1
             tried.records += weight
             tried.skipped += not records
-            # What stands for several is the start of a file, and no record.
+            # A dead letter that stands for several records is the start of a file, not a record.
             yield from (r._replace(records=weight) if isinstance(r, Reject) and weight > 1 else r for r in records)
 
     def _parse(self, raw: str, origin: str, place: int) -> Sequence[ChangeEvent | Reject]:
-        """Parses a raw record: as its source writes it, or as the envelope of an event that did not fit."""
+        """Parse a raw record: as its source writes it, or as the envelope of an event that did not fit."""
         found = parse(self._format, raw, origin=origin, place=place, keys=self._keys)
         if self._format != "debezium" and found and isinstance(found[0], Reject) and found[0].table is None:
             envelope = parse("debezium", raw, origin=origin, place=place, keys=self._keys)

@@ -1,7 +1,7 @@
-"""SQL that reads a row out of a JSON document: the texts of its columns, and the typed value of a text.
+"""SQL that reads a row from a JSON document: the texts of its columns, and the typed value of a text.
 
-Bronze tests every event with these expressions before it takes it, and silver reads rows with the same ones: so silver
-never meets a value that it cannot cast. Nothing of tables or batches lives here.
+Bronze tests every event with these expressions before it accepts it, and silver reads rows with the same ones. So
+silver never meets a value that it cannot cast. Tables and batches are not handled here.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from pipeline_assets.sql import quote_text
 
 
 def texts(columns: Sequence[str], document: str) -> str:
-    """Gives the texts of columns in a JSON object, as one VARCHAR[] in the order of `columns`.
+    """Give the texts of columns in a JSON object, as one VARCHAR[] in the order of `columns`.
 
-    Of a string its characters, of other values the JSON as it stands, every digit of it; of a null or missing column
-    NULL. The document is parsed once, whatever the number of columns.
+    A string gives its characters, another value gives its JSON unchanged, with every digit, and a null or missing
+    column gives NULL. The document is parsed once, whatever the number of columns.
 
     Args:
         columns: Names of the object's fields, any characters.
@@ -32,11 +32,12 @@ def _pointers(names: Sequence[str]) -> str:
 
 
 def typed(text: str, dtype: str) -> str:
-    """Gives the value of a text as the source wrote it; NULL if it is not exactly a value of the type.
+    """Give the value of a text as the source wrote it; NULL if it is not exactly a value of the type.
 
-    Takes PostgreSQL's and ISO 8601 texts of times, Debezium's `isostring` (a `Z` also after times without zone, and
-    after dates) and base64 of bytes. Bare epoch numbers are no times: milli- and microseconds look alike. A list is the
-    text of a JSON array; each element has to fit, and an array within an array fits a list of lists, or text.
+    It accepts PostgreSQL's and ISO 8601 texts of times, Debezium's `isostring` (a `Z` also after times without zone,
+    and after dates) and base64 of bytes. It does not accept bare epoch numbers as times: milli- and microseconds look
+    alike. A list is the text of a JSON array; each element has to fit, and an array within an array fits a list of
+    lists, or text.
 
     Args:
         text: SQL expression.
@@ -44,7 +45,8 @@ def typed(text: str, dtype: str) -> str:
     """
     target = casts.normal(dtype)
     if target.endswith("[]"):
-        # A text that is no JSON at all (PostgreSQL's {1,2} out of a column of text) would be an error, not a null.
+        # A text that is not JSON (such as PostgreSQL's {1,2} from a text column) would raise an error instead of giving
+        # null.
         return f"CASE WHEN json_valid({text}) THEN {casts.from_json(text, target, scalar=_scalar)} END"
     return _scalar(text, target)
 
