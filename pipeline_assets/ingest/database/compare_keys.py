@@ -1,7 +1,7 @@
-"""Rows that are gone from the source: its keys compared with those of bronze. A watermark says nothing of them.
+"""Rows that are gone from the source: its keys are compared with those of bronze. A watermark cannot show such rows.
 
-A key that bronze has and the source no longer has gets a tombstone: its last row once more, with `_deleted` true. All
-keys of the source are read, at one snapshot; of bronze, its key columns.
+A key that bronze has and the source no longer has gets a tombstone: its last row once more, with `_deleted` true. From
+the source all keys are read, at one snapshot; from bronze, its key columns.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ _KEYS, _STORED, _GONE = "pull_keys", "pull_stored", "pull_gone"
 
 @dataclass(frozen=True)
 class KeyComparison:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         keys: Keys that the source has.
         gone: Keys that got a tombstone.
-        missing: Keys of the source that bronze does not have: rows that wait for the next pull, are dead letters, or
-            were stamped below the lookback.
+        missing: Keys of the source that bronze does not have. Their rows wait for the next pull, are dead letters, or
+            have a watermark below the lookback.
     """
 
     keys: int
@@ -45,7 +45,7 @@ class KeyComparison:
 def compare_keys(
     lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, *, run_id: str = ""
 ) -> KeyComparison:
-    """Compares the keys and commits the tombstones. What may pass by itself is tried again.
+    """Compare the keys and commit the tombstones. Errors that may pass by themselves are tried again.
 
     Args:
         lake: The lake.
@@ -65,7 +65,7 @@ def compare_keys(
 
 @dataclass
 class _Run:
-    """One comparison, as the spine takes it: its batch is the tombstones."""
+    """One comparison, as a `Source` of the spine: its batch holds the tombstones."""
 
     lake: Lake
     con: duckdb.DuckDBPyConnection
@@ -79,11 +79,11 @@ class _Run:
         return self.source.table(self.lake).name
 
     def plan(self, stack: ExitStack) -> Sequence[Batch]:
-        """Compare the keys. No batch if none has gone."""
+        """Compare the keys; give no batch if no key has gone."""
         con, source, bronze = self.con, self.source, self.source.table(self.lake)
         if not bronze.exists():
             raise BatchError(f"{bronze.name} has no rows yet: pull {source.name} first, then compare its keys")
-        # Before the snapshot, so that a pull that comes in between is noticed.
+        # Before the snapshot, so that a pull in between is noticed.
         before = bronze.position(EXTRACTED)
         with self.database.snapshot(source.relation) as snapshot:
             now = position(snapshot.taken_at)
@@ -103,7 +103,7 @@ class _Run:
 
 
 def _read_keys(con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot) -> None:
-    """Reads the source's keys as bronze has them; one that does not fit its type is in no row there."""
+    """Read the source's keys with bronze's types; a key that does not fit its type is in no row of bronze."""
     shape = RawShape(
         tuple(replace(c, required=False) for c in raw_shape(source.model).columns if c.name in source.keys)
     )

@@ -1,7 +1,7 @@
-"""What can go wrong with a source database: in words that name the place and never a secret, and whether to try again.
+"""Errors of a source database: the words name the place and never a secret, and the class says whether to try again.
 
-Only what may pass by itself is tried again: a lost connection, a lock, a serialization failure, a server that starts.
-A syntax error fails at once, with the database's own text.
+Only errors that may pass by themselves are tried again: a lost connection, a lock, a serialization failure, a server
+that starts. A syntax error fails at once, with the database's own text.
 """
 
 import logging
@@ -22,7 +22,7 @@ from tenacity import (
 from pipeline_assets.ingest.batch.errors import BatchError
 from pipeline_assets.ingest.postgres_session import redact
 
-if TYPE_CHECKING:  # whoever has such an error has loaded SQLAlchemy, and nobody else needs to
+if TYPE_CHECKING:  # code that has such an error has loaded SQLAlchemy; no other code needs it
     from sqlalchemy.exc import DBAPIError
 
 _log = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ LONGEST_WAIT_SECONDS = 60.0
 # Class 08 connection, 40 rolled back (serialization, deadlock), 53 resources, 57P01..57P04 shut down, starts, dropped;
 # 55P03 lock not available, 57014 cancelled (by a conflict with recovery on a replica, or a statement timeout).
 _TRANSIENT_SQLSTATE = re.compile(r"08...|40...|53...|57P0[1-3]|55P03|57014")
-# What a server says at the door has no SQLSTATE in libpq.
+# libpq gives no SQLSTATE for errors of connecting.
 _REFUSED = re.compile(r"authentication failed|does not exist|no pg_hba\.conf entry|not permitted|invalid|no password")
-# Of drivers without SQLSTATE: SQLite's texts, MySQL's numbers (lock wait, deadlock, too many, connection).
+# For drivers without SQLSTATE: SQLite's texts, MySQL's numbers (lock wait, deadlock, too many, connection).
 _TRANSIENT_TEXT = re.compile(
     r"(?i)database (table )?is (locked|busy)|connection (was )?(lost|reset|refused|closed)|gone away"
 )
@@ -52,7 +52,7 @@ class DatabaseError(BatchError):
     """The database cannot be reached, refuses, or does not have what was declared; nothing was committed.
 
     Attributes:
-        is_transient: Whether the same again may work.
+        is_transient: Whether another attempt may succeed.
     """
 
     def __init__(self, message: str, *, is_transient: bool = False) -> None:
@@ -61,12 +61,12 @@ class DatabaseError(BatchError):
 
 
 def of_postgres(place: str, error: psycopg.Error, password: str | None) -> DatabaseError:
-    """Tells an error of PostgreSQL. Raise it `from None`: psycopg's frames hold the connection's parameters.
+    """Give the error for one of PostgreSQL. Raise it `from None`: psycopg's frames hold the connection's parameters.
 
     Args:
         place: `host:port/database`.
         error: The error.
-        password: To be left out of the text.
+        password: The password, which is left out of the text.
     """
     state = error.sqlstate or ""
     text = str(error) or type(error).__name__
@@ -77,7 +77,7 @@ def of_postgres(place: str, error: psycopg.Error, password: str | None) -> Datab
 
 
 def of_sqlalchemy(place: str, error: "DBAPIError", password: str | None) -> DatabaseError:
-    """Tells an error of any other driver. Raise it `from None`."""
+    """Give the error for one of any other driver. Raise it `from None`."""
     original = error.orig if error.orig is not None else error
     text = str(original)
     state = str(getattr(original, "sqlstate", None) or getattr(original, "pgcode", None) or "")
@@ -92,20 +92,20 @@ def of_sqlalchemy(place: str, error: "DBAPIError", password: str | None) -> Data
 
 
 def of_duckdb(place: str, error: duckdb.Error) -> DatabaseError:
-    """Tells an error of a DuckDB file; another process that writes it keeps it locked."""
+    """Give the error for one of a DuckDB file; another process that writes the file keeps it locked."""
     text = str(error)
     return DatabaseError(f"{place}: {text}", is_transient="Could not set lock" in text)
 
 
 def without_secrets(text: str, password: str | None) -> str:
-    """The text with `***` for passwords, as they are and as URLs write them."""
+    """Give the text with `***` for passwords, as they are and as URLs write them."""
     for secret in {password, unquote(password), quote(password, safe="")} if password else ():
         text = text.replace(secret, "***")
     return redact(text)
 
 
 def retrying() -> Retrying:
-    """Repeats what may pass by itself: 5 attempts, waits of 1, 2, 4 and 8 seconds, each with jitter."""
+    """Repeat what may pass by itself: 5 attempts, waits of 1, 2, 4 and 8 seconds, each with jitter."""
     return Retrying(
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_exponential_jitter(

@@ -1,11 +1,11 @@
-"""What a run pulls from a database: all of it, the windows of some days, or what is new; then commits it.
+"""A pull from a database: everything, the windows of some days, or only what is new; then the commit.
 
 full        every row, in place of those of the last pull
 window      the rows whose watermark lies in a day, in place of those of that day
 incremental rows that are new or changed since the last pull: of a PostgreSQL table exactly (`progress`); of views,
             queries and other databases by the watermark less a lookback, without what was read before (`duplicates`)
 
-How a database is read is in `postgres`, `alchemy` and `duckdb_file`; deleted rows are `keys`' affair.
+`postgres`, `alchemy` and `duckdb_file` read a database; `compare_keys` finds deleted rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ EXTRACTED = "extracted"
 
 LOOKBACK_SECONDS = 86_400
 LOOKBACK_NUMBERS = 10_000
-"""How far below the watermark is looked, unless declared."""
+"""How far below the watermark an incremental pull looks, unless declared."""
 
 _MODES: dict[Mode, frozenset[str]] = {
     "full": frozenset(),
@@ -58,7 +58,8 @@ _MODES: dict[Mode, frozenset[str]] = {
 
 _NO_WATERMARK = {"watermark:stream": 0}
 _YEAR_DAYS = 366
-# SQLite compares times as texts, in whatever zone they were written: bronze rows to be compared with lie that close.
+# SQLite compares times as texts, in whatever zone they were written: a bronze row to be compared with may be so far
+# off.
 _TEXT_MARGIN = 2 * 86_400 * SECONDS
 
 
@@ -67,11 +68,11 @@ class DatabaseSource(RowSource):
     """A table or query of a database as declared.
 
     Attributes:
-        source_table: What is read, as `schema.table`; or
-        query: SQL, with `:lower` in incremental mode, and `:upper` too in windows.
-        mode: How.
+        source_table: The table that is read, as `schema.table`; None if `query` is given.
+        query: SQL, with `:lower` in incremental mode, and `:upper` too in windows; None if `source_table` is given.
+        mode: How the source is read: see the module.
         watermark: Column that grows with each change; the day of a window. None for full pulls.
-        lookback: How far below the watermark it is looked: seconds, or numbers. None is a day, or 10,000 numbers; of a
+        lookback: How far below the watermark a pull looks: seconds, or numbers. None is a day, or 10,000 numbers; for a
             PostgreSQL table, all the way.
     """
 
@@ -82,10 +83,10 @@ class DatabaseSource(RowSource):
     lookback: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what contradicts itself.
+        """Refuse a declaration that contradicts itself.
 
         Raises:
-            ValueError: With what to declare instead.
+            ValueError: The message says what to declare instead.
         """
         columns = {column.name: column for column in raw_shape(self.model).columns}
         if unknown := [key for key in self.keys if key not in columns]:
@@ -116,13 +117,13 @@ class DatabaseSource(RowSource):
 
     @property
     def relation(self) -> Relation:
-        """What is read, as the readers take it."""
+        """What is read, in the form of the readers."""
         return Relation(self.source_table, self.query, keeps_bytes=True)
 
 
 @dataclass(frozen=True)
 class _Pull:
-    """What to read, and the positions that follow once the greatest watermark read is known."""
+    """What to read, and the positions that follow from the greatest watermark that was read."""
 
     rows: RowPlan
     selections: Sequence[Selection]
@@ -130,29 +131,30 @@ class _Pull:
 
 
 def connect(url: str) -> Database:
-    """Gives the database of a URL; connects to nothing yet.
+    """Give the database of a URL; connect to nothing yet.
 
     Args:
         url: `postgresql://...`, `duckdb:///path`, or any other of SQLAlchemy.
 
     Raises:
-        DatabaseError: It is no URL, or its driver is not installed.
+        DatabaseError: The text is not a URL, or its driver is not installed.
     """
     if url.startswith("duckdb:"):
         return DuckDBFile(url)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] in ("postgresql", "postgres"):
         return postgres.PostgresDatabase(f"postgresql://{rest}" if separator else url)
-    from pipeline_assets.ingest.database.alchemy import AlchemyDatabase  # SQLAlchemy: 0.2 CPU seconds of each start
+    # SQLAlchemy costs 0.2 CPU seconds of each start.
+    from pipeline_assets.ingest.database.alchemy import AlchemyDatabase
 
     return AlchemyDatabase(url)
 
 
 def days_due(lake: Lake, source: DatabaseSource, today: date) -> tuple[date, date]:
-    """Gives the first and last day that a pull of today covers: those since the last pull; of windows, up to yesterday.
+    """Give the first and last day that a pull of today covers: those since the last pull; of windows, up to yesterday.
 
-    Windows begin with the first one that is missing, or was pulled before its day was over. Those before the last year,
-    and all before the first pull, are for people to ask for.
+    Windows begin with the first one that is missing, or that was pulled before its day was over. People have to ask for
+    windows older than a year, and for all before the first pull.
     """
     bronze = source.table(lake)
     log = bronze.open() if bronze.exists() else None
@@ -168,7 +170,7 @@ def days_due(lake: Lake, source: DatabaseSource, today: date) -> tuple[date, dat
 
 
 def _is_whole(day: date, pulled: int | None) -> bool:
-    """Whether a window was pulled once its day was over."""
+    """Tell whether a window was pulled once its day was over."""
     return pulled is not None and at(pulled).date() > day
 
 
@@ -176,7 +178,7 @@ def pull(
     lake: Lake, con: duckdb.DuckDBPyConnection, source: DatabaseSource, database: Database, first: date, last: date,
     *, run_id: str = "",
 ) -> Report:  # fmt: skip
-    """Pull once; in windows, each day of a range. What may pass by itself is tried again.
+    """Pull once; in windows, each day of a range. Errors that may pass by themselves are tried again.
 
     Args:
         lake: The lake.
@@ -204,7 +206,7 @@ def pull(
 
 @dataclass
 class _Run:
-    """One pull, as the spine takes it: of a window, its day."""
+    """One pull, as a `Source` of the spine; in windows, the pull of one day."""
 
     lake: Lake
     con: duckdb.DuckDBPyConnection
@@ -218,7 +220,7 @@ class _Run:
         return self.source.table(self.lake).name
 
     def plan(self, stack: ExitStack) -> Sequence[Batch]:
-        """Take a snapshot of the source, and decide what of it is read."""
+        """Take a snapshot of the source, and decide what is read from it."""
         self._snapshot = stack.enter_context(self.database.snapshot(self.source.relation))
         bronze = self.source.table(self.lake)
         self._pull = _plan(self.con, bronze, self.source, self.database.place, self._snapshot, self.day)
@@ -230,7 +232,7 @@ class _Run:
         watermark = self.source.watermark
         _read(self._batch, self.con, self.source, self._snapshot, self._pull.selections)
         greatest = self._batch.greatest(watermark.greatest_sql) if watermark else None
-        # What the other kinds of pulls have kept does not know of these rows.
+        # Positions that other kinds of pulls have kept do not cover these rows.
         self._batch.positions |= {**NO_PROGRESS, **_NO_WATERMARK, **self._pull.positions(greatest)}
 
 
@@ -255,7 +257,7 @@ def _plan(
         return _Pull(batch, snapshot.splits(source.keys), lambda _: {})
     if day is not None:
         return _window(batch, source.watermark, day)
-    # Of an empty table nothing can be read again.
+    # In an empty table there is nothing that could be read again.
     may_repeat = "TRUE" if _has_rows(con, bronze) else None
     if snapshot.transactions is not None:
         return _by_transactions(batch, bronze, source, snapshot, snapshot.transactions, may_repeat)
@@ -329,7 +331,7 @@ def _read(
     batch: RowBatch, con: duckdb.DuckDBPyConnection, source: DatabaseSource, snapshot: Snapshot,
     selections: Sequence[Selection],
 ) -> None:  # fmt: skip
-    """Reads all parts; several side by side, each with a cursor and a session of its own."""
+    """Read all parts; several in parallel, each with a cursor and a session of its own."""
 
     def read(number: int) -> None:
         origin = source.relation.name + (f", part {number + 1} of {len(selections)}" if len(selections) > 1 else "")
@@ -346,7 +348,7 @@ def _read(
             for _ in pool.map(read, range(len(selections))):
                 pass
         except BaseException as error:
-            if not isinstance(error, Exception):  # an interrupt reaches this thread alone
+            if not isinstance(error, Exception):  # only this thread gets an interrupt
                 end_all()
             pool.shutdown(cancel_futures=True)
             raise
@@ -359,19 +361,19 @@ def _watermark(source: DatabaseSource) -> Watermark:
 
 
 def _lookback(source: DatabaseSource, watermark: Watermark) -> int:
-    """In positions."""
+    """Give the lookback in positions."""
     if not watermark.is_time:
         return LOOKBACK_NUMBERS if source.lookback is None else source.lookback
     return (LOOKBACK_SECONDS if source.lookback is None else source.lookback) * SECONDS
 
 
 def _capped(watermark: Watermark, greatest: int | None, now: int) -> int | None:
-    """A watermark that counts: a row from the future does not have the rows of the present be left out."""
+    """Cap a watermark, so that a row from the future does not make the next pull skip rows of the present."""
     return greatest if greatest is None or not watermark.is_time else min(greatest, now)
 
 
 def _number(text: str) -> int:
-    """A text as a position."""
+    """Give a text as a position."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 

@@ -1,4 +1,4 @@
 """Landing files into bronze: which files of a day are new (`plan`), reading them, and the commit (`ingest`).
 
-The file formats are in `formats`.
+The file formats are in `ingest.formats`.
 """

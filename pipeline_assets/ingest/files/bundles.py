@@ -1,9 +1,9 @@
-"""Many small text files read as one: what costs 10 ms for each file costs 10 ms for a thousand of them.
+"""Many small text files are read as one: a step that costs 10 ms for each file then costs 10 ms for a thousand files.
 
 The bytes of small files of one day, format and header are put behind each other, and read by the one reader of all
-files. Each record gets its file from the line that it starts on. A bundle whose account is not proved (a record may
-have run across the end of a file, or was refused where quotes decide what a record is) gives no row: it is halved, down
-to single files. So what a file becomes never depends on its neighbours.
+files. The line that a record starts on gives the record its file. A bundle gives no row unless its counts are proved: a
+record may have run across the end of a file, or may have been refused where quotes decide what a record is. Such a
+bundle is halved, down to single files. So the outcome of a file never depends on its neighbours.
 
 Nothing is committed here.
 """
@@ -33,7 +33,7 @@ from pipeline_assets.ingest.files.unread import Cause, cause_of
 from pipeline_assets.lake import DataFile, StorageError, Table, faults
 from pipeline_assets.sql import quote_text
 
-_MOST_BYTES = HEAD_BYTES // 4  # of a file: a larger one is worth its own pass
+_MOST_BYTES = HEAD_BYTES // 4  # of a file: a larger file deserves its own pass
 _BUNDLE_BYTES, _BUNDLE_FILES = 16 * 1024 * 1024, 1_000
 _HELD_BYTES = 4 * _BUNDLE_BYTES  # of all bundles that are being filled
 _SMALL_PARQUET_BYTES, _MANY_PARQUET = 1024 * 1024, 16
@@ -48,12 +48,12 @@ class _Layout:
 
     Attributes:
         day: Their partition.
-        suffix: Of their names, less that of a compression: the reader goes by it.
+        suffix: Of their names, without that of a compression: it tells the reader the format.
         head: What stands before the first: a CSV header with its line end, or the bracket of a JSON array.
         between: What stands between two of them.
-        tail: What stands behind the last.
+        tail: What stands after the last.
         line_end: How their lines end; empty for JSON documents, whose records are counted instead of lines.
-        is_by_line: Whether each line is a record, whatever stands in it or beside it.
+        is_by_line: Whether each line is a record, whatever it and its neighbours contain.
     """
 
     day: date
@@ -67,7 +67,7 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Member:
-    """A file of a bundle: its records as bytes, and how many lines (of JSON documents, records) they are."""
+    """A file of a bundle: its records as bytes, and its number of lines (in JSON documents, of records)."""
 
     delivery: Delivery
     text: bytes
@@ -75,22 +75,22 @@ class _Member:
 
 
 class _NotProvedError(Exception):
-    """The bundle gives no rows: its files have to be read in smaller ones."""
+    """The bundle gives no rows: its files have to be read in smaller bundles."""
 
 
 def read_all(
     reader: FileReader, deliveries: Iterable[Delivery], shape: RawShape
 ) -> Iterator[tuple[Delivery, Landed | Cause | None]]:
-    """Reads files, the small ones together; in an order of its own.
+    """Read files, the small ones together; yield them in another order.
 
     Args:
         reader: How the files of the source are read.
         deliveries: The files, in order.
-        shape: The contract's columns, with those that evolution has added to the table.
+        shape: The contract's columns, with those that schema evolution has added to the table.
 
     Yields:
-        Each file with what became of it, as `FileReader.read` gives it. Of files that were read as one, the first has
-        all the Parquet files.
+        Each file with its outcome, as `FileReader.read` gives it. Of files that were read as one, the first has all the
+        Parquet files.
     """
     added: dict[str, RawColumn] = {}
     for group in _grouped(reader, deliveries):
@@ -105,9 +105,9 @@ def read_all(
 
 
 def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataFile]) -> list[DataFile]:
-    """Rewrites the small ones of written files as one for each day, where there are many.
+    """Rewrite the small ones of written files as one file for each day, where there are many.
 
-    A table's log and its readers pay for each file of it for ever.
+    Each file costs the table's log and its readers time, for ever.
     """
     kept: list[DataFile] = []
     days: dict[str | None, list[DataFile]] = {}
@@ -122,7 +122,7 @@ def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataF
         rows = f"SELECT * FROM read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
         try:
             kept += bronze.write(con, rows, partition_values={"_partition_date": day})
-        except duckdb.OutOfMemoryException:  # of 1,500 columns, say: they fit one by one
+        except duckdb.OutOfMemoryException:  # of 1,500 columns, for example: one by one the files fit
             kept += small
             continue
         except BaseException:
@@ -133,7 +133,7 @@ def compact(con: duckdb.DuckDBPyConnection, bronze: Table, files: Iterable[DataF
 
 
 def _grouped(reader: FileReader, deliveries: Iterable[Delivery]) -> Iterator[Delivery | tuple[_Layout, list[_Member]]]:
-    """Puts files that can be read as one together; those that cannot come alone."""
+    """Put files together that can be read as one; yield the others alone."""
     filling: dict[_Layout, list[_Member]] = {}
     sizes: Counter[_Layout] = Counter()
     for delivery in deliveries:
@@ -152,7 +152,7 @@ def _grouped(reader: FileReader, deliveries: Iterable[Delivery]) -> Iterator[Del
 
 
 def _member(reader: FileReader, delivery: Delivery) -> tuple[_Layout, _Member] | None:
-    """Reads a small text file into memory; None for what has to be read alone."""
+    """Read a small text file into memory; give None for a file that has to be read alone."""
     name = Path(delivery.file.path)
     if delivery.file.size_bytes > _MOST_BYTES:
         return None
@@ -160,7 +160,7 @@ def _member(reader: FileReader, delivery: Delivery) -> tuple[_Layout, _Member] |
         kind = resolve_format(name.name, reader.format)
         content = read_content(reader.root / name, reader.max_unpacked_bytes)
     except (UnreadableFile, OSError):
-        return None  # read alone, it gets a reason
+        return None  # read alone, the file gets a reason
     is_planned = identity(delivery.file, content, by_day=reader.by_day) == delivery.content_id
     if content.text_bytes > _MOST_BYTES or content.failure or not is_planned:
         return None
@@ -172,7 +172,7 @@ def _member(reader: FileReader, delivery: Delivery) -> tuple[_Layout, _Member] |
 
 
 def _text(delivery: Delivery, content: Content, suffix: str, *, has_header: bool) -> tuple[_Layout, _Member] | None:
-    """A file of lines: plain UTF-8 with one kind of line end, and a header without quotes on the first line."""
+    """Give a file of lines: plain UTF-8 with one kind of line end, and a header without quotes on the first line."""
     text = content.head
     if content.terminator != b"\n" or not content.uniform_line_ends or text.startswith(b"\xef\xbb\xbf"):
         return None
@@ -191,7 +191,7 @@ def _text(delivery: Delivery, content: Content, suffix: str, *, has_header: bool
 
 
 def _json(delivery: Delivery, content: Content, suffix: str) -> tuple[_Layout, _Member] | None:
-    """A file of one JSON object, or of one array; whole, so that it cannot run into its neighbour."""
+    """Give a file of one JSON object or of one array; it is complete, so that it cannot run into its neighbour."""
     text = content.head.strip(_WHITESPACE)
     try:
         parsed = json.loads(text.decode())
@@ -208,7 +208,7 @@ def _json(delivery: Delivery, content: Content, suffix: str) -> tuple[_Layout, _
 def _read(
     reader: FileReader, layout: _Layout, members: Sequence[_Member], shape: RawShape
 ) -> list[tuple[Delivery, Landed | Cause | None]]:
-    """Reads files as one, or if that proves nothing as two halves."""
+    """Read files as one, or as two halves if that proves nothing."""
     if len(members) == 1:
         delivery = members[0].delivery
         return [(delivery, reader.read(delivery, shape))]
@@ -260,7 +260,7 @@ def _read_as_one(
 
 
 def _starts(layout: _Layout, members: Sequence[_Member]) -> list[int]:
-    """The line of the bundle on which each file's records begin."""
+    """Give the line of the bundle on which each file's records begin."""
     return list(accumulate((member.lines for member in members[:-1]), initial=2 if _has_header(layout) else 1))
 
 
@@ -271,7 +271,7 @@ def _has_header(layout: _Layout) -> bool:
 def _load(
     reader: FileReader, layout: _Layout, members: Sequence[_Member], shape: RawShape
 ) -> tuple[Outcome, tuple[RawColumn, ...]]:
-    """Reads the bundle into a temporary table, as a file without a name."""
+    """Read the bundle into a temporary table, as a file without a name."""
     path = reader.temp_dir / f"{uuid4().hex}{layout.suffix}"
     path.write_bytes(layout.head + layout.between.join(member.text for member in members) + layout.tail)
     try:
@@ -286,7 +286,7 @@ def _load(
         ) as records:
             matching = match_fields(records.fields, shape, schema_evolution=reader.schema_evolution)
             if matching.missing and records.format == "csv":
-                raise _NotProvedError  # then each header is a dead letter of its own
+                raise _NotProvedError  # otherwise each header would be a dead letter of its own
             select = conform_sql(
                 records,
                 shape,
@@ -315,11 +315,12 @@ def _load(
 
 
 def _prove(outcome: Outcome, layout: _Layout, members: Sequence[_Member], starts: Sequence[int]) -> None:
-    """Proves that the bundle's records are those of its files: each is known by its line, and at each file one begins.
+    """Prove that the bundle's records are those of its files: a line tells its file, and at each file one begins.
 
-    Without a map each line is a record. With one, quotes hold line ends, and a quote that a file leaves open would hold
-    the first line of the next. What is refused there may be refused for a quote of another file, and what is weighed
-    against the other records of its file would be weighed against those of other files.
+    Without a line map, each line is a record. With one, quotes may hold line ends, and a quote that a file leaves open
+    would swallow the first line of the next file. A record that is refused there may be refused because of a quote of
+    another file. A record that is weighed against the other records of its file would be weighed against those of other
+    files.
     """
     if outcome.more or outcome.is_weighed or (outcome.rejects and not layout.is_by_line):
         raise _NotProvedError
@@ -335,7 +336,7 @@ def _prove(outcome: Outcome, layout: _Layout, members: Sequence[_Member], starts
 def _tell_files(
     con: duckdb.DuckDBPyConnection, layout: _Layout, members: Sequence[_Member], starts: Sequence[int]
 ) -> None:
-    """Makes the table of files that hold records: where each begins, and what its rows say of it."""
+    """Make the table of files that hold records: where each begins, and what its rows say about it."""
     own_start = 2 if _has_header(layout) else 1
     facts = [
         (start, start - own_start, delivery.file.path, delivery.content_id, extracted_at(delivery.file))
@@ -353,7 +354,7 @@ def _tell_files(
 def _tell_rejects(
     con: duckdb.DuckDBPyConnection, buffer: DeadLetterBuffer, layout: _Layout, outcome: Outcome
 ) -> dict[str, int]:
-    """Makes dead letters of the records that the reader refused; gives their number by file."""
+    """Make dead letters of the records that the reader refused; give their number by file."""
     if not outcome.rejects:
         return {}
     con.register("landing_rejects", rejects_table(outcome.rejects))
@@ -368,7 +369,7 @@ def _tell_rejects(
 
 
 def _with_files(con: duckdb.DuckDBPyConnection, outcome: Outcome) -> str:
-    """Gives the relation of the rows, as `r`, with the file that each comes from."""
+    """Give the relation of the rows, as `r`, with the file that each comes from."""
     rows = f"SELECT *, _source.line AS _at FROM {_ROWS}"
     if outcome.line_map is not None:
         con.register(_LINES, outcome.line_map)

@@ -1,11 +1,11 @@
 """One streaming pass over a landed file's bytes: its identity, its integrity and the shape of its line ends.
 
-Holds what is true of the bytes whatever the format: content id, compression (by magic bytes, never by name), whether
-a compressed stream is whole, how many line ends of each kind there are, and the head of the decompressed text. Does
-not hold formats (`readers`) or where records start (`physical_lines`).
+This module holds what is true of the bytes in any format: content id, compression (by magic bytes, never by name),
+whether a compressed stream is complete, how many line ends of each kind there are, and the head of the decompressed
+text. Formats, and where records start, are in `ingest.formats`.
 
-DuckDB reads a gzip file that ends in the middle of its stream without an error, so integrity is proved here, by
-Arrow's stream, before any reader sees the file.
+DuckDB reads a gzip file that ends in the middle of its stream without an error. So integrity is proved here, by Arrow's
+stream, before any reader sees the file.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Compression = Literal["gzip", "zstd"]
 
 CHUNK_BYTES = 4 * 1024 * 1024
 HEAD_BYTES = 1024 * 1024
-"""Kept from the start of the decompressed bytes: a CSV header must fit."""
+"""Bytes kept from the start of the decompressed file: a CSV header must fit."""
 
 _BYTES_NEAR_DAMAGE = 256
 _BYTES_OF_MEMBERS = 64 * 1024
@@ -33,7 +33,7 @@ _OF_GZIP = 31  # zlib's `wbits` of a gzip member
 EXCERPT_BYTES = 1_000
 
 MAX_UNPACKED_MB = 100_000
-"""A gigabyte of gzip can hold a terabyte; who delivers more than this in one file declares it."""
+"""A gigabyte of gzip can hold a terabyte; a source that delivers more than this in one file declares it."""
 
 _MAGIC: tuple[tuple[bytes, Compression], ...] = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _SKIPPABLE_ZSTD_FRAME = b"\x2a\x4d\x18"  # bytes 1..3; byte 0 is 0x50 to 0x5f (RFC 8878, 3.1.2)
@@ -69,7 +69,7 @@ class Content:
         head: First `HEAD_BYTES` after decompression.
         excerpt: First `EXCERPT_BYTES` of the landed bytes as text, bytes that are not UTF-8 backslash-escaped.
         failure: Why the file cannot be read at all (a dead letter's reason), or None.
-        whole_bytes: Of a gzip file that fails only for bytes that follow its members and are none: where these end.
+        whole_bytes: Where the members of a gzip file end, if it fails only for other bytes that follow them.
     """
 
     content_id: str
@@ -119,14 +119,14 @@ class _HashingReader:
         try:
             data = self._file.read(size)
         except OSError as error:
-            self.error = error  # the disk's: it must not pass for a fault of the compressed stream
+            self.error = error  # an error of the disk: it must not pass for a fault of the compressed stream
             raise
         self.sha256.update(data)
         self.size += len(data)
         return data
 
     def drain(self) -> None:
-        """Hash what the decompressor left unread, so that the identity is that of the whole file."""
+        """Hash what the decompressor left unread, so that the identity covers the whole file."""
         while self.read(CHUNK_BYTES):
             pass
 
@@ -147,7 +147,7 @@ class _HashingReader:
 
 
 def detect_compression(first: bytes) -> Compression | None:
-    """Compression of a file by its first bytes; its name says nothing."""
+    """Detect the compression of a file by its first bytes, because its name proves nothing."""
     for magic, compression in _MAGIC:
         if first.startswith(magic):
             return compression
@@ -182,14 +182,14 @@ def _chunks(
 
 
 def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
-    """Read a file once and tell its identity, integrity and line ends; memory is bounded by the chunk size.
+    """Read a file once, and find its identity, integrity and line ends; memory is bounded by the chunk size.
 
-    A file that is empty, truncated, corrupt or of an unknown compression is no exception here: `Content.failure`
-    says so, and its identity is still that of all its bytes, because its dead letter needs one.
+    A file that is empty, truncated, corrupt or of an unknown compression raises no exception: `Content.failure` says
+    so. Its identity still covers all its bytes, because its dead letter needs an identity.
 
     Args:
         path: The file.
-        max_unpacked_bytes: A compressed file that holds more is not unpacked any further, which is a failure, too.
+        max_unpacked_bytes: A compressed file that holds more is not unpacked any further; this is a failure, too.
 
     Raises:
         OSError: The file cannot be opened or read from its disk.
@@ -234,7 +234,7 @@ def read_content(path: Path, max_unpacked_bytes: int | None = None) -> Content:
 
 
 def with_head(content: Content, path: Path) -> Content:
-    """Gives `content` its head again, which a plan of many files does not keep."""
+    """Give `content` its head again, because a plan of many files does not keep heads."""
     if content.failure is not None:
         return content
     chunks = read_chunks(path, content.compression)
@@ -245,7 +245,7 @@ def with_head(content: Content, path: Path) -> Content:
 
 
 def _counts_until_damage(path: Path, compression: Compression) -> "_Counts":
-    """Count what comes out of a damaged stream, by small reads: of a read that fails Arrow gives nothing."""
+    """Count what comes out of a damaged stream, in small reads, because Arrow gives nothing of a read that fails."""
     counts = _Counts()
     with path.open("rb") as file, suppress(OSError):
         for chunk in _chunks(file, compression, _BYTES_NEAR_DAMAGE):
@@ -254,9 +254,9 @@ def _counts_until_damage(path: Path, compression: Compression) -> "_Counts":
 
 
 def _end_of_members(path: Path) -> int | None:
-    """Gives where the members of a damaged gzip file end, if all are whole and no other one begins behind them.
+    """Give where the members of a damaged gzip file end, if all are complete and no other one begins behind them.
 
-    As GNU gzip has it, which unpacks them and warns "trailing garbage ignored".
+    GNU gzip also unpacks such members, and warns "trailing garbage ignored".
     """
     member = zlib.decompressobj(_OF_GZIP)
     data = b""

@@ -1,7 +1,7 @@
 """Landing files into bronze: the whole way of the files of some days, as one batch.
 
-Only the commit of its rows makes a file "ingested". The next run repairs a kill before or after it. What is to be read
-is decided in `plan`, how one file becomes rows in `read_file`; the order of the commits is `ingest.batch.batch`'s.
+Only the commit of its rows makes a file "ingested". The next run repairs a kill before or after it. `plan` decides what
+is read, `read_file` turns one file into rows, and `ingest.batch.batch` decides the order of the commits.
 """
 
 from collections.abc import Collection, Sequence
@@ -49,7 +49,7 @@ class LandingSource:
         format: One for all files, or "auto" to go by each file's name.
         delimiter: Of CSV files.
         schema_evolution: Whether unknown fields become columns instead of going to `_rescued`.
-        delivery: "append": each content is in the table once. "snapshot": the files of a day are all rows there are, so
+        delivery: "append": each content is in the table once. "snapshot": the files of a day hold all existing rows, so
             a content is in the table once for each day.
         max_unpacked_mb: A compressed file that holds more megabytes is one dead letter.
         max_seconds_per_file: A file whose reading takes longer is left unread.
@@ -82,16 +82,16 @@ class LandingSource:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What became of one file.
+    """The outcome of one file.
 
     Attributes:
         file: Path below the landing folder.
         day: Its partition.
-        content_id: What its bytes are.
+        content_id: Identity of its bytes.
         outcome: new, corrected (replaced its former rows), copy (its content is in the table already), waiting.
         records_in: Records counted while reading.
         rows: Rows that fit.
-        dead_letters: Records that did not; all of them, if the file cannot be read.
+        dead_letters: Records that did not fit; all of them, if the file cannot be read.
     """
 
     file: str
@@ -103,7 +103,7 @@ class FileReport:
     dead_letters: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it for JSON and for tables."""
+        """Give the report for JSON and for tables."""
         return {**asdict(self), "day": self.day.isoformat()}
 
 
@@ -112,7 +112,7 @@ class Report(counts.Report):
     """What a run of `ingest` did.
 
     Attributes:
-        files: Files that were not simply unchanged.
+        files: Files that were not unchanged.
         unchanged: Number of files that were in the table as they are.
     """
 
@@ -131,7 +131,7 @@ def ingest(
     settle_seconds: float,
     run_id: str = "",
 ) -> Report:
-    """Brings the files of a range of days into bronze, each content once.
+    """Bring the files of a range of days into bronze, each content once.
 
     Args:
         lake: The lake.
@@ -158,7 +158,7 @@ def ingest(
 
 @dataclass
 class _Run:
-    """One run over the files of some days, as the spine takes it: all of them are one batch."""
+    """One run over the files of some days, as a `Source` of the spine: all of them are one batch."""
 
     lake: Lake
     con: duckdb.DuckDBPyConnection
@@ -178,9 +178,9 @@ class _Run:
         return self.source.table(self.lake).name
 
     def plan(self, stack: ExitStack) -> Sequence[Batch]:
-        """Decide which files are read, and which rows go."""
+        """Decide which files are read, and which rows are removed."""
         con, source, bronze = self.con, self.source, self.source.table(self.lake)
-        # Again with each plan: the table may have been retyped meanwhile.
+        # Again with each plan: the table may have got other types meanwhile.
         self._shape, widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
         self._widened += widened
         self._todo, closed = _plan(
@@ -223,7 +223,7 @@ def _plan(
     settle_seconds: float,
     held_up: Collection[str],
 ) -> tuple[Plan, dict[str, Cause]]:
-    """Plans the files of some days; gives also folders that cannot be listed. Adds to `days` those needed besides."""
+    """Plan the files of some days; give also folders that cannot be listed. Add to `days` the days needed besides."""
     while True:
         log = Positions(bronze.open())
         known = in_tables(con, [bronze, dead_letter_table(bronze.lake, bronze.name)], days)
@@ -239,7 +239,8 @@ def _plan(
             by_day=source.by_day,
             max_unpacked_bytes=source.max_unpacked_bytes,
         )
-        # A content that goes may have been passed over on another day as a copy: that day's file is needed now.
+        # The file of another day may have been skipped as a copy of a content that is removed now: that day's file is
+        # needed.
         more = set() if source.by_day else holders(root, source.pattern, todo.orphaned, days)
         if not more:
             return todo, closed
@@ -249,7 +250,7 @@ def _plan(
 def _read(
     batch: Batch, source: LandingSource, root: Path, folder: Path, todo: Plan, shape: RawShape
 ) -> list[FileReport]:
-    """Read what the plan says into the batch."""
+    """Read the files of the plan into the batch."""
     reader = FileReader(
         batch,
         root,
@@ -283,7 +284,7 @@ def _read(
 
 
 def _reading(delivery: Delivery, landed: Landed) -> counts.Reading:
-    """Say what was read of a file, which stands in the table for as long as its content is that day's."""
+    """Give the reading of a file. It is in the table for as long as the log says that its content lies on that day."""
     counted = counts.Counts(landed.records_in, landed.rows, landed.dead_letters)
     day, content_id = delivery.file.date, delivery.content_id
     holds = {owner_of(content_id): day.toordinal()}
@@ -291,7 +292,7 @@ def _reading(delivery: Delivery, landed: Landed) -> counts.Reading:
 
 
 def _batch_plan(con: duckdb.DuckDBPyConnection, todo: Plan) -> BatchPlan:
-    """Say what the batch of the plan's files rests on, and what it replaces."""
+    """Give what the batch of the plan's files rests on, and what it replaces."""
     read, gone = {(delivery.file.date, delivery.content_id) for delivery in todo.read}, todo.gone
     return BatchPlan(
         expect=todo.expect,
@@ -303,15 +304,18 @@ def _batch_plan(con: duckdb.DuckDBPyConnection, todo: Plan) -> BatchPlan:
 
 def _stale(con: duckdb.DuckDBPyConnection, todo: Plan) -> str | None:
     """Give the predicate on dead letters that are no longer true once the rows are in."""
-    # A content that moves to another file of its day goes and comes in one: its dead letters are those of this reading.
+    # A content that moves to another file of its day is removed and added in one commit: its dead letters are those of
+    # this reading.
     read_again = {(delivery.file.date, delivery.content_id) for delivery in todo.read}
     return _listed(con, "landing_stale", (todo.gone | todo.stale) - read_again)
 
 
 def _listed(con: duckdb.DuckDBPyConnection, name: str, contents: Collection[tuple[date, str]]) -> str | None:
-    """Give the predicate on rows of some (day, content id), which it lists in a temporary table; None for none.
+    """Give the predicate on rows of some (day, content id), which it lists in a temporary table.
 
-    The bounds spare the partitions of other days.
+    None if there are none.
+
+    The bounds on the day keep the query from reading the partitions of other days.
     """
     if not contents:
         return None

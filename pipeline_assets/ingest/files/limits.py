@@ -1,7 +1,8 @@
-"""What one file may take, so that a poisoned one costs itself only: seconds of reading, and dead letters that are kept.
+"""Limits of one file, so that a poisoned file harms only itself: seconds of reading, and dead letters that are kept.
 
-Neither says anything of the file's bytes. A file that takes too long is left unread, with the limit named (`unread`);
-of dead letters beyond the bound one stands for all the rest, with their number, so that all counts stay exact.
+Neither limit proves anything about the file's bytes. A file that takes too long is left unread, and the limit is named
+(`unread`). Beyond the bound one dead letter stands for all other dead letters, with their number, so that all counts
+stay exact.
 """
 
 import threading
@@ -16,12 +17,12 @@ MAX_SECONDS_PER_FILE = 3_600
 """A 60 GB CSV on a slow disk; a run may take four hours."""
 
 MAX_DEAD_LETTERS = 100_000
-"""Of one file. Who reads more of them? 27 million fit into a gzip of 1.5 MB."""
+"""The most dead letters of one file. Nobody reads more, and 27 million fit into a gzip of 1.5 MB."""
 
 MAX_DEAD_LETTER_BYTES = 64 * 1024 * 1024
-"""Of damaged CSV lines, which may be long and are held in memory."""
+"""The most bytes of damaged CSV lines, which may be long and are held in memory."""
 
-_AGAIN_SECONDS = 10  # an interrupt that comes between two statements is lost
+_AGAIN_SECONDS = 10  # an interrupt that comes between two statements is lost, so it is repeated
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -30,16 +31,16 @@ class FileTimeLimitError(Exception):
 
 
 def rest_reason(number: int) -> str:
-    """Gives the reason of the dead letter that stands for those beyond the bound."""
+    """Give the reason of the dead letter that stands for those beyond the bound."""
     return f"limit: {number} more records cannot be read; of one file {MAX_DEAD_LETTERS} dead letters are kept"
 
 
 @contextmanager
 def time_limit(seconds: float | None, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Ends what is done in its block after so many seconds: a query is interrupted, loops end at `check_time`.
+    """End what its block does after so many seconds: a query is interrupted, loops end at `check_time`.
 
     Args:
-        seconds: How many; None for no limit.
+        seconds: Number of seconds; None for no limit.
         con: Connection of the queries.
 
     Raises:
@@ -63,7 +64,7 @@ def time_limit(seconds: float | None, con: duckdb.DuckDBPyConnection) -> Iterato
         yield
     except duckdb.InterruptException as error:
         if time.monotonic() < deadline:
-            raise  # somebody else's
+            raise  # another error than the time limit
         raise time_limit_error(seconds) from error
     except FileTimeLimitError as error:
         raise time_limit_error(seconds) from error
@@ -74,10 +75,10 @@ def time_limit(seconds: float | None, con: duckdb.DuckDBPyConnection) -> Iterato
 
 
 def check_time() -> None:
-    """Ends a loop in Python whose time is over.
+    """End a loop in Python whose time is over.
 
     Raises:
-        FileTimeLimitError: It is.
+        FileTimeLimitError: The time is over.
     """
     deadline = _deadline.get()
     if deadline is not None and time.monotonic() > deadline:
@@ -85,7 +86,7 @@ def check_time() -> None:
 
 
 def time_limit_error(seconds: float) -> FileTimeLimitError:
-    """Gives the error of a file that takes longer than declared."""
+    """Give the error of a file that takes longer than declared."""
     return FileTimeLimitError(
         f"limit: its reading takes longer than max_seconds_per_file = {seconds:g}: raise it or have the file delivered "
         "in parts"

@@ -1,7 +1,7 @@
-"""What lies in a landing folder: a fingerprint per day, found without looking at what did not change.
+"""What lies in a landing folder: a fingerprint for each day, found without looking at what did not change.
 
-Holds the listing and its cache. Which days need a run, and what is done with the files, is decided elsewhere
-(`components.landing_files`, `landing`).
+This module holds the listing and its cache. `components.automation.landing_sensor` decides which days need a run, and
+`ingest.files.plan` what is done with the files.
 """
 
 import json
@@ -21,9 +21,9 @@ from pipeline_assets.ingest.files.path_pattern import LandedFile, PathPattern
 
 _log = logging.getLogger(__name__)
 
-# A folder whose own mtime did not change gained and lost no file; a file rewritten in place is all that can hide in
-# it. Each listing looks again into unchanged folders for this many files (0.1 s), in turn: a small landing folder is
-# seen whole each time, one of 100,000 files within five listings.
+# A folder whose own mtime did not change gained and lost no file; only a file that was rewritten in place can hide in
+# it. So each listing looks again into unchanged folders, in turn, for this many files (0.1 s): a small landing folder
+# is seen completely each time, a folder of 100,000 files within five listings.
 _SWEPT_FILES = 20_000
 _LONGEST_GAP = timedelta(days=31)
 _FINGERPRINT_BITS = 63  # a Delta application transaction holds a signed 64-bit number
@@ -52,7 +52,7 @@ class Listing:
 
     Attributes:
         folders: Folder path to what was in it.
-        swept_to: The last unchanged folder that was looked into again; the next listing goes on behind it.
+        swept_to: The last unchanged folder that was looked into again; the next listing continues after it.
     """
 
     folders: Mapping[str, Folder] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Listing:
         return sum(folder.waiting for folder in self.folders.values())
 
     def to_text(self) -> str:
-        """Packs the listing for a cursor: about 25 bytes a folder and day."""
+        """Write the listing as text for a cursor: about 25 bytes for each folder and day."""
         folders = {
             name: [
                 folder.mtime_ns,
@@ -87,7 +87,7 @@ class Listing:
 
     @classmethod
     def from_text(cls, text: str | None) -> "Listing":
-        """Unpacks a listing; anything unreadable is an empty cache, which only costs one full look."""
+        """Read a listing from text; an unreadable text gives an empty cache, which only costs one full look."""
         if not text:
             return cls()
         try:
@@ -104,12 +104,12 @@ class Listing:
 
 
 def is_settled(file: LandedFile, *, now: float, settle_seconds: float) -> bool:
-    """Whether a file was left alone long enough to be read. A clock ahead of ours does not make it wait for ever."""
+    """Tell whether a file was left alone long enough to be read. A clock ahead of ours delays it, but not for ever."""
     return abs(now - file.mtime_ns / 1e9) >= settle_seconds
 
 
 def look(root: Path, pattern: PathPattern, *, last: Listing, settle_seconds: float) -> Listing:
-    """Lists a landing folder, reading only sub-folders that changed since the last listing.
+    """List a landing folder, reading only sub-folders that changed since the last listing.
 
     Args:
         root: The landing folder.
@@ -132,7 +132,7 @@ def look(root: Path, pattern: PathPattern, *, last: Listing, settle_seconds: flo
         if path not in folders:
             try:
                 days, files, waiting = fingerprints(pattern.files(root, directory), settle_seconds=settle_seconds)
-            except OSError as error:  # the run of its day fails, and says why; the others' folders are looked into
+            except OSError as error:  # the run of its day fails and says why; other folders are still listed
                 _log.warning("%s cannot be listed: %s", directory.path, error.strerror)
                 days, files, waiting = {day: 0 for day in (pattern.day_of(directory),) if day is not None}, 0, 1
             folders[path] = Folder(directory.mtime_ns, days, files, waiting)
@@ -140,7 +140,7 @@ def look(root: Path, pattern: PathPattern, *, last: Listing, settle_seconds: flo
 
 
 def _sweep(unchanged: list[str], last: Listing) -> list[str]:
-    """Chooses unchanged folders to look into again: in turn, for about `_SWEPT_FILES` files, at least one."""
+    """Choose unchanged folders to look into again: in turn, for about `_SWEPT_FILES` files, at least one folder."""
     start = bisect_right(unchanged, last.swept_to)
     swept: list[str] = []
     files = 0
@@ -153,10 +153,10 @@ def _sweep(unchanged: list[str], last: Listing) -> list[str]:
 
 
 def fingerprints(files: Iterable[LandedFile], *, settle_seconds: float) -> tuple[dict[date, int], int, int]:
-    """Sums up files as a fingerprint per day; counts those that are settled, and those still being written."""
+    """Sum up files as a fingerprint for each day; count the settled files, and those still being written."""
     now, settled, waiting = time.time(), 0, 0
     days: dict[date, int] = defaultdict(int)
-    for path, day, size_bytes, mtime_ns in files:  # 100,000 in one look, so each step counts
+    for path, day, size_bytes, mtime_ns in files:  # 100,000 files in one look, so each step matters
         if abs(now - mtime_ns / 1e9) < settle_seconds:  # as is_settled() says
             waiting += 1
             continue
@@ -167,10 +167,10 @@ def fingerprints(files: Iterable[LandedFile], *, settle_seconds: float) -> tuple
 
 
 def ranges(dirty: Collection[date], listed: Collection[date]) -> list[tuple[date, date]]:
-    """Groups days into ranges, one run each.
+    """Group days into ranges, one run for each.
 
-    Clean days with files split a range. Days without files do not, up to a month of them: a holiday is no reason for
-    two runs, and a correction of ten years ago is none for a run over ten years.
+    Clean days with files split a range. Days without files do not, up to a month of them: a holiday does not justify
+    two runs, and a correction of ten years ago does not justify a run over ten years.
 
     Args:
         dirty: Days that need a run.

@@ -1,6 +1,6 @@
 """Where a source's files lie: a path pattern with a date, and the walk that finds what matches it.
 
-Holds parsing, matching and listing. Does not hold which files are new, or what is in them.
+This module parses, matches and lists. `ingest.files.plan` decides which files are new, and reads what is in them.
 """
 
 import fnmatch
@@ -91,7 +91,7 @@ class PathPattern:
         return cls(text, tuple(_Part.parse(name, text) for name in names))
 
     def match(self, relative_path: str) -> date | None:
-        """The date in a path relative to the root, or None if the path does not match or is a temporary name."""
+        """Give the date in a path relative to the root; None if the path does not match or is a temporary name."""
         names = relative_path.split("/")
         if len(names) != len(self.parts):
             return None
@@ -135,8 +135,8 @@ class PathPattern:
     def files(self, root: Path, directory: LandingDirectory) -> Iterator[LandedFile]:
         """Yield the matching regular files directly in a directory, in order of their names.
 
-        Directories, sockets, FIFOs, devices and links are passed over, whatever their names: a link would let whoever
-        may write here read any file of ours. A file or the directory that vanishes during the listing is not there.
+        Directories, sockets, FIFOs, devices and links are skipped, whatever their names: a link would let anybody who
+        may write here read any file of ours. If a file or the directory vanishes during the listing, it is left out.
         """
         prefix = f"{directory.path}/" if directory.path else ""
         directory_day = self.day_of(directory)
@@ -166,7 +166,7 @@ class PathPattern:
             yield from self.files(root, directory)
 
     def day_of(self, directory: LandingDirectory) -> date | None:
-        """The date in a directory's path; None if the files' names hold it."""
+        """Give the date in a directory's path; None if the date is in the files' names."""
         for part, name in zip(self.parts[:-1], directory.path.split("/"), strict=bool(directory.path)):
             if part.date_format is not None:
                 return part.date_of(name)
@@ -201,15 +201,18 @@ class _Part:
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
-        """Matches the names of this part; a temporary name only if the pattern spells it out."""
+        """Match the names of this part; match a temporary name only if the pattern spells it out."""
         return re.compile(self.expression + r"\Z", re.DOTALL)
 
     def admits(self, name: str) -> bool:
-        """True if the name matches and, where it must hold a date, names a day."""
+        """Tell whether the name matches and, where it must hold a date, names a day."""
         return self.regex.match(name) is not None and (self.date_format is None or self.date_of(name) is not None)
 
     def date_of(self, name: str) -> date | None:
-        """The date in a name; None if there is none, or for 2011-02-30: digits in the right places, no day."""
+        """Give the date in a name.
+
+        None if there is none, or for digits in the right places that name no day (2011-02-30).
+        """
         found = self.regex.match(name)
         if found is None or self.date_format is None:
             return None
@@ -221,7 +224,7 @@ class _Part:
 
 @contextmanager
 def _opened(directory: Path) -> Iterator[int | None]:
-    """Yield a handle, by which the system finds files without their paths' parts; None if there is no directory."""
+    """Yield a handle with which the system finds files without walking the path; None if there is no directory."""
     try:
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
@@ -234,7 +237,7 @@ def _opened(directory: Path) -> Iterator[int | None]:
 
 
 def _is_not_utf8(name: str) -> bool:
-    """Whether a name holds bytes that no text column can keep; the file system allows them."""
+    """Tell whether a name holds bytes that no text column can keep, although the file system allows them."""
     return any("\udc80" <= character <= "\udcff" for character in name)
 
 
@@ -244,7 +247,7 @@ def _glob(text: str) -> str:
 
 
 def _date_expression(date_format: str, pattern: str) -> str:
-    """Regular expression of a strftime format; digits are fixed in number, so neighbours cannot bleed in."""
+    """Give the regular expression of a strftime format; it fixes the number of digits, so neighbours stay apart."""
     expression, seen, at = "", set[str](), 0
     while at < len(date_format):
         if date_format[at] != "%":

@@ -1,10 +1,10 @@
-"""What is to be done with the files of some days: read, leave, replace, or wait. Decided by content, not by name.
+"""What is to be done with the files of some days: read, leave, replace, or wait. The content decides, not the name.
 
-Holds the plan, made from the landing folder and the tables. Reading the files and committing them is in `landing`.
+The plan is made here, from the landing folder and the tables; `ingest` reads the files and commits them.
 
-The rule: each content is in the table once, in the name of the first file (by day, then by path) that holds it now. So
-the outcome depends on what lies in the folder, not on the order in which it came or was read. Rows of a file that is
-no longer there (archived) stay.
+The rule: each content is in the table once, and belongs to the first file (by day, then by path) that holds it now. So
+the outcome depends on what lies in the folder, not on the order in which files arrived or were read. Rows of a file
+that is no longer there (archived) stay.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from pipeline_assets.ingest.files.unread import Cause, cause_of
 from pipeline_assets.lake import Positions, Table, days_predicate
 
 DAY_PREFIX = "landing:"
-"""How the positions of days begin."""
+"""Prefix of the positions of days."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A content of a path as rows or dead letters of the tables show it.
+    """A content of a path, as rows or dead letters of the tables show it.
 
     Attributes:
         day: The partition that it lies in.
-        content_id: What the file's bytes were.
-        delivered_at: Its modification time.
+        content_id: Identity of the file's bytes at the time.
+        delivered_at: Modification time of the file.
         is_unread: Whether one dead letter stands for the whole file.
     """
 
@@ -50,7 +50,7 @@ class Delivery:
 
     Attributes:
         file: The file as listed.
-        content_id: What its bytes are.
+        content_id: Identity of its bytes.
         content: What the pass over its bytes found, without its head; None if size and time were enough to know it.
     """
 
@@ -61,16 +61,16 @@ class Delivery:
 
 @dataclass
 class Plan:
-    """What the files of some days ask for.
+    """What is to be done with the files of some days.
 
     Attributes:
         read: Files whose content is to come into the table.
-        gone: Contents that leave the table, with the day that they lie in.
+        gone: Contents that are removed from the table, with the day that they lie in.
         stale: Dead letters (day, content id) of readings that were killed before or after their commit.
         corrected: Paths whose former content is among `gone`.
-        copies: Files whose content is in the table in the name of another file.
-        waiting: Files still being written, and those that cannot be read.
-        left: Paths of those that cannot be read, with the cause.
+        copies: Files whose content is in the table already, and belongs to another file.
+        waiting: Files still being written, and files that cannot be read.
+        left: Paths of files that cannot be read, with the cause.
         unchanged: Number of files that are in the table as they are.
         expect: Positions in the log that the plan was made on.
         positions: Positions to set with the commit.
@@ -89,27 +89,27 @@ class Plan:
 
     @property
     def orphaned(self) -> set[str]:
-        """Contents that leave the table and come back in no other name."""
+        """Contents that are removed from the table, and that no other file brings back."""
         return {content_id for _, content_id in self.gone} - {delivery.content_id for delivery in self.read}
 
 
 def position_of(day: date) -> str:
-    """Names the position that holds the fingerprint of a day's files."""
+    """Name the position that holds the fingerprint of a day's files."""
     return f"{DAY_PREFIX}{day.isoformat()}"
 
 
 def owner_of(content_id: str) -> str:
-    """Names the position that holds the day (as an ordinal) in which a content lies; 0 when it left the table."""
+    """Name the position that holds the day (as an ordinal) in which a content lies; 0 once it has left the table."""
     return f"content:{content_id}"
 
 
 def extracted_at(file: LandedFile) -> datetime:
-    """When the source delivered the file: its modification time, so that a rerun gives the same rows."""
+    """Give when the source delivered the file: its modification time, so that a rerun gives the same rows."""
     return _EPOCH + timedelta(microseconds=file.mtime_ns // 1000)
 
 
 def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> tuple[list[LandedFile], dict[str, Cause]]:
-    """Lists the files of some days, in order of day and path; and folders that cannot be listed, with the cause."""
+    """List the files of some days, in order of day and path; and folders that cannot be listed, with the cause."""
     found: list[LandedFile] = []
     closed: dict[str, Cause] = {}
     for directory in pattern.directories(root):
@@ -123,10 +123,10 @@ def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> tuple[
 
 
 def identity(file: LandedFile, content: Content, *, by_day: bool = False) -> str:
-    """Gives the content id of a file; of one that cannot be read it is the file's own, of a snapshot its day's.
+    """Give the content id of a file. It includes the file, if that cannot be read, and the day of a snapshot.
 
-    Two empty files are two failures, not a delivery and its copy. And a snapshot that goes back to what it was some
-    days ago is news, though its bytes are not.
+    Two empty files are two failures, not a delivery and its copy. And if a snapshot goes back to what it was some days
+    ago, that is new, although its bytes are not.
     """
     is_read = content.failure is None or content.whole_bytes is not None
     if is_read and not by_day:
@@ -137,9 +137,9 @@ def identity(file: LandedFile, content: Content, *, by_day: bool = False) -> str
 
 
 def holders(root: Path, pattern: PathPattern, content_ids: Collection[str], days: Collection[date]) -> set[date]:
-    """Finds other days whose files hold one of some contents: asked only when a content leaves the table.
+    """Find other days whose files hold one of some contents; this is asked only when a content leaves the table.
 
-    A content id ends with the file's size, so that of all files only those of equal size are read.
+    A content id ends with the file's size, so that only files of equal size are read.
     """
     sizes = {int(content_id.rpartition("-")[2]) for content_id in content_ids}
     return {
@@ -150,7 +150,7 @@ def holders(root: Path, pattern: PathPattern, content_ids: Collection[str], days
 
 
 def _may_hold(root: Path, file: LandedFile, content_ids: Collection[str]) -> bool:
-    """Whether a file holds one of some contents; yes, if it cannot be read: then the plan of its day says why."""
+    """Tell whether a file holds one of some contents; True if it cannot be read, so that its day's plan says why."""
     try:
         return identity(file, read_content(root / file.path)) in content_ids
     except OSError:
@@ -158,7 +158,7 @@ def _may_hold(root: Path, file: LandedFile, content_ids: Collection[str]) -> boo
 
 
 def in_tables(con: duckdb.DuckDBPyConnection, tables: Iterable[Table], days: Iterable[date]) -> dict[str, set[Stored]]:
-    """Finds which contents of which paths lie in the partitions of some days."""
+    """Find which contents of which paths lie in the partitions of some days."""
     where = days_predicate("_partition_date", days)
     found: dict[str, set[Stored]] = {}
     for table in tables:
@@ -185,7 +185,7 @@ def plan(
     by_day: bool = False,
     max_unpacked_bytes: int | None = None,
 ) -> Plan:
-    """Decides what to do with the files of some days.
+    """Decide what to do with the files of some days.
 
     Args:
         log: The positions of the bronze table as it is now.
@@ -195,8 +195,8 @@ def plan(
         days: The days.
         settle_seconds: Younger files wait.
         held_up: Paths of files that changed while they were read; they wait too.
-        by_day: Whether a content is in the table once for each day, as of snapshots, instead of once.
-        max_unpacked_bytes: As of `read_content`.
+        by_day: Whether a content is in the table once for each day, as for snapshots, instead of once.
+        max_unpacked_bytes: As in `read_content`.
     """
     result = Plan()
     now = datetime.now(UTC).timestamp()
@@ -235,7 +235,7 @@ def _identify_all(
     by_day: bool,
     max_unpacked_bytes: int | None,
 ) -> dict[str, tuple[str, Content | None]]:
-    """Tells what the bytes of files are, by path. A file that vanished or may not be read waits, the others do not."""
+    """Identify the bytes of files, by path. A file that vanished or may not be read waits, the others do not."""
     contents: dict[str, tuple[str, Content | None]] = {}
     for file in files:
         try:
@@ -250,10 +250,10 @@ def _identify_all(
 def _find_corrections(
     result: Plan, stored: Mapping[str, Stored], contents: Mapping[str, tuple[str, Content | None]]
 ) -> None:
-    """Finds paths whose content in the table goes, because the file holds another one now."""
+    """Find paths whose content in the table is removed, because the file holds another content now."""
     for path in stored.keys() & contents.keys():
         content_id, content = contents[path]
-        # Who delivers the same bytes again wants what could not be read to be tried again, with other limits, say.
+        # A source that delivers the same unreadable bytes again wants another try, with other limits for example.
         is_again = stored[path].is_unread and content is not None
         if is_again or content_id != stored[path].content_id:
             result.gone.add((stored[path].day, stored[path].content_id))
@@ -268,7 +268,7 @@ def _settle_claim(
     paths: Mapping[str, str],
     contents: Mapping[str, tuple[str, Content | None]],
 ) -> None:
-    """Decides in whose name a content is in the table: of the first file by day and path that holds it."""
+    """Decide which file owns a content: the first file by day and path that holds it."""
     first, name = claimants[0], owner_of(content_id)
     before = log.get(name)
     owner_day = date.fromordinal(before) if before else None
@@ -291,26 +291,27 @@ def _settle_claim(
 
 
 def _moves(owner_path: str | None, first: LandedFile, contents: Mapping[str, object]) -> bool:
-    """Whether a content moves to another file of its day: only from one that is still there, never from an archived."""
+    """Tell whether a content moves to another file of its day: only if its file is still there, and not archived."""
     return owner_path is not None and owner_path in contents and first.path < owner_path
 
 
 def _identify(
     root: Path, file: LandedFile, known: Iterable[Stored], by_day: bool, max_unpacked_bytes: int | None
 ) -> tuple[str, Content | None]:
-    """Tells what a file's bytes are; reads them only if size and time do not say that they were read before."""
+    """Identify a file's bytes; read them only if size and time do not say that they were read before."""
     at = extracted_at(file)
     for entry in known:
         if entry.content_id.endswith(f"-{file.size_bytes}") and entry.delivered_at == at:
             return entry.content_id, None
-    content = replace(read_content(root / file.path, max_unpacked_bytes), head=b"")  # a megabyte each otherwise
+    content = replace(read_content(root / file.path, max_unpacked_bytes), head=b"")  # otherwise a megabyte each
     return identity(file, content, by_day=by_day), content
 
 
 def _stored(log: Positions, known: Mapping[str, set[Stored]]) -> tuple[dict[str, Stored], set[tuple[date, str]]]:
-    """Tells which contents the log says are in the table, and dead letters of contents that it says are not.
+    """Give the contents that are in the table according to the log, and dead letters of contents that are not.
 
-    Dead letters come before the rows' commit and go after it, so a kill can leave some of neither.
+    Dead letters are added before the rows' commit and removed after it, so a kill can leave some of contents that are
+    not in the table.
     """
     stored: dict[str, Stored] = {}
     dead_letters = set()

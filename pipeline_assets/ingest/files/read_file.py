@@ -1,6 +1,6 @@
 """One landed file to Parquet files of the bronze table and dead letters, in one pass over the file.
 
-Nothing is committed here. A file that fits is written once and done. Only where there are dead letters, or line
+Nothing is committed here. If all records of a file fit, it is written once. Only if there are dead letters, or line
 numbers that the scan could not know, the written Parquet (not the source) is read again and split.
 """
 
@@ -40,12 +40,12 @@ from pipeline_assets.sql import quote_text
 
 @dataclass(frozen=True)
 class Landed:
-    """A file that was read, and where its records went; counted before the commit.
+    """A file that was read, with its rows and dead letters; counted before the commit.
 
     Attributes:
         files: Parquet files with the rows that fit.
         rows: Rows in them.
-        dead_letters: Records that did not fit; of a file that cannot be read, all that it stands for (`weight`).
+        dead_letters: Records that did not fit; for a file that cannot be read, all that it stands for (`weight`).
         records_in: Records counted while reading.
         added: Columns that schema evolution adds.
     """
@@ -62,15 +62,15 @@ class FileReader:
     """How the files of one source are read in one run.
 
     Attributes:
-        batch: What the files' rows and dead letters go to.
+        batch: The batch that gets the files' rows and dead letters.
         root: The landing folder.
         temp_dir: For copies of formats that cannot be streamed.
         format: One for all files, or "auto".
         delimiter: Of CSV files.
         schema_evolution: Whether unknown fields become columns.
-        by_day: Whether a content is told apart by its day, as of snapshots.
-        max_unpacked_bytes: As of `read_content`.
-        max_seconds: What the reading of one may take.
+        by_day: Whether the day is part of a content's identity, as for snapshots.
+        max_unpacked_bytes: As in `read_content`.
+        max_seconds: How long the reading of one file may take.
     """
 
     batch: Batch
@@ -94,14 +94,14 @@ class FileReader:
         return self.batch.bronze
 
     def read(self, delivery: Delivery, shape: RawShape) -> Landed | Cause | None:
-        """Reads one file.
+        """Read one file.
 
         Args:
             delivery: The file.
-            shape: The contract's columns, with those that evolution has added so far.
+            shape: The contract's columns, with those that schema evolution has added so far.
 
         Returns:
-            What became of it; the cause, if it cannot be read now for a reason that says nothing of its bytes; None if
+            Its outcome; the cause, if it cannot be read now for a reason that proves nothing about its bytes; None if
             the file changed meanwhile and must wait for the next run.
         """
         path = self.root / delivery.file.path
@@ -116,9 +116,9 @@ class FileReader:
         except FileNotFoundError:
             return None
         except limits.FileTimeLimitError as error:
-            self.forget(delivery, [])  # the interrupt may have hit the first time
+            self.forget(delivery, [])  # the interrupt may have hit the first attempt
             return cause_of(error)
-        except Exception as error:  # noqa: BLE001  one file stops no other, whatever is wrong
+        except Exception as error:  # noqa: BLE001  one file does not stop the others, whatever is wrong
             return cause_of(self.bronze.lake.explain(error))
         if not self._is_as_listed(delivery, path):
             self.forget(delivery, landed.files)
@@ -136,7 +136,7 @@ class FileReader:
         except (UnreadableFile, duckdb.Error) as error:
             reason = self._fault(error, delivery, path, content, shape)
         if content.failure is None and self._format_of(path) in ("parquet", "avro"):
-            try:  # perhaps it is one value only that DuckDB fails at
+            try:  # perhaps DuckDB fails at one value only
                 return self._copy(delivery, path, content, shape, careful=True)
             except (UnreadableFile, duckdb.Error) as error:
                 reason = file_failure(error)
@@ -145,7 +145,7 @@ class FileReader:
         return Landed([], 0, weight, weight)
 
     def _read_members(self, delivery: Delivery, path: Path, failure: str, whole_bytes: int, shape: RawShape) -> Landed:
-        """Reads the members of a gzip file. What follows them is a dead letter, behind their last line."""
+        """Read the members of a gzip file. The bytes after them are one dead letter, behind their last line."""
         with TemporaryDirectory(dir=self.temp_dir) as folder:
             members = Path(folder, path.name)
             with path.open("rb") as file, members.open("wb") as target:
@@ -169,13 +169,13 @@ class FileReader:
         careful: bool = False,
         is_wide: bool = False,
     ) -> Landed:
-        """Reads the file into the table's folder. What fails leaves nothing behind."""
+        """Read the file into the table's folder. A reading that fails leaves nothing behind."""
         written: list[DataFile] = []
         try:
             with self._open(path, content, shape, careful=careful) as records:
                 is_wide |= len(records.fields) > MANY_COLUMNS
                 outcome = None
-                while outcome is None:  # a second time where the first found damaged lines
+                while outcome is None:  # a second time if the first one found damaged lines
                     self.bronze.delete_uncommitted(written)
                     select = self._select(records, delivery, shape)
                     written = self._write(delivery, f"SELECT * EXCLUDE (_partition_date) FROM ({select})", is_wide)
@@ -185,7 +185,7 @@ class FileReader:
                 matching = match_fields(records.fields, shape, schema_evolution=self.schema_evolution)
                 added, no_header = matching.added, bool(matching.missing) and records.format == "csv"
             if no_header:
-                # An error page, or a first record without a header: a line of text is no record that may vanish.
+                # An error page, or a first record without a header: a line of text is never a record that may vanish.
                 first_line = content.head.splitlines()[0].decode("utf-8", "backslashreplace")
                 page = "; it is an HTML page, perhaps an error of the source" if _is_html(first_line) else ""
                 self._add_dead_letter(delivery, 1, f"header: lacks {', '.join(matching.missing)}{page}", first_line)
@@ -199,10 +199,10 @@ class FileReader:
         return Landed(written, fit, read - fit, read, added)
 
     def _fault(self, error: Exception, delivery: Delivery, path: Path, content: Content, shape: RawShape) -> str:
-        """Proves that a failed reading is the fault of the file's bytes. Gives the reason of its dead letter.
+        """Prove that a failed reading is the fault of the file's bytes. Give the reason of its dead letter.
 
-        The COPY reads the file and writes the lake, and not every error says which of the two it is about. So the
-        bytes are read again, and then the records, with nothing written: only what fails once more is the file's.
+        The COPY reads the file and writes the lake, and not every error says which of the two it is about. So the bytes
+        are read again, and then the records, without writing anything: only if that fails too, the fault is the file's.
         """
         if isinstance(error, ContradictoryFile) or (isinstance(error, UnreadableFile) and content.failure is not None):
             return error.reason  # as proved by the pass over its bytes
@@ -247,12 +247,12 @@ class FileReader:
         )
 
     def forget(self, delivery: Delivery, files: list[DataFile]) -> None:
-        """Takes back what a reading that failed has written: files, and dead letters."""
+        """Remove the files and dead letters that a failed reading has written."""
         self.bronze.delete_uncommitted(files)
         self.batch.buffer.forget(delivery.file.path)
 
     def _split(self, delivery: Delivery, written: list[DataFile], outcome: Outcome, is_wide: bool) -> list[DataFile]:
-        """Separates rows from dead letters, with the right lines. An unproved line is null, never a guess."""
+        """Separate rows from dead letters, with the right lines. An unproved line is null, never a guess."""
         rejects = outcome.rejects[: limits.MAX_DEAD_LETTERS]
         room = limits.MAX_DEAD_LETTERS - len(rejects)
         if rest := len(outcome.rejects) - len(rejects) + outcome.more + max(misfits(written) - room, 0):
@@ -301,12 +301,12 @@ class FileReader:
         try:
             status = path.stat()
         except FileNotFoundError:
-            return True  # archived after it was read: what was read is what had been delivered
+            return True  # the file was archived after it was read: what was read is what had been delivered
         return (status.st_size, status.st_mtime_ns) == (delivery.file.size_bytes, delivery.file.mtime_ns)
 
 
 def rejects_table(rejects: Sequence[Reject]) -> pa.Table:
-    """Gives rejects as an Arrow table of `line`, `reason` and `raw`."""
+    """Give rejects as an Arrow table of `line`, `reason` and `raw`."""
     return pa.table(
         {
             "line": pa.array([reject.line for reject in rejects], pa.int64()),
@@ -321,9 +321,10 @@ def _is_html(line: str) -> bool:
 
 
 def _refuse_nulls(files: list[DataFile], shape: RawShape) -> None:
-    """Finds nulls in a required column that `_reason` does not tell of.
+    """Find nulls in a required column that `_reason` does not mention.
 
-    DuckDB does not look for nulls where the statistics of a Parquet file say that there are none. Lists have none.
+    DuckDB does not look for nulls where the statistics of a Parquet file say that there are none. Lists have no
+    statistics.
     """
     bad = misfits(files)
     for column in shape.columns:

@@ -1,4 +1,4 @@
-"""What a replay of dead letters has to know of landed files; the replay itself is `ingest.batch.replay`."""
+"""What a replay of dead letters needs to know about landed files. The replay itself is in `ingest.batch.replay`."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -11,7 +11,7 @@ from pipeline_assets.lake import Positions
 
 
 def row_source(source: LandingSource) -> ReplaySource:
-    """Give a source of landed files as a replay takes it."""
+    """Give a source of landed files in the form that a replay needs."""
     return ReplaySource(
         source.name,
         source.model,
@@ -23,6 +23,6 @@ def row_source(source: LandingSource) -> ReplaySource:
 
 
 def _standing(log: Positions, batch_id: str, day: date, _: datetime) -> Mapping[str, int] | None:
-    """A content is in the table for as long as the log has the day that it lies in."""
+    """Give the position that says that a content is in the table: as long as the log has the day it lies in."""
     name, ordinal = owner_of(batch_id), day.toordinal()
     return {name: ordinal} if log.get(name) == ordinal else None

@@ -1,9 +1,9 @@
-"""Files that stay unread though nothing is wrong with them.
+"""Files that stay unread although nothing is wrong with them.
 
-A dead letter says: these bytes are no good. It may only be written if that is proved, because a file with a dead letter
-counts as read. A full disk, a mount that is away, a missing permission, too little memory or time prove nothing; such a
-file is left where it lies, the others of the run are read, and the run ends with the list. Whose error it is tells
-`lake.faults`; reading is in `bronze_file`.
+A dead letter says that these bytes are bad. It may only be written if that is proved, because a file with a dead letter
+counts as read. A full disk, a missing mount, a missing permission, too little memory or time prove nothing. Such a file
+is left where it lies, the others of the run are read, and the run ends with the list. `lake.faults` decides whose error
+it is; `read_file` reads.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -19,11 +19,11 @@ _MOST_IN_A_ROW = 5
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a file was left.
+    """Why a file was left unread.
 
     Attributes:
         reason: In words, with the remedy.
-        is_transient: Whether the same again may work without anybody's help.
+        is_transient: Whether another attempt may succeed although nobody mends anything.
     """
 
     reason: str
@@ -34,7 +34,7 @@ class FilesLeftError(Exception):
     """Files were left unread. All others of the run are in the table.
 
     Attributes:
-        left: Path below the landing folder (of a file, or of a folder) to why it was left.
+        left: Path below the landing folder (of a file, or of a folder) to why it was left unread.
         report: What the run did otherwise.
     """
 
@@ -49,7 +49,7 @@ class FilesLeftError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same again may work without anybody's help."""
+        """Whether another attempt may succeed although nobody mends anything."""
         return any(cause.is_transient for cause in self.left.values())
 
 
@@ -63,12 +63,12 @@ class FilesHeldUpError(ReplanError):
 
 @dataclass
 class HeldUp:
-    """Files of one plan that cannot be read now. All are found out before the plan is made again: once, not for each.
+    """Files of one plan that cannot be read now. All are found before the plan is made again: once, not once for each.
 
     Attributes:
-        changed: Those that changed while they were read.
+        changed: Files that changed while they were read.
         left: Path to cause of the others.
-        in_a_row: How many were left since one could be read.
+        in_a_row: How many were left unread since one could be read.
     """
 
     changed: set[str] = field(default_factory=set)
@@ -77,11 +77,11 @@ class HeldUp:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether to try no more of them: storage that is away costs a minute each time it is asked."""
+        """Whether to stop trying more files: storage that is away costs a minute each time it is asked."""
         return self.in_a_row >= _MOST_IN_A_ROW
 
     def add(self, path: str, cause: Cause | None) -> None:
-        """Notes a file: with the cause, or None if it changed."""
+        """Note a file: with the cause, or None if it changed."""
         if cause is None:
             self.changed.add(path)
             return
@@ -89,7 +89,7 @@ class HeldUp:
         self.in_a_row += cause.is_transient
 
     def check(self, untried: Iterable[str]) -> None:
-        """Raises if there are any: the plan has to be made again without them, and those not tried."""
+        """Raise if any files are held up: the plan has to be made again without them, and without those not tried."""
         if self.is_hopeless:
             cause = Cause(f"not tried, because {self.in_a_row} files in a row could not be read")
             self.left |= {path: cause for path in untried if path not in {*self.left, *self.changed}}
@@ -98,10 +98,10 @@ class HeldUp:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Say why a file is left that an error kept from being read, through no fault of the file.
+    """Give the cause of a file that an error kept from being read, through no fault of the file.
 
     Raises:
-        BaseException: `error` itself, after which nothing can be read any more: interrupted, or the engine is broken.
+        BaseException: `error` itself, if nothing can be read after it: an interrupt, or the engine is broken.
     """
     if faults.ends_all_work(error):
         raise error
