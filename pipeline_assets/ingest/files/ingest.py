@@ -76,7 +76,7 @@ class LandingSource:
         return self.max_unpacked_mb * 1_000_000
 
     def table(self, lake: Lake) -> Table:
-        """The bronze table of the source."""
+        """Give the bronze table of the source."""
         return Table(lake, f"bronze.{self.name}")
 
 
@@ -311,9 +311,7 @@ def _stale(con: duckdb.DuckDBPyConnection, todo: Plan) -> str | None:
 
 
 def _listed(con: duckdb.DuckDBPyConnection, name: str, contents: Collection[tuple[date, str]]) -> str | None:
-    """Give the predicate on rows of some (day, content id), which it lists in a temporary table.
-
-    None if there are none.
+    """List some (day, content id) in a temporary table; give the predicate on their rows, None without any.
 
     The bounds on the day keep the query from reading the partitions of other days.
     """

@@ -209,10 +209,7 @@ class _Part:
         return self.regex.match(name) is not None and (self.date_format is None or self.date_of(name) is not None)
 
     def date_of(self, name: str) -> date | None:
-        """Give the date in a name.
-
-        None if there is none, or for digits in the right places that name no day (2011-02-30).
-        """
+        """Give the date in a name; None if there is none, or if its digits name no day, as in 2011-02-30."""
         found = self.regex.match(name)
         if found is None or self.date_format is None:
             return None

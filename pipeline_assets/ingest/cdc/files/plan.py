@@ -43,7 +43,7 @@ class FileSource:
     max_seconds_per_file: float = MAX_SECONDS_PER_FILE
 
     def reference(self, lake: Lake) -> Table:
-        """The table whose log says which files and days are done."""
+        """Give the table whose log says which files and days are done."""
         return self.tables[0].bronze(lake)
 
     @property

@@ -57,10 +57,7 @@ class StaleDeadLetters:
         self._read.add(path)
 
     def of(self, batch: ChangeBatch) -> str | None:
-        """Give the predicate on the dead letters that are no longer true once a batch is committed.
-
-        None if there are none.
-        """
+        """Give the predicate on dead letters that a batch makes untrue once it is committed; None without any."""
         if batch.name not in self._with_dead_letters or not self._read:
             return None
         own, place = quote_text(batch.batch_id), "(_source.file, _source.line"

@@ -114,7 +114,7 @@ class ChangeTable:
         return Keys.of(self.keys, self.model.to_schema().columns)
 
     def bronze(self, lake: Lake) -> Table:
-        """The bronze table."""
+        """Give the bronze table."""
         return Table(lake, f"bronze.{self.name}")
 
 
