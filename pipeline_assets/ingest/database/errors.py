@@ -1,4 +1,4 @@
-"""Errors of a source database: the words name the place and never a secret, and the class says whether to try again.
+"""Errors of a source database: the message names the place and never a secret; `is_transient` asks for another try.
 
 Only errors that may pass by themselves are tried again: a lost connection, a lock, a serialization failure, a server
 that starts. A syntax error fails at once, with the database's own text.

@@ -1,7 +1,7 @@
 """A run of a change stream: snapshot tables that have none, then drain the slot up to the WAL position at its start.
 
 The order makes a kill harmless: read, commit to every table, then advance the slot. A position is an exclusive bound:
-all transactions whose commit starts before it are in the table, and no transaction whose commit starts at or after it.
+a transaction whose commit starts before it is in the table, a transaction whose commit starts at or after it is not.
 Events before a table's position are skipped when they are read again.
 
 `postgres` reads the slot, `table.change_table` commits a batch, `health` finds what may be wrong.
