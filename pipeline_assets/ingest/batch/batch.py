@@ -31,7 +31,7 @@ FENCE = "batches"
 """Position that counts the batches in the log of the dead letters: see `Batch.is_fenced`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a batch was planned on, and what its commit does besides adding rows.
 
@@ -40,14 +40,19 @@ class Plan:
             run was faster.
         positions: Positions that the commit sets.
         replaces: Predicate on the rows of the table that the same commit removes; None appends.
-        obsolete: Predicate on the dead letters that are removed when those of this batch are added: dead letters of
-            records that it reads again or replaces, and of attempts that were killed.
     """
 
     expect: Mapping[str, int | None] = field(default_factory=dict)
     positions: Mapping[str, int] = field(default_factory=dict)
     replaces: str | None = None
-    obsolete: str | None = None
+
+    @property
+    def obsolete(self) -> str | None:
+        """Predicate on the dead letters that go with those of the batch; None if there can be none.
+
+        They are those of what it reads again or replaces, and of attempts that were killed.
+        """
+        return None
 
 
 class Batch:

@@ -7,7 +7,7 @@ is only made if there are any. The commit itself is in `batch`. How a source is 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 
 import duckdb
@@ -82,15 +82,16 @@ class RowPlan(Plan):
         """Name of the batch; each of its rows has it in `_batch_id`."""
         return f"{self.name} {self.start}..{self.end}"
 
-    def with_obsolete(self) -> "RowPlan":
-        """Add which dead letters go: those of what the batch replaces, and of batches killed before their commit.
+    @property
+    def obsolete(self) -> str:
+        """Predicate on the dead letters of what the batch replaces, and of batches killed before their rows came.
 
         All go if nothing was ever read into the table: they belong to an earlier table that was deleted.
         """
         if self.expect and all(position is None for position in self.expect.values()):
-            return replace(self, obsolete="TRUE")
+            return "TRUE"
         unfinished = f"starts_with(_batch_id, {quote_text(f'{self.name} {self.start}..')})"
-        return replace(self, obsolete=f"({self.replaces}) OR {unfinished}" if self.replaces else unfinished)
+        return f"({self.replaces}) OR {unfinished}" if self.replaces else unfinished
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class RowBatch(Batch):
             batch.commit()
     """
 
+    plan: RowPlan
     is_fenced = True
 
     def __init__(
@@ -134,8 +136,7 @@ class RowBatch(Batch):
         Raises:
             SchemaMismatchError: A column has another type in the table than in the contract.
         """
-        super().__init__(lake, con, source.name, plan.with_obsolete(), run_id=run_id)
-        self.rows_plan = plan
+        super().__init__(lake, con, source.name, plan, run_id=run_id)
         self.facts["batch_id"] = plan.id
         self._source = source
         self._columns, self.widened = prepare(con, self.bronze, source.model, BATCH_COLUMNS)
@@ -174,7 +175,7 @@ class RowBatch(Batch):
             BatchError: Records went missing, or no record has a column that the contract requires.
             duckdb.Error: The records cannot be read; the caller knows from where.
         """
-        plan = self.rows_plan
+        plan = self.plan
         matching = match_fields(records.fields, self._columns, schema_evolution=self._source.schema_evolution)
         if matching.missing and not records.has_problems:
             raise BatchError(
@@ -215,7 +216,7 @@ class RowBatch(Batch):
 
     def finish(self) -> None:
         """Separate rows from dead letters and duplicates, and count them by origin."""
-        written, plan = self._written, self.rows_plan
+        written, plan = self._written, self.plan
         repeated = self._find_duplicates(written) if written and plan.may_repeat is not None else 0
         if not repeated and not misfits(written):
             self.files = written
@@ -247,7 +248,7 @@ class RowBatch(Batch):
         self.bronze.delete_uncommitted([file for file in self._written if file.path not in kept])
 
     def _reading(self, part: _Part, counts: Counts) -> Reading:
-        plan = self.rows_plan
+        plan = self.plan
         own = {plan.mark: plan.positions[plan.mark]} if plan.mark else dict(plan.positions)
         holds = own if plan.replaces else {}
         return Reading(plan.id, counts, frozenset({plan.partition_date}), part.origin, holds)
@@ -256,7 +257,7 @@ class RowBatch(Batch):
         known = f"SELECT raw FROM {self.dead_letters.scan()} WHERE NOT ({self.plan.obsolete})"
         has = [*(column.name for column in self._columns.columns), "_rescued"]
         batch = WrittenBatch(written_rows(self.bronze.uri, written), [*has, *self._added], self._source.keys)
-        rows = f"SELECT * FROM {self.bronze.scan()} WHERE {self.rows_plan.may_repeat}"
+        rows = f"SELECT * FROM {self.bronze.scan()} WHERE {self.plan.may_repeat}"
         letters = known if self.dead_letters.exists() else None
         return find_duplicates(self.con, batch, rows=rows, has=has, dead_letters=letters)
 
@@ -265,5 +266,5 @@ class RowBatch(Batch):
         return {str(origin): int(count) for origin, count in found}
 
     def _write(self, query: str, con: duckdb.DuckDBPyConnection) -> list[DataFile]:
-        partition = {"_partition_date": self.rows_plan.partition_date.isoformat()}
+        partition = {"_partition_date": self.plan.partition_date.isoformat()}
         return self.bronze.write(con, query, partition_values=partition, is_wide=self._is_wide)

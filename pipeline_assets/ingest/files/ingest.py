@@ -107,6 +107,22 @@ class FileReport:
         return {**asdict(self), "day": self.day.isoformat()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilesPlan(BatchPlan):
+    """What the batch of some files rests on.
+
+    Attributes:
+        read_again: Predicate on the rows and dead letters of the contents that are read; None if nothing is.
+    """
+
+    read_again: str | None = None
+
+    @property
+    def obsolete(self) -> str | None:
+        """Predicate on the dead letters of an earlier reading of the same contents."""
+        return self.read_again
+
+
 @dataclass
 class Report(counts.Report):
     """What a run of `ingest` did.
@@ -291,14 +307,14 @@ def _reading(delivery: Delivery, landed: Landed) -> counts.Reading:
     return counts.Reading(content_id, counted, frozenset({day}), delivery.file.path, holds)
 
 
-def _batch_plan(con: duckdb.DuckDBPyConnection, todo: Plan) -> BatchPlan:
+def _batch_plan(con: duckdb.DuckDBPyConnection, todo: Plan) -> FilesPlan:
     """Give what the batch of the plan's files rests on, and what it replaces."""
     read, gone = {(delivery.file.date, delivery.content_id) for delivery in todo.read}, todo.gone
-    return BatchPlan(
+    return FilesPlan(
         expect=todo.expect,
         positions=todo.positions,
         replaces=_listed(con, "landing_gone", gone),
-        obsolete=_listed(con, "landing_read", read),
+        read_again=_listed(con, "landing_read", read),
     )
 
 

@@ -289,7 +289,7 @@ class _Step:
         """Say what the whole run read, and which batches hold it."""
         batches = {
             batch.name: [
-                batch.batch_id,
+                batch.plan.batch_id,
                 sorted({str(file.partition_values["_partition_date"]) for file in batch.files}),
             ]
             for batch in self.batches

@@ -60,7 +60,7 @@ class StaleDeadLetters:
         """Give the predicate on dead letters that a batch makes untrue once it is committed; None without any."""
         if batch.name not in self._with_dead_letters or not self._read:
             return None
-        own, place = quote_text(batch.batch_id), "(_source.file, _source.line"
+        own, place = quote_text(batch.plan.batch_id), "(_source.file, _source.line"
         again = f"{place}, raw) IN (SELECT {place}, raw) FROM {batch.dead_letters.scan()} WHERE _batch_id = {own})"
         completed = " OR ".join(
             f"(_source.file = {quote_text(path)} AND _source.line = {line})" for path, line in sorted(self._completed)

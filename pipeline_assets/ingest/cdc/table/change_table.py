@@ -7,7 +7,7 @@ where events come from, and which position a batch ends at.
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import duckdb
@@ -141,28 +141,29 @@ class EventPlan(Plan):
     batch_id: str
     extracted_at: datetime
 
-    def with_obsolete(self) -> "EventPlan":
-        """Add which dead letters are removed: those of an earlier attempt at this batch that was killed.
+    @property
+    def obsolete(self) -> str:
+        """Predicate on the dead letters of an attempt at this batch that was killed.
 
         A snapshot holds every row, and its batch has another name each time: so the dead letters of all earlier
         snapshots are removed.
         """
         if self.batch_id.startswith(f"{SNAPSHOT} "):
-            return replace(self, obsolete=f"starts_with(_batch_id, '{SNAPSHOT} ')")
-        return replace(self, obsolete=f"_batch_id = {quote_text(self.batch_id)}")
+            return f"starts_with(_batch_id, '{SNAPSHOT} ')"
+        return f"_batch_id = {quote_text(self.batch_id)}"
 
 
 class ChangeBatch(Batch):
     """A batch of change records: what all such batches have in common, with or without a declared table."""
 
+    plan: EventPlan
+
     def __init__(
         self, lake: Lake, con: duckdb.DuckDBPyConnection, name: str, plan: EventPlan, *, run_id: str = ""
     ) -> None:
         """Begin a batch; nothing is written yet. The arguments are those of `Batch`."""
-        super().__init__(lake, con, name, plan.with_obsolete(), run_id=run_id)
-        self.batch_id = plan.batch_id
+        super().__init__(lake, con, name, plan, run_id=run_id)
         self.facts["batch_id"] = plan.batch_id
-        self._events_plan = plan
         self._counts = Counts()
         self._days: set[date] = set()
 
@@ -185,7 +186,7 @@ class ChangeBatch(Batch):
 
     def reject(self, rejects: Sequence[Reject]) -> None:
         """Add records that are not events."""
-        now = int(self._events_plan.extracted_at.timestamp() * 1_000_000)
+        now = int(self.plan.extracted_at.timestamp() * 1_000_000)
         self._counts += Counts(sum(reject.records for reject in rejects))
         self._add_dead_letters(rejects, [now] * len(rejects))
 
@@ -193,7 +194,7 @@ class ChangeBatch(Batch):
         """Complete what the commit says about the batch."""
         if self._counts.records_in:
             days = frozenset(self._days | {_day_of(file) for file in self.files})
-            self.readings = [Reading(self.batch_id, self._counts, days)]
+            self.readings = [Reading(self.plan.batch_id, self._counts, days)]
 
     def dead_letter_queries(self) -> list[str]:
         """Give queries of the dead letters, with the columns of `lake.dead_letters.COLUMNS`."""
@@ -222,11 +223,11 @@ class ChangeBatch(Batch):
 
     def _select(self, columns: Iterable[str]) -> str:
         """Give the select list of a change table, or of its dead letters, from the incoming columns."""
-        at = self._events_plan.extracted_at.isoformat(sep=" ")
+        at = self.plan.extracted_at.isoformat(sep=" ")
         made = {
             "ts": "make_timestamptz(ts_us)",
             "_partition_date": "CAST(make_timestamp(ts_us) AS DATE)",
-            "_batch_id": quote_text(self.batch_id),
+            "_batch_id": quote_text(self.plan.batch_id),
             "_extracted_at": f"TIMESTAMPTZ {quote_text(at)}",
             "_source": "struct_pack(file := origin, line := place)",
         }
