@@ -1,4 +1,5 @@
-"""Processes that die by SIGKILL between two of their steps, for tests that start them and wait for them.
+"""Processes that die by SIGKILL between two of their steps, for tests that start them and wait for them; and a kill at
+a commit within the test's own process.
 
 Most are forks of a worker that has done what takes seconds and is the same each time: imports, dbt's parsing.
 """
@@ -10,6 +11,29 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+
+from deltalake import DeltaTable
+
+
+class Killed(BaseException):
+    """As SIGKILL, within this process: nothing in the way may catch it."""
+
+
+def kill_at_commit(monkeypatch, at):
+    """Ends what runs at one of its commits: before commit number at / 2 if `at` is even, after it if odd."""
+    real, steps = DeltaTable.create_write_transaction, 0
+
+    def killing(*args, **options):
+        nonlocal steps
+        if steps == at:
+            raise Killed
+        steps += 1
+        real(*args, **options)
+        if steps == at:
+            raise Killed
+        steps += 1
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", killing)
 
 
 def kill_between(kill_at, *steps):

@@ -83,7 +83,7 @@ class DeadLetters:
         Args:
             selection: What `<source>__to_gold` materializes.
         """
-        told = {
+        described = {
             "replay": (
                 REPLAY_TAG,
                 "Reads the source, tries the dead letters again, then builds all that lies downstream.",
@@ -92,7 +92,7 @@ class DeadLetters:
         }
         return [
             dg.define_asset_job(f"{self.source}__{job}", selection, tags={tag: "yes"}, description=text)
-            for job, (tag, text) in told.items()
+            for job, (tag, text) in described.items()
         ]
 
     def discard_if_asked(self, tags: Mapping[str, str], lake: LakeResource, run_id: str) -> None:
@@ -134,11 +134,11 @@ def column_schema() -> dg.TableSchema:
 
 def fitting_result(asset: dg.AssetKey, rows: ReplaySource, fitting: int) -> dg.AssetCheckResult:
     """Warn if waiting dead letters of a row table would fit today's contract, and propose the job."""
-    told: dict[str, Any] = {"would_fit": fitting}
+    facts: dict[str, Any] = {"would_fit": fitting}
     if fitting:
-        told["remedy"] = f"{fitting:,} dead letters would fit now: run the job {rows.name}__replay"
+        facts["remedy"] = f"{fitting:,} dead letters would fit now: run the job {rows.name}__replay"
     return dg.AssetCheckResult(
-        asset_key=asset, check_name=CHECK, passed=not fitting, severity=dg.AssetCheckSeverity.WARN, metadata=told
+        asset_key=asset, check_name=CHECK, passed=not fitting, severity=dg.AssetCheckSeverity.WARN, metadata=facts
     )
 
 

@@ -7,9 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline_assets.lake.schemas import Widening
+
+if TYPE_CHECKING:
+    from pipeline_assets.ingest.batch.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -84,30 +87,6 @@ class Reading:
         )
 
 
-class Committed(Protocol):
-    """A batch that was committed, as `Report` needs it."""
-
-    @property
-    def name(self) -> str:
-        """`<source>__<entity>`."""
-
-    @property
-    def counts(self) -> Counts:
-        """Counts of all its records."""
-
-    @property
-    def counts_by_day(self) -> Mapping[date, Counts]:
-        """Counts by partition."""
-
-    @property
-    def version(self) -> int:
-        """The bronze table's version afterwards."""
-
-    @property
-    def widened(self) -> Iterable[Widening]:
-        """Columns of the table that were widened to the contract's type."""
-
-
 @dataclass
 class Report:
     """What a run read and committed. Some sources extend it with facts of their own.
@@ -125,23 +104,13 @@ class Report:
     versions: dict[str, int] = field(default_factory=dict)
     widened: list[Widening] = field(default_factory=list)
 
-    def add(self, batch: Committed) -> None:
+    def add(self, batch: "Batch") -> None:
         """Add a batch that was committed."""
         self.counts[batch.name] += batch.counts
         for day, counts in batch.counts_by_day.items():
             self.by_day[batch.name][day] += counts
         self.versions[batch.name] = batch.version
         self.widened += batch.widened
-
-    def include(self, other: "Report") -> None:
-        """Add the counts of another report."""
-        for name, counts in other.counts.items():
-            self.counts[name] += counts
-        for name, days in other.by_day.items():
-            for day, found in days.items():
-                self.by_day[name][day] += found
-        self.versions |= other.versions
-        self.widened += other.widened
 
     @property
     def version(self) -> int:

@@ -29,7 +29,7 @@ from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.ingest.files.plan import Delivery, Plan, files_of, holders, in_tables, owner_of, plan
 from pipeline_assets.ingest.files.read_file import FileReader, Landed
-from pipeline_assets.ingest.files.unread import Cause, FilesHeldUpError, FilesLeftError, HeldUp
+from pipeline_assets.ingest.files.unread import Cause, Excluded, FilesLeftError, HeldUp
 from pipeline_assets.lake import Lake, Positions, Table, days_predicate
 from pipeline_assets.lake.dead_letters import dead_letter_table
 from pipeline_assets.lake.schemas import Widening
@@ -185,8 +185,7 @@ class _Run:
     run_id: str
     report: Report = field(default_factory=Report)
     left: dict[str, Cause] = field(default_factory=dict)
-    _held_up: set[str] = field(default_factory=set)
-    _unreadable: dict[str, Cause] = field(default_factory=dict)
+    _excluded: Excluded = field(default_factory=Excluded)
     _widened: list[Widening] = field(default_factory=list)
 
     @property
@@ -200,9 +199,9 @@ class _Run:
         self._shape, widened = prepare(con, bronze, source.model, TECHNICAL_COLUMNS, by_partition=source.by_day)
         self._widened += widened
         self._todo, closed = _plan(
-            con, bronze, source, self.root, self.days, settle_seconds=self.settle_seconds, held_up=self._held_up
+            con, bronze, source, self.root, self.days, settle_seconds=self.settle_seconds, held_up=self._excluded.paths
         )
-        self.left = {**closed, **self._todo.left, **self._unreadable}
+        self.left = {**closed, **self._todo.left, **self._excluded.left}
         self._folder = Path(stack.enter_context(TemporaryDirectory(dir=spill_folder())))
         self._batch = Batch(self.lake, con, source.name, _batch_plan(con, self._todo), run_id=self.run_id)
         self._batch.widened = self._widened
@@ -219,12 +218,8 @@ class _Run:
         todo = self._todo
         files = [FileReport(file.path, file.date, "", "waiting") for file in todo.waiting]
         files += [FileReport(file.path, file.date, content_id, "copy") for file, content_id in todo.copies]
-        try:
+        with self._excluded.noting():
             files += _read(self._batch, self.source, self.root, self._folder, todo, self._shape)
-        except FilesHeldUpError as error:
-            self._held_up |= error.changed | error.left.keys()
-            self._unreadable |= error.left
-            raise
         ordered = sorted(files, key=lambda report: (report.day, report.file))
         self.report = Report(files=ordered, unchanged=todo.unchanged)
 

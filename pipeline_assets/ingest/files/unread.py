@@ -6,7 +6,8 @@ is left where it lies, the others of the run are read, and the run ends with the
 it is; `read_file` reads.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline_assets.ingest.batch.errors import ReplanError
@@ -59,6 +60,29 @@ class FilesHeldUpError(ReplanError):
     def __init__(self, changed: Collection[str], left: Mapping[str, Cause]) -> None:
         super().__init__(*changed, *left)
         self.changed, self.left = set(changed), dict(left)
+
+
+@dataclass
+class Excluded:
+    """Files that the plans of a run leave out from now on: they changed while they were read, or cannot be read.
+
+    Attributes:
+        paths: All of them.
+        left: Path to cause of those that cannot be read.
+    """
+
+    paths: set[str] = field(default_factory=set)
+    left: dict[str, Cause] = field(default_factory=dict)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note the files of a `FilesHeldUpError`, and raise it again so that the plan is made again without them."""
+        try:
+            yield
+        except FilesHeldUpError as error:
+            self.paths |= error.changed | error.left.keys()
+            self.left |= error.left
+            raise
 
 
 @dataclass

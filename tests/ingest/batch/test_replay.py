@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pandera.polars as pa
 import polars as pl
 import pytest
-from deltalake import DeltaTable
+from killing import Killed, kill_at_commit
 from pulled import listed
 from records import DAY, NEXT, Mended, World
 
@@ -133,7 +133,7 @@ def test_dead_letters_of_a_content_that_went_are_passed_over(world: World, monke
     world.ingest()
     world.land("2026-01-05/a.csv", "id,note\n1,a\n3,b\n4,\n")
     with monkeypatch.context() as patched:  # killed after the rows, before the dead letters of the former content went
-        _kill(patched, 4)
+        kill_at_commit(patched, 4)
         with pytest.raises(Killed):
             world.ingest()
     world = world.under(Mended)
@@ -207,27 +207,6 @@ def test_who_is_overtaken_plans_anew_and_gives_up_at_last(world: World, monkeypa
     assert world.replay().rows == 1
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing in the way may catch it."""
-
-
-def _kill(patch: pytest.MonkeyPatch, at: int) -> None:
-    """Ends the process before (even) or after (odd) one of its commits."""
-    real, steps = DeltaTable.create_write_transaction, 0
-
-    def killing(*args: Any, **options: Any) -> None:
-        nonlocal steps
-        if steps == at:
-            raise Killed
-        steps += 1
-        real(*args, **options)
-        if steps == at:
-            raise Killed
-        steps += 1
-
-    patch.setattr(DeltaTable, "create_write_transaction", killing)
-
-
 @pytest.mark.parametrize("audited", [False, True])
 @pytest.mark.parametrize("at", range(6))
 def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
@@ -241,7 +220,7 @@ def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
     world.audit(0.9)
     world = world.under(Mended)
     with monkeypatch.context() as patched:
-        _kill(patched, at)
+        kill_at_commit(patched, at)
         with pytest.raises(Killed):
             world.replay()
     if audited:
@@ -299,7 +278,7 @@ class Bank:
             pull.add(listed(*records), origin="public.payments", counted=lambda: len(records))
             if is_killed:  # between its dead letters and its rows
                 with pytest.MonkeyPatch.context() as patched:
-                    _kill(patched, 2)
+                    kill_at_commit(patched, 2)
                     with pytest.raises(Killed):
                         pull.commit()
             else:

@@ -35,7 +35,7 @@ from pipeline_assets.ingest.files.content import Content
 from pipeline_assets.ingest.files.limits import FileTimeLimitError, time_limit_error
 from pipeline_assets.ingest.files.path_pattern import LandedFile
 from pipeline_assets.ingest.files.plan import owner_of
-from pipeline_assets.ingest.files.unread import Cause, FilesHeldUpError, FilesLeftError, HeldUp, cause_of
+from pipeline_assets.ingest.files.unread import Cause, Excluded, FilesLeftError, HeldUp, cause_of
 from pipeline_assets.ingest.files.weight import records_of
 from pipeline_assets.lake import Lake, Positions
 
@@ -123,8 +123,7 @@ class _Run:
     run_id: str
     report: Report = field(default_factory=Report)
     left: dict[str, Cause] = field(default_factory=dict)
-    _held_up: set[str] = field(default_factory=set)
-    _unreadable: dict[str, Cause] = field(default_factory=dict)
+    _excluded: Excluded = field(default_factory=Excluded)
 
     @property
     def name(self) -> str:
@@ -135,9 +134,14 @@ class _Run:
         logs = {table.name: create(self.con, table.bronze(self.lake)).open() for table in self.source.tables}
         positions = {name: Positions(log) for name, log in logs.items()}
         todo = plan(
-            positions, self.source, self.root, self.days, settle_seconds=self.settle_seconds, held_up=self._held_up
+            positions,
+            self.source,
+            self.root,
+            self.days,
+            settle_seconds=self.settle_seconds,
+            held_up=self._excluded.paths,
         )
-        self.left = {**todo.left, **self._unreadable}
+        self.left = {**todo.left, **self._excluded.left}
         self.report = Report(copies=todo.copies, unchanged=todo.unchanged, waiting=todo.waiting)
         self._step = _Step(self.lake, self.con, self.source, logs, todo, self.report, self.run_id)
         return self._step.batches
@@ -148,12 +152,8 @@ class _Run:
         Raises:
             FilesHeldUpError: Some changed meanwhile, or cannot be read: the next plan goes without them.
         """
-        try:
+        with self._excluded.noting():
             self._step.read(self.root)
-        except FilesHeldUpError as error:
-            self._held_up |= error.changed | error.left.keys()
-            self._unreadable |= error.left
-            raise
 
 
 class _Step:
@@ -202,7 +202,8 @@ class _Step:
     def batches(self) -> list[ChangeBatch]:
         """The batches in the order of their commits."""
         *others, reference = self._tables.values()
-        return [*others, self._unrouted, reference]
+        # Without a file to read, only the reference's positions move: the other tables are not looked at.
+        return [*others, self._unrouted, reference] if self._todo.read else [reference]
 
     def read(self, root: Path) -> None:
         """Read all records of the files that the plan says.

@@ -276,7 +276,6 @@ class EventBatch(ChangeBatch):
         """Complete what the commit says about the batch, and about the position that the table reaches with it."""
         super().finish()
         if self._lsns:
-            self.prepare_table()
             before = self.bronze.position(COMMIT_LSN) or 0
             self.positions[COMMIT_LSN] = max(before, *self._lsns)
             self.rows_facts |= {"commit_lsn_min": str(min(self._lsns)), "commit_lsn_max": str(max(self._lsns))}

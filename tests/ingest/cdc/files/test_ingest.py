@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from change_records import CUSTOMERS, DAY, HEARTBEAT, PRODUCTS, Shop, customer, product, unlisted
 from deltalake import DeltaTable
+from killing import Killed, kill_at_commit
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.batch.batch import Batch
@@ -299,26 +300,6 @@ def test_another_run_that_was_faster_is_noticed(shop: Shop, monkeypatch: pytest.
     assert (len(shop.rows()), len(shop.rows("crm__customers"))) == (1, 1)
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing in the way may catch it."""
-
-
-def kill(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Ends the process at one of its commits: before it if `at` is even, after it if odd."""
-    real, commits = DeltaTable.create_write_transaction, 0
-
-    def killing(*args: object, **options: object) -> None:
-        nonlocal commits
-        if at == 2 * commits:
-            raise Killed
-        real(*args, **options)  # type: ignore[arg-type]
-        if at == 2 * commits + 1:
-            raise Killed
-        commits += 1
-
-    monkeypatch.setattr(DeltaTable, "create_write_transaction", killing)
-
-
 BAD_AND_GOOD = (
     customer(1, 8), product("A", 16), "{", unlisted(24), product("B", 32, price="x"), customer(2, 40, op="y"),
 )  # fmt: skip
@@ -332,7 +313,7 @@ def test_killed_at_any_commit_the_next_run_ends_with_each_record_once(
     for each in (shop, whole):
         each.land("2026-01-02/a.jsonl", *BAD_AND_GOOD)
     with monkeypatch.context() as patched:
-        kill(patched, at)
+        kill_at_commit(patched, at)
         with pytest.raises(Killed):
             shop.ingest(run_id="killed")
     for each in (shop, whole):

@@ -10,6 +10,7 @@ import pytest
 from batches import event_batch
 from change_records import CUSTOMERS, DAY, HEARTBEAT, PRODUCTS, Shop, customer, product, unlisted
 from deltalake import DeltaTable
+from killing import Killed, kill_at_commit
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.cdc.events import ChangeEvent
@@ -228,25 +229,6 @@ def _event(code: str) -> ChangeEvent:
     )
 
 
-class Killed(BaseException):
-    """As SIGKILL: nothing in the way may catch it."""
-
-
-def kill(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    real, commits = DeltaTable.create_write_transaction, 0
-
-    def killing(*args: object, **options: object) -> None:
-        nonlocal commits
-        if at == 2 * commits:
-            raise Killed
-        real(*args, **options)  # type: ignore[arg-type]
-        if at == 2 * commits + 1:
-            raise Killed
-        commits += 1
-
-    monkeypatch.setattr(DeltaTable, "create_write_transaction", killing)
-
-
 @pytest.mark.parametrize("at", range(10))
 def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
@@ -260,7 +242,7 @@ def test_killed_at_any_commit_the_next_replay_ends_with_each_record_once(
         shop.ingest()
     killed, whole = (mended(shop, CUSTOMERS, MENDED, ORDERS) for shop in (killed, whole))
     with monkeypatch.context() as patched:
-        kill(patched, at)
+        kill_at_commit(patched, at)
         with pytest.raises(Killed):
             killed.replay()
     for shop in (killed, whole):
@@ -284,7 +266,7 @@ def test_a_selection_says_which_batches_are_tried_each_as_a_whole(shop: Shop, mo
     shop = mended(shop)
     assert shop.replay(Selection(reason="no such")).dead_letters == 0
     with monkeypatch.context() as patched:  # killed when the rows are there, and their dead letters are not gone
-        kill(patched, 1)
+        kill_at_commit(patched, 1)
         with pytest.raises(Killed):
             shop.replay(Selection(reason="'dear'"))
     assert [key for _, key, _ in shop.rows()] == ['{"stock_code":"A"}', '{"stock_code":"B"}']
