@@ -3,6 +3,9 @@
 That there is no circle between folders is in tests/docs/test_import_graph.py.
 """
 
+import re
+import tomllib
+
 import pytest
 from import_graph import PACKAGE, edges, imported
 
@@ -16,6 +19,14 @@ def test_domain_code_knows_neither_dagster_nor_dbt(folder: str) -> None:
     assert paths, f"there is no pipeline_assets/{folder}: this test would hold of nothing"
     found = {path: [name for name in imported(path) if name.startswith(("dagster", "dbt"))] for path in paths}
     assert not {path: names for path, names in found.items() if names}
+
+
+def test_the_package_needs_nothing_that_only_its_development_installs() -> None:
+    project = tomllib.loads(PACKAGE.with_name("pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^\w-]", text)[0].replace("-", "_") for text in project["optional-dependencies"]["dev"]}
+    assert {"dlt", "pandas", "pytest"} <= names
+    found = {name.split(".")[0] for path in PACKAGE.rglob("*.py") for name in imported(path)}
+    assert names & found == {"pandas"}  # imported once a notebook hands over a frame of pandas
 
 
 @pytest.mark.parametrize("layer", LAYERS)

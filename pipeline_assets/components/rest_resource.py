@@ -25,6 +25,7 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.batch.replay import ReplaySource
 from pipeline_assets.ingest.batch.replay_pulls import row_source
+from pipeline_assets.ingest.rest import poll as polls
 from pipeline_assets.ingest.rest.source import Auth, Incremental, Pagination, Param, RestSource
 
 WHOLE_TAG = "pipeline_assets/whole"
@@ -218,9 +219,6 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             pool=f"source_{self.name}",
         )
         def poll(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
-            # Imported here, not above: it imports dlt, which costs 0.5 CPU seconds that no other run needs.
-            from pipeline_assets.ingest.rest import poll as polls
-
             bronze, dead_letters, root = bronze_key(self.name), dead_letters_key(self.name), self._root()
             if root is None:
                 yield from bronze_assets.rested(context, self.name, self._resting)

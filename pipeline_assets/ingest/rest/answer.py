@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from dlt.common.jsonpath import compile_path, find_values
 from jsonpath_ng import Child, Fields, JSONPath, Root
 from jsonpath_ng.exceptions import JSONPathError
+from jsonpath_ng.ext.parser import parse
 
 from pipeline_assets.ingest.rest.errors import BrokenBodyError, RestError
 
@@ -109,21 +109,25 @@ def _total(envelope: Any, path: str | None) -> int | None:  # noqa: ANN401  JSON
         return None
     if envelope is None:
         return None
-    found = find_values(compiled(path), envelope)
+    found = values_at(path, envelope)
     if not found or not re.fullmatch(r"[0-9]{1,18}", str(found[0])):
         raise RestError(f"no number of all records at {path!r}: found {str(found[0])[:20] if found else 'nothing'}")
     return int(found[0])
 
 
-@lru_cache
-def compiled(path: str) -> JSONPath:
-    """Compile a JSONPath.
+def values_at(path: str, envelope: object) -> list[Any]:
+    """Give the values at a JSONPath.
 
     Raises:
         RestError: The text is not a JSONPath.
     """
+    return [found.value for found in _compiled(path).find(envelope)]
+
+
+@lru_cache
+def _compiled(path: str) -> JSONPath:
     try:
-        return compile_path(path)
+        return parse(path)
     except JSONPathError as error:
         raise RestError(f"{path!r} is no JSONPath: {error}") from None
 
@@ -135,7 +139,7 @@ def names_of(path: str) -> list[str]:
         RestError: The path has other parts than names.
     """
     names: list[str] = []
-    step = compiled(path)
+    step = _compiled(path)
     while isinstance(step, Child):
         names[:0] = _fields(step.right, path)
         step = step.left

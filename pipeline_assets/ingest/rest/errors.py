@@ -22,11 +22,13 @@ class StatusError(RestError):
 
     Attributes:
         status: The HTTP status.
+        retry_after_seconds: When to ask again, as the API says; 0 or less if it does not say.
     """
 
-    def __init__(self, message: str, status: int, *, is_transient: bool) -> None:
+    def __init__(self, message: str, status: int, *, is_transient: bool, retry_after_seconds: float = 0) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
         self.is_transient = is_transient
 
 

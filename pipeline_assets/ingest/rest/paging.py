@@ -1,33 +1,30 @@
-"""The way from one page to the next, and the end of the pages: dlt's paginators, mended where they would end too early.
+"""The way from one page to the next, and the end of the pages.
 
-dlt takes a missing paging field for the end of the pages. Most APIs leave the field out on their last page, so that is
-right. But on a first page it may as well mean that the declaration names the wrong place, or none. So `_doubt` looks
-for signs that more pages exist, in the places where APIs mention pages: in headers and beside the records, not in the
-rest of an answer, which is about its subject. With such a sign the poll is an error, instead of a table with one page
-in it. `single_page` declares that the page is all that is wanted.
+A missing reference to a next page is the end of the pages: most APIs leave it out on their last page. But on a first
+page it may mean that the declaration names the wrong place, or none. So `_doubt` looks for signs that more pages exist,
+in the places where APIs mention pages: in headers and beside the records, not in the rest of an answer, which is about
+its subject. With such a sign the poll is an error, instead of a table with one page in it. `single_page` declares that
+the page is all that is wanted.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
 
-from dlt.common.jsonpath import find_values
-from dlt.sources.helpers.rest_client.paginators import (
-    BaseNextUrlPaginator,
-    BasePaginator,
-    JSONLinkPaginator,
-    JSONResponseCursorPaginator,
-    RangePaginator,
-    SinglePagePaginator,
-)
 from requests import Response
 
-from pipeline_assets.ingest.rest.answer import NO_CONTENT, Answer, compiled, names_of
+from pipeline_assets.ingest.rest.answer import NO_CONTENT, Answer, names_of, values_at
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.links import next_link
-from pipeline_assets.ingest.rest.source import Cursor, LinkHeader, NextUrl, Offset, PageNumber, RestSource, SinglePage
-
-Last = Callable[[], Answer]
+from pipeline_assets.ingest.rest.source import (
+    Cursor,
+    LinkHeader,
+    NextUrl,
+    Offset,
+    PageNumber,
+    Param,
+    RestSource,
+    SinglePage,
+)
 
 _NEXT_NAME = re.compile(r"(?i)(@?odata\.?)?next([_-]?(page|link|url|uri|href|cursor|token))*")
 _MORE_NAME = re.compile(r"(?i)has[_-]?(more|next)([_-]?(items|pages?|results))?|more|truncated|is[_-]?truncated")
@@ -43,28 +40,10 @@ _PAGES_HEADERS = ("X-Total-Pages", "X-WP-TotalPages", "X-Page-Count")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
-def paginator(source: RestSource, last: Last) -> BasePaginator:
-    """Give dlt's paginator for a declaration.
-
-    Args:
-        source: The declaration.
-        last: Gives the last answer.
-    """
-    match declared := source.pagination:
-        case PageNumber():
-            return _UntilNothingComes(declared.param, declared.first, declared.more, by_records=False, last=last)
-        case Offset():
-            return _UntilNothingComes(declared.param, 0, declared.more, by_records=True, last=last)
-        case Cursor():
-            return _Cursor(source, declared, last)
-        case NextUrl():
-            return _NextUrl(source, declared, last)
-        case LinkHeader():
-            return _LinkHeader(source, last)
-        case SinglePage():
-            return SinglePagePaginator()
-        case None:
-            return _OneAnswer(source, last)
+def paginator(source: RestSource) -> "ByNumber | ByReference":
+    """Give what leads through the pages of a declared API. It counts, so each round of pages needs its own."""
+    declared = source.pagination
+    return ByNumber(declared) if isinstance(declared, PageNumber | Offset) else ByReference(source)
 
 
 def _more(path: str | None, answer: Answer) -> bool | None:
@@ -75,7 +54,7 @@ def _more(path: str | None, answer: Answer) -> bool | None:
     """
     if path is None or answer.envelope is None:
         return None
-    found = find_values(compiled(path), cast("dict[str, Any]", answer.envelope))
+    found = values_at(path, answer.envelope)
     flag = _FLAGS.get(str(found[0]).lower()) if found else None
     if flag is None:
         said = repr(found[0])[:20] if found else "nothing"
@@ -83,101 +62,70 @@ def _more(path: str | None, answer: Answer) -> bool | None:
     return flag
 
 
-class _UntilNothingComes(RangePaginator):
-    """Pages by number or by offset. An empty page is the end only if the one after it is empty too."""
+class ByNumber:
+    """Pages by number or by offset. An empty page is the end only if the one after it is empty too.
 
-    def __init__(self, param: str, first: int, more: str | None, *, by_records: bool, last: Last) -> None:
-        super().__init__(param_name=param, initial_value=first, value_step=1)
-        self._more = more
-        self._by_records = by_records
-        self._last = last
+    Attributes:
+        param: The parameter by which a page is asked for.
+        first: The parameters of the first page.
+    """
+
+    def __init__(self, declared: PageNumber | Offset) -> None:
+        self._more = declared.more
+        self._by_records = isinstance(declared, Offset)
+        self._at = declared.first if isinstance(declared, PageNumber) else 0
         self._received = self._empty = 0
+        self.param = declared.param
+        self.first: dict[str, Param] = {declared.param: self._at}
 
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        count = len(data or ())
+    def next(self, response: Response, answer: Answer) -> int | None:
+        """Give the number or offset of the next page; None at the end.
+
+        Raises:
+            IncompleteError: The API says that there are more pages, and sends nothing.
+        """
+        count = len(answer.records)
         self._received += count
         self._empty = 0 if count else self._empty + 1
         # Advance by the records that came, not by the number that was asked for: some servers send fewer.
-        self.current_value += count if self._by_records else 1
-        answer = self._last()
-        total, more = answer.total, _more(self._more, answer)
+        self._at += count if self._by_records else 1
+        more = _more(self._more, answer)
         if more is None:  # otherwise the flag alone decides: a total may be stale
-            more = total is None or self._received < total
-        self._has_next_page = self._empty < 2 and more
+            more = answer.total is None or self._received < answer.total
         if self._more and more and self._empty >= 2:
             raise IncompleteError("two pages in a row are empty, but the API says that there are more")
+        return self._at if more and self._empty < 2 else None
 
 
-class _Cursor(JSONResponseCursorPaginator):
-    """The cursor in the body; null, "", 0 and false end the pages, and so does what `more` says."""
+class ByReference:
+    """Pages of which each but the last refers to the next one, by a cursor or URL in its body or by its header `Link`.
 
-    def __init__(self, source: RestSource, declared: Cursor, last: Last) -> None:
-        super().__init__(cursor_path=compiled(declared.path), cursor_param=declared.param)
-        self._end = _End(source, declared.path, declared.more, last)
+    An API without pagination has only the last one.
 
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        super().update_state(response, data)
-        if isinstance(self._next_reference, dict | list):
-            raise RestError(f"no cursor at {self.cursor_path}, but {type(self._next_reference).__name__}")
-        self._next_reference = self._end.or_next(response, self._next_reference or None)
+    Attributes:
+        param: The parameter to send the cursor with; None if references are URLs.
+        first: The parameters of the first page: none.
+    """
 
-
-class _NextUrl(JSONLinkPaginator):
-    """The next URL in the body; null and "" end the pages, and so does what `more` says."""
-
-    def __init__(self, source: RestSource, declared: NextUrl, last: Last) -> None:
-        super().__init__(next_url_path=compiled(declared.path))
-        self._end = _End(source, declared.path, declared.more, last)
-
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        super().update_state(response, data)
-        found = self._next_reference or None
-        if not isinstance(found, str | None):
-            raise RestError(f"no URL at {self.next_url_path}, but {type(found).__name__}")
-        self._next_reference = self._end.or_next(response, found)
-
-
-class _LinkHeader(BaseNextUrlPaginator):
-    """The next URL in the header `Link`."""
-
-    def __init__(self, source: RestSource, last: Last) -> None:
-        super().__init__()
-        self._end = _End(source, None, None, last)
-
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        self._next_reference = self._end.or_next(response, next_link(response.headers.get("Link", "")) or None)
-
-
-class _OneAnswer(SinglePagePaginator):
-    """One answer, because no pagination is declared. The answer must not mention other pages."""
-
-    def __init__(self, source: RestSource, last: Last) -> None:
-        super().__init__()
-        self._end = _End(source, None, None, last)
-
-    def update_state(self, response: Response, data: list[Any] | None = None) -> None:
-        self._end.or_next(response, None)
-        super().update_state(response, data)
-
-
-class _End:
-    """Decides whether an answer without a reference to a next page is the last one."""
-
-    def __init__(self, source: RestSource, path: str | None, more: str | None, last: Last) -> None:
+    def __init__(self, source: RestSource) -> None:
         self._source = source
-        self._path = path
-        self._more = more
-        self._last = last
+        self._declared = declared = source.pagination
+        self._path = declared.path if isinstance(declared, Cursor | NextUrl) else None
+        self._more = declared.more if isinstance(declared, Cursor | NextUrl) else None
         self._pages = self._received = self._promised = 0
+        self.param = declared.param if isinstance(declared, Cursor) else None
+        self.first: dict[str, Param] = {}
 
-    def or_next(self, response: Response, reference: Any) -> Any:  # noqa: ANN401  a cursor is any scalar
+    def next(self, response: Response, answer: Answer) -> Param | None:
         """Give the reference to ask for the next page with; None at the end.
 
         Raises:
             IncompleteError: The API says that there are more pages, but not how to get them.
-            RestError: The first page seems not to be the only one.
+            RestError: The reference cannot be used, or is missing though the first page seems not to be the only one.
         """
-        answer = self._last()
+        if isinstance(self._declared, SinglePage):
+            return None
+        reference = self._reference(response, answer)
         self._pages += 1
         self._received += len(answer.records)
         self._promised = max([self._promised, *_totals(answer, self._source.records)])
@@ -194,12 +142,20 @@ class _End:
             raise IncompleteError(f"page {self._pages} says that there are more, and names no next one")
         is_odd = reference is None and more is None and self._pages == 1 and answer.records
         if is_odd and (doubt := self._doubt(response, answer)):
-            raise RestError(f"the first page names no next one{self._where}, but {doubt}")
+            where = f" at {self._path}" if self._path else ""
+            raise RestError(f"the first page names no next one{where}, but {doubt}")
         return reference
 
-    @property
-    def _where(self) -> str:
-        return f" at {self._path}" if self._path else ""
+    def _reference(self, response: Response, answer: Answer) -> Param | None:
+        """Give the reference in an answer; None for null, "", 0 and false too."""
+        if isinstance(self._declared, LinkHeader):
+            return next_link(response.headers.get("Link", "")) or None
+        found = next(iter(values_at(self._path, answer.envelope)), None) if self._path is not None else None
+        if not found:
+            return None
+        if isinstance(found, str) or (self.param is not None and isinstance(found, int)):
+            return found
+        raise RestError(f"no {'URL' if self.param is None else 'cursor'} at {self._path}, but {type(found).__name__}")
 
     def _doubt(self, response: Response, answer: Answer) -> str | None:
         """Give the sign that a first page is not the only one; None if there is no such sign."""
@@ -210,7 +166,7 @@ class _End:
             "declare pagination as the API has it or, if this one answer is all that is wanted, as "
             "pagination: {type: single_page}"
         )
-        if not isinstance(self._source.pagination, LinkHeader) and next_link(response.headers.get("Link", "")):
+        if not isinstance(self._declared, LinkHeader) and next_link(response.headers.get("Link", "")):
             return f"its header Link names one: type: link_header; {remedy}"
         for path, name, value in _members(answer.envelope, self._source.records):
             if path != self._path and _NEXT_NAME.fullmatch(name) and value and isinstance(value, str | int | dict):
@@ -224,7 +180,7 @@ class _End:
         if more := _more_by_headers(response.headers, count):
             return f"{more}: {remedy}"
         limits = {name: value for name, value in self._source.params.items() if _is_limit(name, value, count)}
-        if self._source.pagination is not None and limits:
+        if self._declared is not None and limits:
             return (
                 f"it is full ({next(iter(limits))}={count}): declare `total` or pagination.more, if the API tells "
                 "either; if these are all records, ask for larger pages"

@@ -4,7 +4,6 @@ import html
 import json
 import logging
 import os
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote, quote_plus
@@ -39,10 +38,6 @@ class Secrets:
         """Note a value as secret."""
         in_urls = {quote(value), quote(value, safe=""), quote_plus(value)}
         self._forms |= {value, *in_urls, json.dumps(value)[1:-1], html.escape(value)}
-
-    def add_pair(self, user: str, password: str) -> None:
-        """Note a user and a password as secret, as basic auth sends them."""
-        self.add(b64encode(f"{user}:{password}".encode()).decode())
 
     def hide(self, text: str) -> str:
         """Give the text with each secret in it replaced by `***`, as it is or as URLs, JSON and HTML spell it."""

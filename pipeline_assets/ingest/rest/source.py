@@ -1,6 +1,6 @@
 """The declaration of a REST source: where it is, who may read it, how it pages, what is new in it.
 
-This module only holds declarations, each as `defs.yaml` spells it; secrets are named, never held. `api` (auth, paging)
+This module only holds declarations, each as `defs.yaml` spells it; secrets are named, never held. `auth`, `paging`
 and `poll` use them.
 """
 

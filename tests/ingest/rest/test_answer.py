@@ -4,11 +4,10 @@ import json
 from contextlib import suppress
 
 import pytest
-from dlt.common.jsonpath import find_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_assets.ingest.rest.answer import read_answer
+from pipeline_assets.ingest.rest.answer import read_answer, values_at
 from pipeline_assets.ingest.rest.errors import BrokenBodyError, RestError
 
 JSON = st.recursive(
@@ -111,7 +110,7 @@ def test_a_record_nested_too_deep_is_cut_out_whole(levels: int, opening: str, cl
     records.insert(place, _deep(levels, opening, closing))
     answer = read_answer(f'{{"data": {{"items": [{" , ".join(records)}], "n": 3}}}}'.encode(), "data.items", "data.n")
     assert (answer.records, answer.total) == (records, 3)
-    last = find_values("data.items[-1].id", answer.envelope) + find_values("data.items[-1].after", answer.envelope)
+    last = values_at("data.items[-1].id", answer.envelope) + values_at("data.items[-1].after", answer.envelope)
     assert last == ([7, 8] if place == 2 else [2])
 
 

@@ -104,6 +104,7 @@ def test_a_token_that_is_refused_for_ever_is_an_error(crm) -> None:
         (Reply(200, b'{"refresh_token": "r-123"}'), 'no access_token.*: "\\*\\*\\*"'),
         (Reply(200, b'{"access_token": "t-123", "expires_in": null}'), "expires_in"),
         (Reply(200, b"<html>"), "not JSON"),
+        (Reply(204), "token: the body is not JSON"),
         (Reply(503), "HTTP 503: 5 attempts"),
     ],
 )

@@ -246,6 +246,12 @@ def test_a_first_page_that_is_the_whole_is_taken(crm: Crm, paging, options, meta
         assert crm.poll(api, **options).total.rows == 3
 
 
+def test_a_resource_may_lie_at_the_root_itself(crm: Crm) -> None:
+    with Api() as api:
+        assert crm.poll(api, base_url=f"{api.url}/accounts", path="").total.rows == 10
+    assert {asked.path for asked in api.asked} == {"/accounts"}
+
+
 def _sent(crm: Crm, text: str, records: str, headers: dict[str, str] | None = None, **options) -> int:
     """Rows of a poll that is answered with the text, `%s` standing for two records."""
     sent = Reply(200, text.replace("%s", f"{account(1)}, {account(2)}").encode(), headers or {})

@@ -18,6 +18,7 @@ from pipeline_assets.ingest.rest.errors import OutOfTimeError, RestError
         ("3600", 3600, 3601),  # some APIs count calls by the hour
         ("600 s ago", 1, 2),
         ("soon", 1, 2),
+        ("Wed, 21 Oct 99999999999 07:28:00 GMT", 1, 2),
         (None, 1, 2),
     ],
 )
@@ -54,9 +55,10 @@ def test_the_api_is_asked_no_faster_than_declared(crm: Crm, monkeypatch: pytest.
     assert min(later - earlier for earlier, later in pairwise(moments)) > 0.03
 
 
+@pytest.mark.parametrize("header", ["86400", "9" * 5000, "Fri, 31 Dec 2100 23:59:59 GMT"])
 @pytest.mark.parametrize("status", [429, 503])
-def test_who_is_to_come_back_after_the_poll_s_time_does_not_wait_and_the_next_poll_goes_on(crm: Crm, status) -> None:
-    with Api(fault=lambda n, query: Reply(status, headers={"Retry-After": "86400"}) if n == 2 else None) as api:
+def test_who_is_to_come_back_after_the_poll_s_time_does_not_wait_and_the_next_poll_goes_on(crm, status, header) -> None:
+    with Api(fault=lambda n, query: Reply(status, headers={"Retry-After": header}) if n == 2 else None) as api:
         with pytest.raises(OutOfTimeError, match=rf"HTTP {status}; the next attempt would be in 86,40\d s.*max"):
             crm.poll(api)
         assert (crm.waits, len(api.asked), crm.rows()) == ([], 2, [])
