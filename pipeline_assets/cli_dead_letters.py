@@ -135,6 +135,11 @@ def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batc
     with _lake() as (lake, con):
         letters = _table(lake, table)
         declared = _declared(letters)
+        if declared is None:
+            name = letters.name.partition(".")[2]
+            console.fail(
+                f"no source in pipeline_assets/defs/ declares {name}, and a replay needs its contract: discard"
+            )
         found = declared.replay(lake, con, which, "")
     rest = found.tried - found.rows - found.repaired - found.stale
     told = [f"{letters.name}: {found.tried:,} dead letters were tried, {found.rows:,} are rows now, {rest:,} stay"]
@@ -162,6 +167,8 @@ def discard(table: TableName, day: Day = None, reason: Reason = None, batch: Bat
     """Discards waiting dead letters: they stay in the table with the time, and wait no longer."""
     with _lake() as (lake, con):
         letters = _table(lake, table)
+        if _is_of_changes(letters) and (declared := _declared(letters)):
+            declared.finish(lake, con, "")
         found = discard_letters(con, _bronze(letters), _selection(day, reason, batch, limit))
         source = letters.name.partition(".")[2]
         job = f"{source.partition('__')[0] if _is_of_changes(letters) else source}__to_gold"
@@ -236,12 +243,8 @@ def _records(con: duckdb.DuckDBPyConnection, letters: Table, which: Selection) -
         yield dict(zip(_COLUMNS, row, strict=True))
 
 
-def _declared(letters: Table) -> "DeadLetters":
+def _declared(letters: Table) -> "DeadLetters | None":
     """Find the declaration of a table's source."""
     from pipeline_assets.components.declared import dead_letters_of
 
-    name = letters.name.partition(".")[2]
-    found = dead_letters_of(name)
-    if found is None:
-        console.fail(f"no source in pipeline_assets/defs/ declares {name}, and a replay needs its contract: discard")
-    return found
+    return dead_letters_of(letters.name.partition(".")[2])

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from killing import kill_at_commit
 from postgres import execute
 from pydantic import ValidationError
 
@@ -71,6 +72,13 @@ class Stream:
             raise_on_error=False,
             run_config=run_config,
         )
+
+    def dead_letters(self, name):
+        """Each with its number, and whether it was discarded."""
+        number = "coalesce(raw->>'$.value.after.customer_id', raw->>'$.value.after.id')"
+        with self.lake.connect() as con:
+            scan = Table(self.lake, f"dead_letters.shop_db__{name}").scan()
+            return con.execute(f"SELECT {number}, discarded_at IS NOT NULL FROM {scan} ORDER BY ALL").fetchall()
 
     def rows(self):
         with self.lake.connect() as con:
@@ -206,6 +214,34 @@ def test_dead_letters_are_replayed_by_a_job(stream, monkeypatch):
         assert not checks(stream.run())["dead_letters"]
     result = stream.run("replay")
     assert checks(result)["dead_letters"]
+    assert stream.rows() == [("c",)]
+
+
+def test_dead_letters_are_discarded_by_a_job_and_those_that_it_brings_wait(stream, monkeypatch):
+    stream.run()
+    stream.sql(
+        "CREATE TABLE extra (id int PRIMARY KEY)",
+        "ALTER PUBLICATION shop ADD TABLE extra",
+        "INSERT INTO extra VALUES (1)",
+        "INSERT INTO customers VALUES (1, 'x', NULL, NULL, 'EIRE', '-infinity', now())",
+    )
+    stream.insert(2)
+    assert not checks(stream.run())["dead_letters"]
+    stream.sql("INSERT INTO customers VALUES (3, 'x', NULL, NULL, 'EIRE', '-infinity', now())")
+    with monkeypatch.context() as patched:
+        kill_at_commit(patched, 2)  # between the two tables
+        assert not stream.run("discard_dead_letters").success
+    assert [stream.dead_letters(name) for name in ("customers", "unrouted")] == [[("1", True)], [("1", False)]]
+    result = stream.run("discard_dead_letters")
+    assert result.success
+    assert not checks(result)["dead_letters"]
+    assert stream.dead_letters("customers") == [("1", True), ("3", False)]
+    assert stream.dead_letters("unrouted") == [("1", True)]
+    result = stream.run("discard_dead_letters")
+    assert checks(result)["dead_letters"]
+    assert checks(result)["record_counts"]
+    assert stream.dead_letters("customers") == [("1", True), ("3", True)]
+    stream.run("replay")
     assert stream.rows() == [("c",)]
 
 

@@ -47,11 +47,13 @@ class DeadLetters:
         source: Name of the source: its jobs are `<source>__replay` and `<source>__discard_dead_letters`.
         tables: Names of its tables without the layer.
         replay: Tries selected dead letters again. The last argument is the id of the run.
+        finish: Finishes replays that were killed, where discarding does not do so itself.
     """
 
     source: str
     tables: Sequence[str]
     replay: Callable[[Lake, duckdb.DuckDBPyConnection, Selection | None, str], Replayed]
+    finish: Callable[[Lake, duckdb.DuckDBPyConnection, str], None] = lambda lake, con, run_id: None
 
     @classmethod
     def of_rows(cls, rows: ReplaySource) -> "DeadLetters":
@@ -75,7 +77,10 @@ class DeadLetters:
             rows = sum(counts.rows for counts in found.counts.values())
             return Replayed(found.dead_letters, rows, not_replayable=found.skipped)
 
-        return cls(source, [*(table.name for table in tables), f"{source}__{UNROUTED}"], replay)
+        def finish(lake: Lake, con: duckdb.DuckDBPyConnection, run_id: str) -> None:
+            changes_replay.finish(lake, con, source, tables, record_format=record_format, run_id=run_id)
+
+        return cls(source, [*(table.name for table in tables), f"{source}__{UNROUTED}"], replay, finish)
 
     def jobs(self, selection: dg.AssetSelection) -> list[Any]:
         """Make the jobs that replay and discard.
@@ -99,6 +104,7 @@ class DeadLetters:
         """Discard what waits, before the source is read: nobody has looked at the dead letters that this run brings."""
         if DISCARD_TAG in tags:
             with lake.connect() as con:
+                self.finish(lake.open(), con, run_id)
                 for name in self.tables:
                     discard(con, Table(lake.open(), f"bronze.{name}"), metadata={"run_id": run_id})
 

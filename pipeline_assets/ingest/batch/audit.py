@@ -18,7 +18,7 @@ from pipeline_assets.contracts.base import Model, Violations
 from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.batch.batch import READ
 from pipeline_assets.ingest.batch.counts import Counts, Reading
-from pipeline_assets.ingest.dead_letters.settled import settled_days
+from pipeline_assets.ingest.dead_letters.settled import replayed_records, settled_days
 from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, newest_day, publish_or_withhold
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 from pipeline_assets.sql import quote_names
@@ -169,13 +169,16 @@ def standing(log: Positions, read: Iterable[Reading]) -> list[Reading]:
     return [one for one in read if all(log.get(name) == value for name, value in one.holds.items())]
 
 
-def compare(con: duckdb.DuckDBPyConnection, bronze: Table, read: Sequence[Reading]) -> tuple[Counts, list[Mismatch]]:
+def compare(
+    con: duckdb.DuckDBPyConnection, bronze: Table, read: Sequence[Reading], replayed: Mapping[str, int] | None = None
+) -> tuple[Counts, list[Mismatch]]:
     """Compare the counts taken while reading with the rows and dead letters in the tables now.
 
     Args:
         con: A connection of the lake.
         bronze: The bronze table.
         read: The readings whose rows are in the table.
+        replayed: Records by batch that belong to another batch since.
 
     Returns:
         The total as the tables hold it, without duplicates, and the readings that do not add up.
@@ -195,7 +198,7 @@ def compare(con: duckdb.DuckDBPyConnection, bronze: Table, read: Sequence[Readin
     total, wrong = Counts(), []
     for reading in read:
         rows_, dead = found[reading.origin, reading.batch_id] if reading.origin else whole[reading.batch_id]
-        records_in = reading.counts.records_in - reading.counts.duplicates
+        records_in = reading.counts.records_in - reading.counts.duplicates - (replayed or {}).get(reading.batch_id, 0)
         total += Counts(records_in, rows_, dead)
         if records_in != rows_ + dead:
             wrong.append(Mismatch(reading, rows_, dead))
@@ -212,7 +215,8 @@ def compare_last_run(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Cou
     opened = bronze.open()
     commits = [commit for commit in opened.history(_COMMITS_OF_A_RUN) if READ in commit]
     own = [commit for commit in commits if commit.get("run_id") == commits[0].get("run_id")]
-    return compare(con, bronze, standing(Positions(opened), _readings(own)))
+    replayed = replayed_records(dead_letter_table(bronze.lake, bronze.name))
+    return compare(con, bronze, standing(Positions(opened), _readings(own)), replayed)
 
 
 def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, Counts]:

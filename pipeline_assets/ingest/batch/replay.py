@@ -22,18 +22,17 @@ from pipeline_assets.ingest.batch.source import plan_anew
 from pipeline_assets.ingest.conform import json_records
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
 from pipeline_assets.ingest.conform.raw_records import RawRecords, raw_records
-from pipeline_assets.ingest.dead_letters.select import ORDER, REPLAYABLE, Selection
-from pipeline_assets.ingest.dead_letters.settled import days_fact, settled_positions, tell
+from pipeline_assets.ingest.dead_letters.select import ORDER, PLACE, REPLAYABLE, Selection
+from pipeline_assets.ingest.dead_letters.settled import days_fact, remove, remove_replayed, replayed_sql, tell
 from pipeline_assets.lake import (
     MANY_COLUMNS,
     DataFile,
     Lake,
     Positions,
     Table,
-    days_predicate,
     schemas,
 )
-from pipeline_assets.lake.dead_letters import complete, dead_letter_table
+from pipeline_assets.lake.dead_letters import dead_letter_table
 from pipeline_assets.sql import quote_text
 
 REPLAYS = "replays"
@@ -175,11 +174,12 @@ class _Attempt:
         """
         con, source = self._con, self._source
         shape, _ = prepare(con, self.bronze, source.model, source.technical, by_partition=source.by_partition)
-        not_replayable = self._take(selection)
+        # The log first: if another replay adds rows after this, the commit fails, and all is planned anew.
         log = Positions(self.bronze.open())
+        repaired, repaired_days = remove_replayed(con, self.bronze, self.dead_letters, facts)
+        not_replayable = self._take(selection)
         tried, replays = self._count(_TRIED), log.get(REPLAYS)
         expect, stale = self._drop_stale(log)
-        repaired = self._drop_present()
         files: list[DataFile] = []
         try:
             for relation, records in self._groups():
@@ -200,14 +200,15 @@ class _Attempt:
                 positions={REPLAYS: (replays or 0) + 1},
                 metadata={**facts, REPLAYED: str(rows), **days_fact(days)},
             )
-        self._remove(days, facts)
-        return Replayed(tried, rows, repaired, stale, not_replayable, days)
+            which = f"{REPLAYABLE} AND {PLACE} IN (SELECT {PLACE} FROM {_DONE})"
+            remove(con, self.bronze, self.dead_letters, which, days, facts)
+        return Replayed(tried + repaired, rows, repaired, stale, not_replayable, days | repaired_days)
 
     def count(self, selection: Selection) -> int:
         """Count the dead letters that would fit."""
         self._take(selection)
         self._drop_stale(Positions(self.bronze.open()))
-        self._drop_present()
+        self._con.execute(f"DELETE FROM {_TRIED} WHERE {replayed_sql(self._con, self.bronze, _TRIED)}")
         technical = {column.name for column in self._source.technical}
         stored = self._con.execute(f"DESCRIBE SELECT * FROM {self.bronze.scan()}").fetchall()
         added = (RawColumn(name, kind) for name, kind, *_ in stored if name not in technical)
@@ -248,20 +249,6 @@ class _Attempt:
             listed = ", ".join(f"({quote_text(batch_id)}, DATE '{day}')" for batch_id, day in stale)
             self._con.execute(f"DELETE FROM {_TRIED} WHERE (_batch_id, _partition_date) IN ({listed})")
         return expect, before - self._count(_TRIED)
-
-    def _drop_present(self) -> int:
-        """Mark as done, and drop, the dead letters that a killed replay has already turned into rows.
-
-        Give their number.
-        """
-        there = (
-            f"SELECT id FROM {_TRIED} AS t SEMI JOIN (SELECT _partition_date, _batch_id, _source FROM "
-            f"{self.bronze.scan()} WHERE {self._within()}) AS b ON t._partition_date = b._partition_date "
-            "AND t._batch_id = b._batch_id AND t._source.file = b._source.file AND t._source.line = b._source.line"
-        )
-        self._con.execute(f"INSERT INTO {_DONE} SELECT * EXCLUDE (raw) FROM {_TRIED} WHERE id IN ({there})")
-        self._con.execute(f"DELETE FROM {_TRIED} WHERE id IN (SELECT id FROM {_DONE})")
-        return self._count(_DONE)
 
     def _groups(self) -> Iterator[tuple[str, RawRecords]]:
         """Yield records whose raw is read alike: of one format and, in formats with types, with the same fields."""
@@ -309,28 +296,6 @@ class _Attempt:
         if not self._count(_CONFORMED):
             return []
         return self.bronze.write(self._con, query, partition_by=["_partition_date"], is_wide=is_wide)
-
-    def _remove(self, days: frozenset[date], facts: Mapping[str, str]) -> None:
-        """Remove the dead letters whose rows are in the table now, also those that were discarded meanwhile."""
-        if not days:
-            return
-        complete(self._con, self.dead_letters)
-        place = "(_partition_date, _batch_id, _source.file, _source.line)"
-        where = (
-            f"{days_predicate('_partition_date', days)} AND {REPLAYABLE} AND {place} IN (SELECT {place} FROM {_DONE})"
-        )
-        self.dead_letters.commit(
-            self._con,
-            [],
-            where=where,
-            metadata={**facts, **days_fact(days)},
-            positions=settled_positions(self.dead_letters),
-        )
-        tell(self._con, self.bronze, self.dead_letters)
-
-    def _within(self) -> str:
-        found = self._con.execute(f"SELECT DISTINCT _partition_date FROM {_TRIED}").fetchall()
-        return days_predicate("_partition_date", [day for (day,) in found])
 
     def _days(self) -> frozenset[date]:
         found = self._con.execute(f"SELECT DISTINCT _partition_date FROM {_DONE}").fetchall()

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 import duckdb
 
 from pipeline_assets.ingest.dead_letters.select import Selection
-from pipeline_assets.ingest.dead_letters.settled import days_fact, settled_positions, tell
+from pipeline_assets.ingest.dead_letters.settled import days_fact, remove_replayed, settled_positions, tell
 from pipeline_assets.lake import Table
 from pipeline_assets.lake import dead_letters as stored
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table
@@ -53,8 +53,9 @@ def discard(
     dead_letters = dead_letter_table(bronze.lake, bronze.name)
     if not dead_letters.exists():
         return Discarded()
-    # For an earlier change of dead letters whose run was killed before it wrote this log.
+    # For runs that were killed: before they wrote this log, or before they removed dead letters that they had replayed.
     tell(con, bronze, dead_letters)
+    remove_replayed(con, bronze, dead_letters, metadata)
     selection, version = selection or Selection(), dead_letters.open().version()
     found = con.execute(
         f"SELECT count(*), coalesce(sum({WEIGHT}), 0)::BIGINT, list(DISTINCT _partition_date) "

@@ -18,11 +18,14 @@ REPLAYABLE = "(raw_types IS NOT NULL AND _source.file IS NOT NULL AND _source.li
 
 ORDER = "_partition_date, _batch_id, _source.file, _source.line"
 
+PLACE = f"({ORDER})"
+"""SQL: where a record of a row table comes from. A row and a dead letter of the same record have the same."""
+
 # A reason quotes the value that did not fit (cast: amount: 'abc' is not BIGINT), or gives numbers (expected 8, found
 # 7).
 _MASKED = r"""regexp_replace(regexp_replace(reason, '(?s)''.*?'' is not ', '''...'' is not ', 'g'),
     '([ :=])[0-9]+([.,][0-9]+)*', '\1N', 'g')"""
-_PLACE = "(_partition_date, _batch_id, coalesce(_source.file, ''), coalesce(_source.line, -1), reason, raw)"
+_WHICH = "(_partition_date, _batch_id, coalesce(_source.file, ''), coalesce(_source.line, -1), reason, raw)"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Selection:
         """Give a predicate on the table's rows, which may also select discarded ones."""
         if self.limit is None:
             return self.predicate
-        return f"{self.predicate} AND {_PLACE} IN (SELECT {_PLACE} FROM {self.relation(dead_letters, version)})"
+        return f"{self.predicate} AND {_WHICH} IN (SELECT {_WHICH} FROM {self.relation(dead_letters, version)})"
 
 
 @dataclass(frozen=True)

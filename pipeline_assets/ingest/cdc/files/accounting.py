@@ -13,7 +13,7 @@ import duckdb
 from pipeline_assets.ingest.cdc.files.ingest import RUN
 from pipeline_assets.ingest.cdc.files.plan import FileSource
 from pipeline_assets.ingest.cdc.table.change_table import UNROUTED
-from pipeline_assets.ingest.cdc.table.replay import REPLAYED_BATCH, REPLAYED_DEAD_LETTERS
+from pipeline_assets.ingest.dead_letters.settled import replayed_records
 from pipeline_assets.lake import Lake, Table, days_predicate
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 from pipeline_assets.sql import quote_text
@@ -70,11 +70,7 @@ def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> F
             found.rows += _sum(con, "1", f"{bronze.scan()} WHERE {within}", batch_id)
         if dead_letters.exists():
             found.dead_letters += _sum(con, WEIGHT, f"{weighed(dead_letters)} WHERE TRUE", batch_id)
-            found.replayed += sum(
-                int(commit[REPLAYED_DEAD_LETTERS])
-                for commit in dead_letters.open().history(_COMMITS_LOOKED_AT)
-                if commit.get(REPLAYED_BATCH) == batch_id
-            )
+            found.replayed += replayed_records(dead_letters)[batch_id]
     return found
 
 

@@ -27,14 +27,11 @@ from pipeline_assets.ingest.cdc.table.change_table import (
 )
 from pipeline_assets.ingest.cdc.table.chunks import in_chunks
 from pipeline_assets.ingest.cdc.table.dead_letters import read
-from pipeline_assets.ingest.dead_letters import discard as discarding
 from pipeline_assets.ingest.dead_letters.select import Selection
+from pipeline_assets.ingest.dead_letters.settled import REPLAYED_BATCH, REPLAYED_RECORDS
 from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
 from pipeline_assets.lake.dead_letters import complete, dead_letter_table, waiting
 from pipeline_assets.sql import quote_text
-
-REPLAYED_BATCH, REPLAYED_DEAD_LETTERS = "replayed_batch", "replayed_letters"
-"""Keys in the metadata of the commit that removes dead letters: their batch, and how many records they stood for."""
 
 
 @dataclass
@@ -80,20 +77,29 @@ def replay(
         run_id: Of the run, for the commits' metadata.
     """
     attempt = _Attempt(lake, con, source, tables, record_format, run_id)
-    for name in [*(table.name for table in tables), f"{source}__{UNROUTED}"]:
-        dead_letters = dead_letter_table(lake, f"bronze.{name}")
-        for batch_id in _batches(con, dead_letters, selection or Selection()):
-            attempt.unit(dead_letters, batch_id)
+    for dead_letters, batch_id in attempt.batches(selection or Selection()):
+        attempt.unit(dead_letters, batch_id)
     return attempt.report
 
 
-def discard(
-    lake: Lake, con: duckdb.DuckDBPyConnection, source: str, tables: Sequence[ChangeTable], *, run_id: str = ""
-) -> int:
-    """Discard all waiting dead letters of a source. Return their number."""
-    names = [*(table.name for table in tables), f"{source}__{UNROUTED}"]
-    facts = {"run_id": run_id} if run_id else {}
-    return sum(discarding.discard(con, Table(lake, f"bronze.{name}"), metadata=facts).dead_letters for name in names)
+def finish(
+    lake: Lake,
+    con: duckdb.DuckDBPyConnection,
+    source: str,
+    tables: Sequence[ChangeTable],
+    *,
+    record_format: Format = "debezium",
+    run_id: str = "",
+) -> None:
+    """Finish the replays that were killed between two of their commits. The arguments are those of `replay`.
+
+    This comes before discarding. A unit that lacks some of its dead letters is another unit: the next replay would
+    append those events again that the table has.
+    """
+    attempt = _Attempt(lake, con, source, tables, record_format, run_id)
+    for dead_letters, batch_id in attempt.batches(Selection()):
+        if attempt.is_begun(dead_letters, batch_id):
+            attempt.unit(dead_letters, batch_id)
 
 
 def _batches(con: duckdb.DuckDBPyConnection, dead_letters: Table, selection: Selection) -> list[str]:
@@ -107,6 +113,10 @@ def _batches(con: duckdb.DuckDBPyConnection, dead_letters: Table, selection: Sel
     before = "coalesce(sum(n) OVER (ORDER BY _batch_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)"
     limit = f" QUALIFY {before} < {selection.limit}" if selection.limit is not None else ""
     return [batch_id for batch_id, _ in con.execute(f"{counts}{limit} ORDER BY 1").fetchall()]
+
+
+def _of_batch(batch_id: str) -> str:
+    return f"_batch_id = {quote_text(batch_id)}"
 
 
 class _Attempt:
@@ -128,11 +138,22 @@ class _Attempt:
         bronze = {table.source_table: table.bronze(lake) for table in tables}
         self._logs = {name: Positions(table.open()) for name, table in bronze.items() if table.exists()}
 
+    def batches(self, selection: Selection) -> Iterator[tuple[Table, str]]:
+        """Yield the batches that have such dead letters, each with their table."""
+        for name in [*(table.name for table in self._tables), f"{self._source}__{UNROUTED}"]:
+            dead_letters = dead_letter_table(self._lake, f"bronze.{name}")
+            for batch_id in _batches(self._con, dead_letters, selection):
+                yield dead_letters, batch_id
+
+    def is_begun(self, dead_letters: Table, batch_id: str) -> bool:
+        """Tell whether a replay of one batch's dead letters has been committed to some of the tables."""
+        return bool(self._has_it(self._name(dead_letters, _of_batch(batch_id))))
+
     def unit(self, dead_letters: Table, batch_id: str) -> None:
         """Append what fits of one batch's dead letters and remove them; leave all as it is if nothing fits."""
-        where = f"_batch_id = {quote_text(batch_id)}"
+        where = _of_batch(batch_id)
         name = self._name(dead_letters, where)
-        has_it = {table for table, log in self._logs.items() if log.get(name) is not None}
+        has_it = self._has_it(name)
         now = datetime.now(UTC)
         once = EventPlan(expect={name: None}, positions={name: 1}, batch_id=name, extracted_at=now)
         batches = {
@@ -153,7 +174,7 @@ class _Attempt:
             if has_it or tried.skipped or any(batch.counts.rows for batch in batches.values()):
                 self._commit([batch for batch in batches.values() if batch.counts.records_in], unrouted)
                 run = {"run_id": self._run_id} if self._run_id else {}
-                facts = {**run, REPLAYED_BATCH: batch_id, REPLAYED_DEAD_LETTERS: str(tried.records)}
+                facts = {**run, REPLAYED_BATCH: batch_id, REPLAYED_RECORDS: str(tried.records)}
                 complete(self._con, dead_letters)
                 dead_letters.commit(self._con, [], where=f"{where} AND discarded_at IS NULL", metadata=facts)
                 self.report.removed += tried.dead_letters
@@ -161,6 +182,10 @@ class _Attempt:
         finally:
             for each in (*batches.values(), unrouted):
                 each.discard()
+
+    def _has_it(self, name: str) -> set[str]:
+        """Give the tables whose log has a unit."""
+        return {table for table, log in self._logs.items() if log.get(name) is not None}
 
     def _name(self, dead_letters: Table, where: str) -> str:
         """Name a unit after its dead letters: if a batch was read again and left others, it is another unit."""

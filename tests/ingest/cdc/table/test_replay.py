@@ -11,40 +11,21 @@ from batches import event_batch
 from change_records import CUSTOMERS, DAY, HEARTBEAT, PRODUCTS, Shop, customer, product, unlisted
 from deltalake import DeltaTable
 from killing import Killed, kill_at_commit
+from waiting import ANY_PRICE as MENDED
+from waiting import ORDER, ORDERS, PriceAsText
 
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.batch.audit import compare_last_run
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.files import ingest as files
 from pipeline_assets.ingest.cdc.table import chunks
 from pipeline_assets.ingest.cdc.table.accounting import dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, EventBatch
-from pipeline_assets.ingest.cdc.table.replay import discard
-from pipeline_assets.ingest.dead_letters.discard import DISCARDED
+from pipeline_assets.ingest.cdc.table.replay import finish
+from pipeline_assets.ingest.dead_letters.discard import DISCARDED, discard
 from pipeline_assets.ingest.dead_letters.select import Selection
 from pipeline_assets.lake import Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
-
-
-class PriceAsText(pa.DataFrameModel):
-    """The mended contract: any price will do."""
-
-    stock_code: pl.String
-    description: pl.String = pa.Field(nullable=True)
-    unit_price: pl.String
-
-    class Config:
-        """As the contract of the shop's database."""
-
-        name = "test.price_as_text"
-        strict = False
-
-
-MENDED = ChangeTable("public.products", "crm__products", PriceAsText, ("stock_code",))
-ORDERS = ChangeTable("public.orders", "crm__orders", contract("shop_db.Orders"), ("order_id",))
-ORDER = {
-    "order_id": "o1", "customer_id": 1, "status": "placed", "ordered_at": "2026-01-02T03:04:05Z", "lines": "[]",
-    "line_count": 0, "total": "0.000", "updated_at": "2026-01-02T03:04:05Z",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -287,10 +268,10 @@ def test_the_limit_ends_the_list_of_batches(shop: Shop) -> None:
 def test_dead_letters_that_nobody_needs_are_discarded_and_still_count_among_their_records(shop: Shop) -> None:
     shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), unlisted(16), "{")
     shop.ingest(run_id="r1")
-    with shop.lake.connect() as con:
-        assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r2") == 3
-        assert discard(shop.lake, con, "crm", (CUSTOMERS, PRODUCTS), run_id="r3") == 0
     for name, count in (("crm__products", 1), ("crm__unrouted", 2)):
+        bronze = Table(shop.lake, f"bronze.{name}")
+        found = [discard(shop.con, bronze, metadata={"run_id": run_id}).dead_letters for run_id in ("r2", "r3")]
+        assert found == [count, 0]
         assert shop.letters(name, "discarded_at IS NOT NULL") == [(True,)] * count
         with shop.lake.connect() as con:
             assert dead_letters(con, Table(shop.lake, f"bronze.{name}")) == []
@@ -298,6 +279,49 @@ def test_dead_letters_that_nobody_needs_are_discarded_and_still_count_among_thei
     log = dead_letter_table(shop.lake, "bronze.crm__products").open()
     assert (log.history(1)[0][DISCARDED], log.history(1)[0]["run_id"]) == ("1", "r2")
     assert mended(shop).replay(run_id="r4").dead_letters == 0
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_replay_that_was_killed_is_finished_before_some_of_its_dead_letters_are_discarded(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Without those, the rest of the batch would be another unit, and its events would be appended again."""
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), product("B", 16, price="dear"))
+    shop.ingest()
+    shop = mended(shop)
+    with monkeypatch.context() as patched:
+        kill_at_commit(patched, at)
+        with pytest.raises(Killed):
+            shop.replay()
+    finish(shop.lake, shop.con, "crm", shop.source.tables)
+    discard(shop.con, MENDED.bronze(shop.lake), Selection(reason="'dear'"))
+    shop.replay()
+    is_begun = at > 0
+    assert [key for _, key, _ in shop.rows()] == ['{"stock_code":"A"}', '{"stock_code":"B"}'][: 1 + is_begun]
+    assert (len(shop.letters("crm__products")), shop.account().adds_up) == (1 - is_begun, True)
+
+
+def test_counts_add_up_after_replays_by_hand_which_belong_to_no_run(shop: Shop) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), product("B", 16, price=None))
+    shop.ingest(run_id="r1")
+    mended(shop).replay()
+    assert len(shop.letters("crm__products")) == 1
+    anything = ChangeTable("public.products", "crm__products", PriceOrNone, ("stock_code",))
+    mended(shop, CUSTOMERS, anything).replay()
+    total, wrong = compare_last_run(shop.con, anything.bronze(shop.lake))
+    assert (total.rows, wrong, shop.letters("crm__products")) == (2, [], [])
+
+
+class PriceOrNone(PriceAsText):
+    """A product at any price or none."""
+
+    unit_price: pl.String = pa.Field(nullable=True)
+
+    class Config:
+        """As the contract of the shop's database."""
+
+        name = "test.price_or_none"
+        strict = False
 
 
 def test_a_run_that_commits_dead_letters_meanwhile_costs_a_replay_nothing(
