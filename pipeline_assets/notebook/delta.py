@@ -192,9 +192,9 @@ def _value(table: Table, column: Column, field: SourceField, stored: str | None)
         if stored is None:
             raise NotebookError(f"{table.name}: the column {column.name} has neither a value nor a type: {cast_it}")
         return f"NULL::{stored}"
-    if column.identity is not None:
+    if column.is_json:
         raise NotebookError(
-            f"{table.name}: the column {column.name} has values of several types, or of unknown type: {cast_it}"
+            f"{table.name}: the column {column.name} has values of several types, or too large for one: {cast_it}"
         )
     if field.dtype in ("TIMESTAMP_NS", "TIMESTAMP_S", "TIMESTAMP_MS"):
         raise NotebookError(

@@ -5,13 +5,14 @@ Holds conversions, what counts as missing, and the name of a frame's content. Do
 
 pandas: NaN, NaT, None and NA are missing. The levels of an index are columns if one of them has a name; else the index
 is row numbers, and left out, or an error if it holds something else. Of objects all the Python values decide: one kind
-of value is that type, Decimals are DECIMAL(38, most digits after the point), and what has no one type goes as JSON.
+of value is that type, Decimals are DECIMAL(38, most digits after the point). Values of several types go as JSON if JSON
+keeps them; all other objects are refused.
 """
 
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -24,7 +25,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_assets.ingest.conform.fields import SourceField
-from pipeline_assets.ingest.database.alchemy import to_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,12 +62,12 @@ class Column:
     Attributes:
         name: Its name.
         values: Its values.
-        identity: If they are JSON texts, because they have no one type: texts that are equal if type and value are.
+        is_json: Whether they are JSON texts, because they have no one type. Equal texts are equal in type and value.
     """
 
     name: str
     values: pa.ChunkedArray
-    identity: pa.Array | None = None
+    is_json: bool = False
 
 
 def check_text(what: str, value: object, example: str) -> None:
@@ -113,7 +113,8 @@ def columns_of(frame: "pl.DataFrame | pd.DataFrame") -> list[Column]:
     """The columns of a frame, in order.
 
     Raises:
-        NotebookError: It is no frame, has no column, or names that are no text, empty or not unique.
+        NotebookError: It is no frame, has no column, or names that are no text, empty or not unique; or a column holds
+            objects that no type of a table and no JSON keeps.
     """
     if is_pandas(frame):
         found = with_index(frame)
@@ -123,7 +124,7 @@ def columns_of(frame: "pl.DataFrame | pd.DataFrame") -> list[Column]:
         names, arrays = list(frame.columns), map(_of_polars, cast(pl.DataFrame, frame).get_columns())
     _check_names(names)
     return [
-        Column(name, _chunked(_exact(values)), identity) for name, (values, identity) in zip(names, arrays, strict=True)
+        Column(name, _chunked(_exact(values)), is_json) for name, (values, is_json) in zip(names, arrays, strict=True)
     ]
 
 
@@ -194,18 +195,12 @@ def lent(con: duckdb.DuckDBPyConnection, columns: Sequence[Column]) -> list[Sour
     arrays = {f"f{n}": column.values for n, column in enumerate(columns)}
     # DuckDB knows no column without a type.
     arrays = {name: a.cast(pa.string()) if pa.types.is_null(a.type) else a for name, a in arrays.items()}
-    keys = {f"{name}_id": c.identity for name, c in zip(arrays, columns, strict=True) if c.identity is not None}
-    con.register("frame", pa.table({**arrays, **keys, "_line": pa.arange(1, rows + 1)}))
+    con.register("frame", pa.table({**arrays, "_line": pa.arange(1, rows + 1)}))
     kinds = {name: str(kind) for name, kind, *_ in con.execute("DESCRIBE frame").fetchall()}
     return [
-        SourceField(column.name, name, kinds[name] if column.identity is None else "JSON")
+        SourceField(column.name, name, "JSON" if column.is_json else kinds[name])
         for name, column in zip(arrays, columns, strict=True)
     ]
-
-
-def identity(field: SourceField) -> str:
-    """The column of a lent field that is equal if type and value are."""
-    return f"{field.column}_id" if field.dtype == "JSON" else field.column
 
 
 def content_id(con: duckdb.DuckDBPyConnection, relation: str, fields: Iterable[SourceField]) -> str:
@@ -215,7 +210,7 @@ def content_id(con: duckdb.DuckDBPyConnection, relation: str, fields: Iterable[S
     """
     content = sorted((field for field in fields if field.name not in METADATA), key=lambda field: field.name)
     found = blake2b(json.dumps([(field.name, field.dtype) for field in content]).encode(), digest_size=16)
-    row = "struct_pack(" + ", ".join(f"c{number} := {identity(field)}" for number, field in enumerate(content)) + ")"
+    row = "struct_pack(" + ", ".join(f"c{number} := {field.column}" for number, field in enumerate(content)) + ")"
     for batch in con.sql(f"SELECT md5(to_json({row})::VARCHAR) AS row FROM {relation} ORDER BY row").to_arrow_reader():
         found.update("".join(batch.column(0).to_pylist()).encode())
     return found.hexdigest()
@@ -234,58 +229,74 @@ def _check_names(names: Sequence[object]) -> None:
         raise NotebookError(f"the frame has the column {', '.join(twice)} more than once: rename or drop one")
 
 
-def _of_polars(series: pl.Series) -> tuple[pa.Array, pa.Array | None]:
+def _of_polars(series: pl.Series) -> tuple[pa.Array, bool]:
     if series.dtype in (pl.Categorical, pl.Enum):
-        return series.cast(pl.String).to_arrow(), None
-    if series.dtype == pl.Object:
-        return _of_values(series.to_list())
-    try:
-        return series.to_arrow(), None
-    except pa.ArrowException:  # integers of 128 bits
-        return _of_values(series.to_list())
+        return series.cast(pl.String).to_arrow(), False
+    if series.dtype != pl.Object:
+        with suppress(pa.ArrowException):  # integers of 128 bits
+            return series.to_arrow(), False
+    return _of_values(series, series.to_list())
 
 
-def _of_pandas(series: "pd.Series[Any]") -> tuple[pa.Array | pa.ChunkedArray, pa.Array | None]:
+def _of_pandas(series: "pd.Series[Any]") -> tuple[pa.Array | pa.ChunkedArray, bool]:
     if series.dtype != object:
         try:
             values = pa.array(series, from_pandas=True)
         except (pa.ArrowException, TypeError, ValueError):
-            return _of_values(list(series))
+            return _of_values(series, list(series))
         if isinstance(values.type, pa.DictionaryType):
             values = values.dictionary_decode()
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         if not isinstance(values.type, pa.BaseExtensionType):
-            return values, None
-    return _of_values(list(series))
+            return values, False
+    return _of_values(series, list(series))
 
 
-def _of_values(given: Sequence[Any]) -> tuple[pa.Array, pa.Array | None]:
-    """Python values as Arrow, and their identity if as JSON."""
+def _of_values(series: "pl.Series | pd.Series[Any]", given: Sequence[Any]) -> tuple[pa.Array, bool]:
+    """The Python values of a series as Arrow, and whether as JSON texts.
+
+    Raises:
+        NotebookError: They have no one type that keeps them, and JSON does not keep them either.
+    """
     values = [_plain(value) for value in given]
     kinds = {type(value) for value in values if value is not None}
-    if len(kinds) > 1:
-        return _as_json(values)
-    kind = kinds.pop() if kinds else None
-    if kind is None:
-        return pa.nulls(len(values)), None
-    try:
+    if not kinds:
+        return pa.nulls(len(values)), False
+    if len(kinds) == 1 and (typed := _typed(next(iter(kinds)), values)) is not None:
+        return typed, False
+    if kinds <= {date, datetime}:  # their texts tell dates, times, and times with a zone apart
+        values = [value and value.isoformat() for value in values]
+    texts = [None if value is None else _json(value) for value in values]
+    lost = next((row for row, value in enumerate(values) if value is not None and texts[row] is None), None)
+    if lost is not None:
+        names = ", ".join(
+            sorted({type(one).__name__ for one, value in zip(given, values, strict=True) if value is not None})
+        )
+        to_text = 'map_elements("{}".format, pl.String)' if isinstance(series, pl.Series) else 'astype("string")'
+        raise NotebookError(
+            f"the column {series.name} has values of {names}: neither one type nor JSON keeps that of row {lost + 1}, "
+            f"of {type(given[lost]).__name__}; cast the column, by frame[{series.name!r}].{to_text} say"
+        )
+    return pa.array(texts, pa.string()), True
+
+
+def _typed(kind: type, values: Sequence[Any]) -> pa.Array | None:
+    """Python values of one kind as Arrow; None if no type keeps them all."""
+    with suppress(pa.ArrowException, OverflowError, TypeError):  # the last one of an infinite Decimal
         if kind is Decimal:
-            return _decimals(values)
+            decimals = pa.array(values)
+            scale = decimals.type.scale
+            return decimals.cast(pa.decimal128(_MOST_DIGITS, scale)) if scale <= _MOST_DIGITS else None
         if kind is datetime:
             zones = {value.tzinfo is None for value in values if value is not None}
-            if len(zones) > 1:
-                return _as_json(values)
-            return pa.array(values, pa.timestamp("us", None if zones.pop() else "UTC")), None
+            return None if len(zones) > 1 else pa.array(values, pa.timestamp("us", None if zones.pop() else "UTC"))
         if kind in _PLAIN:
-            return pa.array(values, _PLAIN[kind]), None
+            return pa.array(values, _PLAIN[kind])
         if kind in (dict, list):
             found = pa.array(values)
-            is_typed = _is_typed(found.type) and all(map(_is_same, found.to_pylist(), values))
-            return (found, None) if is_typed else _as_json(values)
-    except (pa.ArrowException, OverflowError):
-        return _as_json(values)
-    return pa.array([None if value is None else str(value) for value in values], pa.string()), None
+            return found if _is_typed(found.type) and all(map(_is_same, found.to_pylist(), values)) else None
+    return None
 
 
 def _is_typed(kind: pa.DataType) -> bool:
@@ -302,32 +313,15 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a frame holds
             return [_plain(item) for item in value.tolist()]
         # the items of these two are Python's times, or numbers
         is_time = type(value).__name__ in ("datetime64", "timedelta64")
-        value = (None if value != value else str(value)) if is_time else value.item()
+        return (None if value != value else value) if is_time else _plain(value.item())
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     if value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and value != value:
         return None
     if isinstance(value, datetime):
         # pandas' own are finer than Python's
-        return str(value) if getattr(value, "nanosecond", 0) else datetime.combine(value.date(), value.timetz())
+        return value if getattr(value, "nanosecond", 0) else datetime.combine(value.date(), value.timetz())
     return list(value) if isinstance(value, tuple) else value
-
-
-def _decimals(values: Sequence[Decimal | None]) -> tuple[pa.Array, pa.Array | None]:
-    parts = [value.as_tuple() for value in values if value is not None]
-    if not all(isinstance(part.exponent, int) for part in parts):  # infinite
-        return _as_json(values)
-    exponents = [int(part.exponent) for part in parts]
-    scale = max(0, *(-exponent for exponent in exponents))
-    whole = max(len(part.digits) + exponent for part, exponent in zip(parts, exponents, strict=True))
-    if max(whole, 0) + scale > _MOST_DIGITS:
-        return _as_json(values)
-    return pa.array(values, pa.decimal128(_MOST_DIGITS, scale)), None
-
-
-def _as_json(values: Sequence[Any]) -> tuple[pa.Array, pa.Array | None]:
-    texts, identities = ([None if value is None else of(value) for value in values] for of in (_json, repr))
-    return pa.array(texts, pa.string()), pa.array(identities, pa.string())
 
 
 def _is_same(found: Any, given: Any) -> bool:  # noqa: ANN401
@@ -342,13 +336,13 @@ def _is_same(found: Any, given: Any) -> bool:  # noqa: ANN401
     return bool(found == given)
 
 
-def _json(value: Any) -> str:  # noqa: ANN401
-    # JSON has no infinity
-    is_infinite = isinstance(value, float) and value in (float("inf"), float("-inf"))
-    try:
-        return json.dumps(repr(value) if is_infinite else value, ensure_ascii=False, default=to_text)
-    except TypeError:  # keys that are no texts
-        return json.dumps(repr(value), ensure_ascii=False)
+def _json(value: Any) -> str | None:  # noqa: ANN401
+    """The JSON of a value; None if JSON does not keep it."""
+    with suppress(TypeError, ValueError):
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        if json.loads(text) == value:
+            return text
+    return None
 
 
 def _exact(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -239,7 +239,7 @@ def _fit(con: duckdb.DuckDBPyConnection, fields: list[SourceField], schema: _Sch
         pairs.append((RawColumn(field.name, want.dtype or field.dtype, is_required), (fed,)))
         if want.dtype is not None:
             targets.append((number, field.name))
-    first = f"SELECT min(_line) AS _line FROM frame GROUP BY {', '.join(map(frames.identity, fields))}"
+    first = f"SELECT min(_line) AS _line FROM frame GROUP BY {', '.join(field.column for field in fields)}"
     records = _Records(f"SELECT *{given} FROM frame SEMI JOIN ({first}) USING (_line)", tuple(fields))
     con.execute(f"CREATE TEMP TABLE fitted AS {fit_sql(records, pairs)}")
     return targets
