@@ -21,7 +21,7 @@ from deltalake.transaction import AddAction
 from pipeline_assets.lake import faults, leftovers
 from pipeline_assets.lake.errors import LakeError, StorageError, reason
 from pipeline_assets.lake.wide_files import copy_by_batches
-from pipeline_assets.sql import quote_names, quote_text
+from pipeline_assets.sql import quote_name, quote_names, quote_text
 
 _FORMAT = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, RETURN_STATS"
 # One row in 100,000 would need a longer prefix to be told apart; longer texts would only bloat the log.
@@ -170,10 +170,16 @@ def delete_uncommitted(
 def query_schema(con: duckdb.DuckDBPyConnection, select: str) -> Schema:
     """Return the Delta schema of a query's result; all columns are nullable.
 
+    The query is bound once and never run: it takes longest where it reads many tables.
+
     Raises:
         LakeError: A column has a type that Delta does not know.
     """
-    arrow: pa.Schema = con.sql(f"SELECT * FROM ({select}) LIMIT 0").to_arrow_table().schema
+    bound = con.sql(f"SELECT * FROM ({select})")
+    typed = [
+        f"NULL::{kind} AS {quote_name(name)}" for name, kind in zip(bound.columns, map(str, bound.types), strict=True)
+    ]
+    arrow: pa.Schema = con.sql(f"SELECT {', '.join(typed)} LIMIT 0").to_arrow_table().schema
     try:
         return Schema.from_arrow(arrow)
     except Exception as error:  # delta-rs raises a bare Exception for an unknown type

@@ -181,7 +181,10 @@ class Table(TableReader):
         table = self.open()
         schema = data_files.query_schema(con, rows)
         if schemas.types(schema) == schemas.types(table.schema()):
-            return self.replace(con, rows, where="TRUE", expect=expect, positions=positions, metadata=metadata)
+            files, types = self._write(con, rows, table, schema)
+            return self.commit(
+                con, files, types=types, where="TRUE", expect=expect, positions=positions, metadata=metadata
+            )
         shape.allow(self, schema)
         files = self.write(con, rows, partition_by=table.metadata().partition_columns)
         return self._commit(
@@ -384,14 +387,19 @@ class Table(TableReader):
         return plan_removal(con, table, self.uri, rows, where, column, self.lake.storage_options)
 
     def _write(
-        self, con: duckdb.DuckDBPyConnection, rows: str, opened: DeltaTable | None = None
+        self,
+        con: duckdb.DuckDBPyConnection,
+        rows: str,
+        opened: DeltaTable | None = None,
+        schema: Schema | None = None,
     ) -> tuple[list[DataFile], dict[str, str]]:
         """Write a query's rows as files of this table and return the files and the table's types.
 
-        Refuse rows that do not fit.
+        Refuse rows that do not fit. `opened` and `schema` (of the query) are looked up if the caller has none.
         """
         table = opened or self.open()
-        wanted, given = schemas.types(table.schema()), schemas.types(data_files.query_schema(con, rows))
+        wanted = schemas.types(table.schema())
+        given = schemas.types(schema or data_files.query_schema(con, rows))
         self._refuse_misfit(wanted, given)
         select = f"SELECT {quote_names(list(wanted))} FROM ({rows})"
         return self.write(con, select, partition_by=table.metadata().partition_columns), wanted
