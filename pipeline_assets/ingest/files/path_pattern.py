@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,14 +144,12 @@ class PathPattern:
         with _opened(root / directory.path) as handle:
             if handle is None:
                 return
-            with os.scandir(handle) as entries:
-                found = sorted([entry for entry in entries if accepts(entry.name)], key=attrgetter("name"))
-            for entry in found:
+            names = os.listdir(handle)  # noqa: PTH208  pathlib lists no handle
+            for name in sorted(filter(accepts, names)):
                 try:
-                    status = entry.stat(follow_symlinks=False)
+                    status = os.stat(name, dir_fd=handle, follow_symlinks=False)
                 except OSError:  # gone since the listing
                     continue
-                name = entry.name
                 if not name.isprintable() and _is_not_utf8(name):
                     _log.warning("%r is passed over: its name is not UTF-8, rename it", prefix + name)
                     continue

@@ -122,13 +122,16 @@ def test_only_directories_that_can_match_are_opened(tmp_path, monkeypatch):
     for name in ("shop/2011-01-02", "shop/not-a-day", "shop/_2011-01-02", "other/2011-01-02"):
         touch(tmp_path / name / "a.csv")
     opened = []
-    scandir = os.scandir
 
-    def spied(at):
-        opened.append((Path(f"/proc/self/fd/{at}").readlink() if isinstance(at, int) else Path(at)).name)
-        return scandir(at)
+    def spy(listing):
+        def spied(at):
+            opened.append((Path(f"/proc/self/fd/{at}").readlink() if isinstance(at, int) else Path(at)).name)
+            return listing(at)
 
-    monkeypatch.setattr(os, "scandir", spied)
+        return spied
+
+    for function in ("scandir", "listdir"):
+        monkeypatch.setattr(os, function, spy(getattr(os, function)))
     list(PathPattern.parse("shop/{date}/*.csv").walk(tmp_path))
     assert opened == ["shop", "2011-01-02"]
 
