@@ -86,7 +86,7 @@ s3-server: $(STAMP)
 
 .PHONY: test-long
 test-long: $(STAMP) debezium s3-server ## all tests, the ones with real servers and all 305 days too
-	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
+	@PIPELINE_TEST_EXAMPLES=60 .venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
 
 .PHONY: live-connectors
 live-connectors: $(STAMP) ## Debezium on Kafka Connect to silver, row by row; a part of test-long (Java 17, Maven)

@@ -1,6 +1,7 @@
 """A shop whose bronze lines are written by hand, and dbt run in this process on the lake that holds them.
 
-The manifest is parsed once for the session (4 s); a run of all models then takes about a second.
+The manifest is parsed once for the session (4 s). A run then takes 0.1 CPU seconds per model, so each test runs the
+models that it is about.
 """
 
 import datetime
@@ -19,6 +20,7 @@ from pipeline_assets.settings import load_settings
 
 BRONZE = "bronze.shop__invoice_lines"
 MODELS = ("silver.invoice_lines", "gold.product_sales", "gold.customer_metrics", "gold.daily_sales")
+RUN = ("run", "--select", *(name.split(".")[1] for name in MODELS))
 _NO_ROWS = """
     select '' as invoice_no, '' as stock_code, '' as description, 0::bigint as quantity,
         timestamp '2011-01-01' as invoice_date, 0::decimal(12, 3) as unit_price, 0::bigint as customer_id,
@@ -87,6 +89,10 @@ class Shop:
     def dbt(self, *args: str) -> None:
         result = self._run(*args)
         assert result.success, _failures(result)
+
+    def run(self, *args: str) -> None:
+        """Runs the models of landed lines."""
+        self.dbt(*RUN, *args)
 
     def dbt_fails(self, *args: str) -> str:
         result = self._run(*args)

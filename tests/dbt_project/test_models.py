@@ -20,10 +20,10 @@ def day(number: int) -> datetime.date:
 def test_a_late_line_changes_its_day_and_no_other(shop: Any, line: Any, expected: Any) -> None:
     shop.land(2, line("1", "02"), line("2", "02", 2))
     shop.land(3, line("3", "03", price=20))
-    shop.dbt("run")
+    shop.run()
     before = shop.version("silver.invoice_lines")
     shop.land(9, line("4", "02", price=500))
-    shop.dbt("run")
+    shop.run()
     assert shop.state() == expected(shop)
     commit = shop.commit("silver.invoice_lines")
     assert shop.version("silver.invoice_lines") == before + 1
@@ -33,15 +33,15 @@ def test_a_late_line_changes_its_day_and_no_other(shop: Any, line: Any, expected
 
 def test_a_line_of_several_files_is_one_line_of_its_first_landing_date(shop: Any, line: Any) -> None:
     shop.land(5, line("1", "02"), line("1", "02"))
-    shop.dbt("run")
+    shop.run()
     shop.land(3, line("1", "02"), line("1", "02", quantity=2))
-    shop.dbt("run")
+    shop.run()
     assert shop.rows("silver.invoice_lines", "quantity, _partition_date") == [(1, day(3)), (2, day(3))]
 
 
 def test_a_cancellation_is_kept_in_silver_and_counts_for_nothing(shop: Any, line: Any) -> None:
     shop.land(2, line("1", "02"), line("C2", "03", quantity=-1), line("3", "03", None), line("4", "03", price=0))
-    shop.dbt("run")
+    shop.run()
     assert shop.rows("silver.invoice_lines", "invoice_no, is_cancelled, is_sale") == [
         ("1", False, True),
         ("3", False, False),
@@ -56,39 +56,39 @@ def test_a_correction_that_removes_rows_removes_lines_customers_and_products(
 ) -> None:
     shop.land(2, line("1", "02", 1), line("2", "02", 2, stock="10002"))
     shop.land(3, line("3", "03", 3))
-    shop.dbt("run")
+    shop.run()
     shop.correct(2, line("1", "02", 1))
-    shop.dbt("run")
+    shop.run()
     assert shop.rows("gold.customer_metrics", "customer_id") == [(1,), (3,)]
     assert shop.rows("gold.product_sales", "stock_code") == [("10001",)]
     assert shop.state() == expected(shop)
     shop.correct(2)
     shop.correct(3)
-    shop.dbt("run")
+    shop.run()
     assert shop.state() == {name: [] for name in shop.state()}
 
 
 def test_gold_that_a_killed_run_left_behind_is_caught_up_by_the_next_run(shop: Any, line: Any, expected: Any) -> None:
     shop.land(2, line("1", "02", 1), line("2", "02", 2))
-    shop.dbt("run")
+    shop.run()
     shop.correct(2, line("1", "02", 1))
     shop.land(5, line("3", "05", 3, price=2000))
     shop.dbt("run", "--select", "invoice_lines")  # as if killed after the commit of silver
     shop.dbt("run", "--select", "customer_metrics")  # and again one model later
     assert shop.state() != expected(shop)
-    shop.dbt("run")
+    shop.run()
     assert shop.state() == expected(shop)
 
 
 def test_days_of_the_past_follow_a_customer_to_another_segment(shop: Any, line: Any, expected: Any) -> None:
     shop.land(2, line("1", "02", 1, price=60), line("2", "02", 2), line("3", "03", 1, price=30))
-    shop.dbt("run")
+    shop.run()
     assert shop.rows("gold.daily_sales", "sale_date, customer_segment, total_orders") == [
         (day(2), "Bronze", 2),
         (day(3), "Bronze", 1),
     ]
     shop.land(9, line("4", "09", 1, price=20))
-    shop.dbt("run")
+    shop.run()
     assert shop.rows("gold.daily_sales", "sale_date, customer_segment, total_orders") == [
         (day(2), "Bronze", 1),
         (day(2), "Silver", 1),
@@ -100,36 +100,36 @@ def test_days_of_the_past_follow_a_customer_to_another_segment(shop: Any, line: 
 
 def test_customers_that_no_run_touched_grow_older_with_the_last_sale(shop: Any, line: Any, expected: Any) -> None:
     shop.land(2, line("1", "02", 1), line("2", "04", 2))
-    shop.dbt("run")
+    shop.run()
     shop.land(9, line("3", "09", 2))
-    shop.dbt("run")
+    shop.run()
     assert shop.rows("gold.customer_metrics", "customer_id, days_since_last_order, as_of_date") == [
         (1, 7, day(9)),
         (2, 0, day(9)),
     ]
     shop.land(9, line("4", "03", 3))  # does not move the last sale: customers 1 and 2 are left alone
-    shop.dbt("run")
+    shop.run()
     assert shop.commit("gold.customer_metrics")["rows_added"] == "1"
     shop.correct(9)
-    shop.dbt("run")
+    shop.run()
     assert shop.state() == expected(shop)
 
 
 def test_a_run_without_changes_commits_nothing(shop: Any, line: Any) -> None:
     shop.land(2, line("1", "02"))
-    shop.dbt("run")
+    shop.run()
     versions = {name: shop.version(name) for name in shop.state()}
-    shop.dbt("run")
+    shop.run()
     assert versions == {name: shop.version(name) for name in shop.state()}
 
 
 def test_a_range_asked_for_is_recomputed_beside_what_changed(shop: Any, line: Any, monkeypatch: Any) -> None:
     shop.land(2, line("1", "02"), line("2", "05"), line("3", "07"))
-    shop.dbt("run")
+    shop.run()
     shop.land(9, line("4", "07"))
     monkeypatch.setenv("PIPELINE_MIN_DATE", "2011-01-02")
     monkeypatch.setenv("PIPELINE_MAX_DATE", "2011-01-03")
-    shop.dbt("run")
+    shop.run()
     assert shop.commit("silver.invoice_lines")["touched_dates"] == '["2011-01-02", "2011-01-07"]'
     monkeypatch.setenv("PIPELINE_MAX_DATE", "yesterday")
     assert "PIPELINE_MAX_DATE='yesterday'" in shop.dbt_fails("run")
@@ -144,7 +144,7 @@ def test_an_upstream_that_was_never_built_is_named(shop: Any, line: Any) -> None
 
 def test_of_two_runs_at_once_the_slower_one_writes_nothing(shop: Any, line: Any, monkeypatch: Any) -> None:
     shop.land(2, line("1", "02"))
-    shop.dbt("run")
+    shop.run()
     shop.land(3, line("2", "03", 2))
     replace = Table.replace
 
@@ -193,12 +193,12 @@ def test_the_first_build_of_an_empty_lake_fails_at_its_source_only(runner: Any, 
 def test_a_version_that_is_vacuumed_means_everything_is_recomputed(shop: Any, line: Any, expected: Any) -> None:
     shop.land(2, line("1", "02", 1, price=90), line("2", "02", 2, stock="10002"))
     shop.land(3, line("3", "03", 3))
-    shop.dbt("run")
+    shop.run()
     shop.correct(2, line("1", "02", 1, price=90), line("4", "02", 1, price=90))
     shop.dbt("run", "--select", "invoice_lines", "customer_metrics")
     for name in ("silver.invoice_lines", "gold.customer_metrics"):
         Table(shop.lake, name).open().vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
-    shop.dbt("run")
+    shop.run()
     assert shop.state() == expected(shop)
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_read_the_lake_names_it_and_the_remedy(
     shop: Any, line: Any, broken: str, command: tuple[str, ...]
 ) -> None:
     shop.land(2, line("1", "02"))
-    shop.dbt("run")
+    shop.run()
     for file in Path(Table(shop.lake, broken).uri).rglob("*.parquet"):
         file.unlink()
     message = shop.dbt_fails(*command)

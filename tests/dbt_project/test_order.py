@@ -44,8 +44,8 @@ def test_any_history_of_runs_gives_the_same_tables(fresh_shop: Any, line: Any, e
         if chance.random() < 0.5 and shop.is_built():  # a run that is killed between two models
             shop.dbt("run", "--select", *chance.choice(_PARTS).split())
         elif chance.random() < 0.5:
-            shop.dbt("run")
-    shop.dbt("run")
+            shop.run()
+    shop.run()
     assert shop.state() == expected(shop)
-    shop.dbt("run", "--full-refresh")
+    shop.run("--full-refresh")
     assert shop.state() == expected(shop)

@@ -3,13 +3,13 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
 import pytest
-from dbt.cli.main import dbtRunner
-from warm_dbt import PROJECT
+from dbt.cli.main import dbtRunnerResult
+from warm_dbt import PROJECT, warm_dbt
 
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.contracts.changes import snapshot_state
@@ -36,8 +36,8 @@ _MODEL = "{{ snapshot_state(source('bronze', 'crm__accounts'), contract='crm.Acc
 class Accounts:
     """A source of snapshots, and dbt with one model of it. Days are those of January 2026."""
 
-    def __init__(self, folder: Path, lake: Lake) -> None:
-        self.folder, self.root, self.lake, self.con = folder, folder / "landing", lake, lake.connect()
+    def __init__(self, folder: Path, lake: Lake, dbt: Callable[..., dbtRunnerResult]) -> None:
+        self.root, self.lake, self.con, self._dbt = folder / "landing", lake, lake.connect(), dbt
         self.model = contract("crm.Accounts")
         self.source = LandingSource(
             "crm__accounts", PathPattern.parse("crm/{date}/*"), self.model, delivery="snapshot", schema_evolution=True
@@ -65,8 +65,7 @@ class Accounts:
         return audit(self.con, self.bronze, self.model, failure_budget=0.5, days=days, shrink_budget=shrink_budget)
 
     def build(self, *args: str) -> None:
-        where = ["--project-dir", str(self.folder), "--profiles-dir", str(PROJECT)]
-        result = dbtRunner().invoke(["--quiet", "run", *args, *where, "--log-path", str(self.folder / "logs")])
+        result = self._dbt("run", *args)
         assert result.success, result
 
     def take(self, first: int, last: int | None = None, **options: float) -> dict[str, str]:
@@ -88,14 +87,20 @@ class Accounts:
         return dict(self.con.execute(f"select account_id, day(_changed_date) from {scan} order by 1").fetchall())
 
 
+@pytest.fixture(scope="module")
+def dbt(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dbtRunnerResult]:
+    folder = tmp_path_factory.mktemp("snapshots")
+    shutil.copytree(PROJECT / "macros", folder / "macros")
+    (folder / "models").mkdir()
+    (folder / "dbt_project.yml").write_text(_CONFIG)
+    (folder / "models" / "sources.yml").write_text(_SOURCES)
+    (folder / "models" / "accounts.sql").write_text(_MODEL)
+    return warm_dbt(folder, folder)
+
+
 @pytest.fixture
-def accounts(tmp_path: Path, lake: Lake) -> Iterator[Accounts]:
-    shutil.copytree(PROJECT / "macros", tmp_path / "macros")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "dbt_project.yml").write_text(_CONFIG)
-    (tmp_path / "models" / "sources.yml").write_text(_SOURCES)
-    (tmp_path / "models" / "accounts.sql").write_text(_MODEL)
-    found = Accounts(tmp_path, lake)
+def accounts(tmp_path: Path, lake: Lake, dbt: Callable[..., dbtRunnerResult]) -> Iterator[Accounts]:
+    found = Accounts(tmp_path, lake, dbt)
     yield found
     found.con.close()
 

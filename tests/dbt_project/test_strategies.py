@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dbt.cli.main import dbtRunner, dbtRunnerResult
-from warm_dbt import PROJECT
+from warm_dbt import PROJECT, warm_dbt
 
 from pipeline_assets.dbt_plugin import write
 from pipeline_assets.lake import Lake, Table, query_schema
@@ -86,13 +86,22 @@ class Events:
         return Table(self.lake, f"silver.{name}").open().version()
 
 
-@pytest.fixture
-def events(tmp_path: Path, lake: Lake) -> Iterator[Events]:
-    folder = tmp_path / "project"
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project without models, parsed: dbt then parses only the models that a test adds."""
+    folder = tmp_path_factory.mktemp("strategies")
     shutil.copytree(PROJECT / "macros", folder / "macros")
     (folder / "models").mkdir()
     (folder / "dbt_project.yml").write_text(_CONFIG)
     (folder / "models" / "sources.yml").write_text(_SOURCES)
+    warm_dbt(folder, folder)
+    return folder
+
+
+@pytest.fixture
+def events(tmp_path: Path, lake: Lake, parsed: Path) -> Iterator[Events]:
+    folder = tmp_path / "project"
+    shutil.copytree(parsed, folder)
     opened = Events(folder, lake)
     yield opened
     opened.con.close()

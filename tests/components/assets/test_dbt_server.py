@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from warm_dbt import warm_dbt
 
 from pipeline_assets.components.assets import dbt_server
 from pipeline_assets.components.assets.dbt_server import DbtCall, start_ahead, stop_idle
@@ -17,7 +18,6 @@ from pipeline_assets.components.assets.lean_dbt import LEAN_DBT
 from pipeline_assets.settings import Settings, project_root
 
 PROJECT = project_root() / "dbt_project"
-PARSED = PROJECT / "target" / "partial_parse.msgpack"
 LEAVES_A_TABLE = "{% do run_query('create table left_over as select 1') %} select 1 as n"
 COUNTS_IT = "select count(*) as n, '{{ env_var('SAID') }}' as said from duckdb_tables() where table_name = 'left_over'"
 
@@ -29,15 +29,22 @@ def no_process_waits() -> Iterator[None]:
     stop_idle()
 
 
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parsed")
+    warm_dbt(folder)
+    return folder / "target" / "partial_parse.msgpack"
+
+
 @pytest.fixture
-def call(settings: Settings, tmp_path: Path) -> Callable[..., DbtCall]:
+def call(settings: Settings, parsed: Path, tmp_path: Path) -> Callable[..., DbtCall]:
     def made(*arguments: str, **variables: str) -> DbtCall:
         environment = {
             **os.environ, **LEAN_DBT, **variables, "DBT_LOG_FORMAT": "json", "DBT_WRITE_JSON": "false",
             "DBT_TARGET_PATH": str(tmp_path), "DBT_LOG_PATH": str(tmp_path), "DBT_PROFILES_DIR": str(PROJECT),
             "PIPELINE_LAKE_URI": settings.lake_uri,
         }  # fmt: skip
-        return DbtCall(PARSED, PROJECT, arguments, environment)
+        return DbtCall(parsed, PROJECT, arguments, environment)
 
     return made
 
@@ -55,8 +62,8 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_process_that_stays_answers_each_call_as_a_new_one_would(call: Callable[..., DbtCall]) -> None:
-    start_ahead(PARSED, PROJECT)
+def test_a_process_that_stays_answers_each_call_as_a_new_one_would(call: Callable[..., DbtCall], parsed: Path) -> None:
+    start_ahead(parsed, PROJECT)
     (waiting,) = dbt_server._idle[PROJECT]
     first = call("show", "--inline", LEAVES_A_TABLE, SAID="once")
     assert [json.loads(line)["info"]["level"] for line in first.stdout]
@@ -86,8 +93,10 @@ def test_a_process_that_died_ends_its_call_with_its_own_exit_code(call: Callable
     assert died.returncode == -signal.SIGKILL
 
 
-def test_two_calls_at_once_have_a_process_each_and_one_that_is_left_ends(call: Callable[..., DbtCall]) -> None:
-    start_ahead(PARSED, PROJECT)
+def test_two_calls_at_once_have_a_process_each_and_one_that_is_left_ends(
+    call: Callable[..., DbtCall], parsed: Path
+) -> None:
+    start_ahead(parsed, PROJECT)
     (waiting,) = dbt_server._idle[PROJECT]
     one, other = call("ls"), call("ls")
     assert one._server is waiting
@@ -100,13 +109,13 @@ def test_two_calls_at_once_have_a_process_each_and_one_that_is_left_ends(call: C
     wait_for(lambda: one._server.process.poll() is not None and other._server.process.poll() is not None)
 
 
-def test_a_process_ends_with_its_owner() -> None:
+def test_a_process_ends_with_its_owner(parsed: Path) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom pipeline_assets.components.assets import dbt_server\n"
         "dbt_server.start_ahead(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print(dbt_server._idle[Path(sys.argv[2])][0].process.pid, flush=True)\ntime.sleep(60)\n"
     )
-    command = [sys.executable, "-c", script, str(PARSED), str(PROJECT)]
+    command = [sys.executable, "-c", script, str(parsed), str(PROJECT)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout
         server = int(owner.stdout.readline())
