@@ -91,7 +91,7 @@ def dev(
             if _CRM_URL not in known:
                 os.environ.update(shop.crm.environment)
         except ShopError as error:
-            console.err.print(f"{error}. Dagster starts without it.", style="yellow", markup=False, soft_wrap=True)
+            console.tell(f"{error}. Dagster starts without it.")
     os.chdir(project_root())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell without a terminal starts background jobs with SIGINT ignored, and `dagster dev` would then ignore
@@ -113,7 +113,7 @@ def tables(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         console.print_json([table.as_dict() for table in found])
     elif not found:
-        console.err.print(f"no tables in {console.lake().uri} yet: try [bold]make demo[/bold]")
+        console.tell(f"no tables in {console.lake().uri} yet: try make demo")
     else:
         rows = [
             (
@@ -153,16 +153,15 @@ def retype(
                 ["column", "is", "becomes", "values that fit", "that do not", "e.g."], rows, right={3, 4}
             )
             if not yes:
-                console.err.print(
+                console.tell(
                     "nothing was done: --yes rewrites the table in one commit. Values that do not fit are kept as text "
-                    "in _rescued; former versions stay as they are; the next run rebuilds the tables downstream",
-                    soft_wrap=True,
+                    "in _rescued; former versions stay as they are; the next run rebuilds the tables downstream"
                 )
                 return
             version = retyping.carry_out(con, Table(lake, table), found)
     except (duckdb.Error, LakeError) as error:
         console.fail(str(error))
-    console.err.print(f"{table} has these types since version {version}")
+    console.tell(f"{table} has these types since version {version}")
 
 
 @app.command()
@@ -185,4 +184,4 @@ def query(
         return
     console.print_table(names, [["" if value is None else str(value) for value in row] for row in rows[:ROWS_SHOWN]])
     if len(rows) > ROWS_SHOWN:
-        console.err.print(f"only the first {ROWS_SHOWN} rows are shown; --json gives all")
+        console.tell(f"only the first {ROWS_SHOWN} rows are shown; --json gives all")

@@ -16,9 +16,9 @@ Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of
 
 ROWS_SHOWN = 200
 
-# A pipe has no window that would wrap the lines.
-out = Console(width=None if sys.stdout.isatty() else 240)
-err = Console(stderr=True)
+# A value may hold what rich takes for markup, such as [null]. A pipe has no window that would wrap the lines.
+out = Console(width=None if sys.stdout.isatty() else 240, markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 
 def lake() -> Lake:
@@ -47,10 +47,10 @@ def print_table(
 
 def tell(message: str) -> None:
     """Say something beside the output."""
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    err.print(message, highlight=False, soft_wrap=True)
 
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and exit."""
-    err.print(message, style="red", markup=False, highlight=False)
+    err.print(message, style="red", highlight=False)
     raise typer.Exit(1)

@@ -52,6 +52,13 @@ def test_query_for_people_says_when_it_does_not_show_all(lake: Lake) -> None:
     assert "only the first 200 rows" in output
 
 
+@pytest.mark.parametrize("value", ['{"x": [null]}', "[red]text", "a [/bold] b", ":smile:"])
+def test_a_value_is_shown_as_it_is(lake: Lake, value: str) -> None:
+    """Rich takes text in brackets for markup: `[null]` would vanish, and `[/bold]` would be an error."""
+    code, output = invoke("query", f"select '{value}' as v")
+    assert (code, output.split("\n")[1].strip()) == (0, value)
+
+
 @pytest.mark.parametrize("sql", ["select * from gold.nothing", "selekt", "select 1/'x'"])
 def test_a_wrong_query_is_a_message_and_an_exit_code(lake: Lake, sql: str) -> None:
     code, output = invoke("query", sql)
