@@ -324,7 +324,7 @@ def _history(chance: random.Random) -> list[tuple[int, Change]]:
     return history
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.integration) for seed in range(1, 6))])
 def test_any_history_of_arrivals_and_runs_ends_in_the_same_rows(
     fresh_shop: Callable[[], Any], line: Callable[..., Any], seed: int
 ) -> None:

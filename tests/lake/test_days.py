@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -12,10 +13,10 @@ from pipeline_assets.lake import Lake, Table, days_predicate, newest_day, query_
 DAYS = [datetime.date(2011, 1, 1) + datetime.timedelta(days=number) for number in range(40)]
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Table:
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """A line per day at noon, landed the day after in a partition of its own; the last brings the first day too."""
-    lake = Lake(str(tmp_path), {"provider": "local"})
+    lake = Lake(str(tmp_path_factory.mktemp("lake")), {"provider": "local"})
     table, con = Table(lake, "bronze.days"), lake.connect()
     moment = "timestamp '2011-01-01 12:00' + to_days({day})"
     rows = f"select {moment} as moment, date '2011-01-02' + {{landed}} as _partition_date"
@@ -90,7 +91,9 @@ def test_the_newest_day_is_found_over_any_gap(
     assert found == (of(newest) if newest else None)
 
 
-def test_the_newest_day_may_be_one_to_come(table: Table) -> None:
+def test_the_newest_day_may_be_one_to_come(table: Table, tmp_path: Path) -> None:
+    shutil.copytree(table.lake.uri, tmp_path / "copy")
+    table = Table(Lake(str(tmp_path / "copy"), {"provider": "local"}), table.name)
     con = table.lake.connect()
     table.append(con, "select timestamp '2099-01-01' as moment, date '2099-01-02' as _partition_date", batch_id="far")
     con.close()
