@@ -19,19 +19,18 @@ from pipeline_assets.components.assets import changes as change_assets
 from pipeline_assets.components.assets.bronze import FREQUENCIES, OWNER, bronze_key, dead_letters_key
 from pipeline_assets.components.assets.changes import NAME, CapturedTable
 from pipeline_assets.components.assets.contract_checks import table_value
-from pipeline_assets.components.assets.dead_letters import DeadLetters
+from pipeline_assets.components.assets.dead_letters import DeadLetters, waiting_facts
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.cdc.files import ingest as files
 from pipeline_assets.ingest.cdc.files.accounting import account
 from pipeline_assets.ingest.cdc.files.plan import FileSource
-from pipeline_assets.ingest.cdc.table.accounting import dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import UNROUTED, ChangeTable
 from pipeline_assets.ingest.files.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.files.path_pattern import PathPattern
-from pipeline_assets.lake import Table
+from pipeline_assets.lake.dead_letters import dead_letter_table
 from pipeline_assets.partitions import days_of
 from pipeline_assets.settings import load_settings
 
@@ -193,8 +192,7 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         def checks(lake: LakeResource) -> Iterator[dg.AssetCheckResult]:
             with lake.connect() as con:
                 found = account(con, lake.open(), source)
-                waiting = dead_letters(con, Table(lake.open(), f"bronze.{source.name}__{UNROUTED}"))
-            reasons = [{"reason": reason, "letters": count} for reason, count in waiting[:_REASONS_SHOWN]]
+                waiting = waiting_facts(con, dead_letter_table(lake.open(), f"bronze.{source.name}__{UNROUTED}"))
             for table in source.tables:
                 key = bronze_key(table.name)
                 yield dg.AssetCheckResult(
@@ -203,11 +201,8 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                 yield dg.AssetCheckResult(
                     asset_key=key,
                     check_name="unrouted",
-                    passed=not waiting,
-                    metadata={
-                        "dead_letters": sum(count for _, count in waiting),
-                        **({"reasons": table_value(reasons)} if waiting else {}),
-                    },
+                    passed="reasons" not in waiting,
+                    metadata=waiting,
                 )
             yield from change_assets.check_tables(lake, source.name, source.tables)
 

@@ -9,13 +9,13 @@ dbt_project/macros/delta.sql lists them.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 from dbt_common.invocation import get_invocation_id
 from deltalake import DeltaTable
 
-from pipeline_assets.lake import Changes, Lake, LakeError, Table, changes_since
+from pipeline_assets.lake import Changes, Lake, LakeError, Table, changes_since, every_day
 from pipeline_assets.sql import quote_name
 
 # DuckDB keeps this many partitions open. With more, unordered rows make several files per day and may exhaust memory:
@@ -136,7 +136,7 @@ def asked_days() -> frozenset[date]:
         raise LakeError(
             f"PIPELINE_MIN_DATE={texts[0]!r}, PIPELINE_MAX_DATE={texts[1]!r}: give both dates (2011-12-09) or neither"
         ) from error
-    return frozenset(first + timedelta(days=day) for day in range((last - first).days + 1))
+    return frozenset(every_day(first, last))
 
 
 def is_table(node: Mapping[str, Any]) -> bool:

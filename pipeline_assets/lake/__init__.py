@@ -8,7 +8,7 @@ from pipeline_assets.lake.changes import (
     position_name,
     select_batches,
 )
-from pipeline_assets.lake.days import days_predicate, newest_day, select_days
+from pipeline_assets.lake.days import days_predicate, every_day, newest_day, select_days
 from pipeline_assets.lake.errors import (
     CommitConflictError,
     CommitUnknownError,
@@ -53,6 +53,7 @@ __all__ = [
     "batches_since",
     "changes_since",
     "days_predicate",
+    "every_day",
     "held_days",
     "held_in",
     "newest_day",

@@ -19,6 +19,11 @@ _DAY = timedelta(days=1)
 _REACH_DAYS = 32
 
 
+def every_day(first: date, last: date) -> list[date]:
+    """Give the days from the first to the last, both included."""
+    return [date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)]
+
+
 def days_predicate(column: str, days: Iterable[date]) -> str:
     """Build a predicate: the column's date is one of the days. Works for DATE, TIMESTAMP and TIMESTAMPTZ (UTC)."""
     ordered = sorted(set(days))

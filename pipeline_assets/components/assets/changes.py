@@ -15,13 +15,14 @@ from pydantic import Field, field_validator
 
 from pipeline_assets.components.assets.bronze import bronze_key, bronze_spec, dead_letters_key, dead_letters_spec
 from pipeline_assets.components.assets.contract_checks import table_value
+from pipeline_assets.components.assets.dead_letters import waiting_facts
 from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.contracts.base import contract
 from pipeline_assets.ingest.batch.audit import compare_last_run
 from pipeline_assets.ingest.batch.counts import Counts, Report
-from pipeline_assets.ingest.cdc.table.accounting import dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import COLUMNS, UNROUTED, ChangeTable
 from pipeline_assets.lake import Table
+from pipeline_assets.lake.dead_letters import dead_letter_table
 
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 _SHOWN = 20
@@ -164,17 +165,16 @@ def check_tables(lake: LakeResource, source: str, tables: Iterable[ChangeTable])
                 passed=not wrong,
                 metadata={**asdict(total), **cases},
             )
-            waiting = dead_letters(con, bronze)
-            remedy: dict[str, Any] = {}
-            if waiting:
-                remedy["remedy"] = (
+            facts = waiting_facts(con, dead_letter_table(bronze.lake, bronze.name))
+            is_waiting = "reasons" in facts
+            if is_waiting:
+                facts["remedy"] = (
                     f"mend the contract, then run the job {source}__replay; what the source has mended itself, or what "
                     f"is not needed, is given up by the job {source}__discard_dead_letters"
                 )
-                remedy["reasons"] = table_value([{"reason": why, "letters": n} for why, n in waiting[:_SHOWN]])
             yield dg.AssetCheckResult(
                 asset_key=bronze_key(table.name),
                 check_name="dead_letters",
-                passed=not waiting,
-                metadata={"dead_letters": sum(n for _, n in waiting), **remedy},
+                passed=not is_waiting,
+                metadata=facts,
             )

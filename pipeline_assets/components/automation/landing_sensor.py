@@ -22,7 +22,7 @@ from pipeline_assets.components.resources import LakeResource
 from pipeline_assets.ingest.files.listing import Listing, look, ranges
 from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.ingest.files.plan import DAY_PREFIX, position_of
-from pipeline_assets.lake import Lake, Positions, Table, held_in, position_name
+from pipeline_assets.lake import Lake, Positions, Table, every_day, held_in, position_name
 from pipeline_assets.partitions import FIRST_DAY, range_of_tags, request_days, today
 from pipeline_assets.settings import load_settings
 
@@ -184,8 +184,8 @@ def _history(instance: dg.DagsterInstance, name: str) -> History:
     for record in records:
         run = record.dagster_run
         if days := range_of_tags(run.tags):
-            for ordinal in range(days[0].toordinal(), days[1].toordinal() + 1):
-                newest.setdefault(date.fromordinal(ordinal), record)
+            for day in every_day(*days):
+                newest.setdefault(day, record)
     busy = frozenset(day for day, record in newest.items() if not record.dagster_run.is_finished)
     failed = frozenset(
         day for day, record in newest.items() if record.dagster_run.status == dg.DagsterRunStatus.FAILURE

@@ -19,7 +19,16 @@ from pipeline_assets.contracts.validation import validate_rows
 from pipeline_assets.ingest.batch.batch import READ
 from pipeline_assets.ingest.batch.counts import Counts, Reading
 from pipeline_assets.ingest.dead_letters.settled import replayed_records, settled_days
-from pipeline_assets.lake import Positions, Table, audited_in, days_predicate, held_in, newest_day, publish_or_withhold
+from pipeline_assets.lake import (
+    Positions,
+    Table,
+    audited_in,
+    days_predicate,
+    every_day,
+    held_in,
+    newest_day,
+    publish_or_withhold,
+)
 from pipeline_assets.lake.dead_letters import WEIGHT, dead_letter_table, weighed
 from pipeline_assets.sql import quote_names
 
@@ -114,7 +123,7 @@ def audit(
     read_days = frozenset(looked_at)
     looked_at |= settled_days(opened)
     if days is not None:
-        looked_at |= {days[0] + timedelta(days=at) for at in range((days[1] - days[0]).days + 1)}
+        looked_at |= set(every_day(*days))
         where = days_predicate("_partition_date", looked_at)
     rows = f"SELECT * FROM {bronze.scan(version)} WHERE {where}"
     counts = _day_counts(con, bronze, version, where)

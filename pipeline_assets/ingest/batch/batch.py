@@ -70,7 +70,9 @@ class Batch:
         stale: Predicate on the dead letters that are no longer true once the rows are in.
         facts: Further metadata of its commits.
         rows_facts: Further metadata of the commit of its rows alone.
-        types: Column to Delta type as the files have them, for a batch that does not call `evolve`.
+        shape: The contract's columns as the files have them; None for a batch that gives `types` or none.
+        added: Columns that it adds to the table, by name.
+        types: Column to Delta type as the files have them, of a batch without `shape`.
         widened: Columns of the table that were widened to the contract's type.
         version: The bronze table's version after the commit.
     """
@@ -108,8 +110,8 @@ class Batch:
         self.types: Mapping[str, str] | None = None
         self.widened: Sequence[Widening] = ()
         self.version = 0
-        self._shape: RawShape | None = None
-        self._added: dict[str, RawColumn] = {}
+        self.shape: RawShape | None = None
+        self.added: dict[str, RawColumn] = {}
         self._fence = self.dead_letters.position(FENCE) if self.is_fenced else None
         self._is_committed = False
 
@@ -121,10 +123,9 @@ class Batch:
     ) -> None:
         self.discard()
 
-    def evolve(self, shape: RawShape, added: Sequence[RawColumn] = ()) -> None:
-        """Note the contract's columns as the files have them, and the columns that this batch adds to the table."""
-        self._shape = shape
-        self._added |= {column.name: column for column in added}
+    def evolve(self, added: Sequence[RawColumn]) -> None:
+        """Note columns that this batch adds to the table."""
+        self.added |= {column.name: column for column in added}
 
     @property
     def counts(self) -> Counts:
@@ -209,10 +210,10 @@ class Batch:
 
     def _commit_rows(self) -> int:
         self.prepare_table()
-        if self._added:
-            self.bronze.create(schema_of(self.con, self._added.values()))
-        if self._shape is not None:
-            columns = self._shape.extended(self._added.values()).columns
+        if self.added:
+            self.bronze.create(schema_of(self.con, self.added.values()))
+        if self.shape is not None:
+            columns = self.shape.extended(self.added.values()).columns
             self.types = schemas.types(schema_of(self.con, columns))
         counted = {name: str(value) for name, value in asdict(self.counts).items()} if self.readings else {}
         read = {READ: json.dumps([reading.as_dict() for reading in self.readings])} if self.readings else {}

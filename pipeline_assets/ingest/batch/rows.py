@@ -12,7 +12,7 @@ from datetime import date, datetime
 
 import duckdb
 
-from pipeline_assets.contracts.base import Model, RawColumn
+from pipeline_assets.contracts.base import Model, RawColumn, RawShape
 from pipeline_assets.ingest.batch.batch import Batch, Plan
 from pipeline_assets.ingest.batch.bronze_table import dead_letters_sql, misfits, prepare, rows_sql, written_rows
 from pipeline_assets.ingest.batch.counts import Counts, Reading
@@ -119,6 +119,7 @@ class RowBatch(Batch):
     """
 
     plan: RowPlan
+    shape: RawShape
     is_fenced = True
 
     def __init__(
@@ -139,8 +140,7 @@ class RowBatch(Batch):
         super().__init__(lake, con, source.name, plan, run_id=run_id)
         self.facts["batch_id"] = plan.id
         self._source = source
-        self._columns, self.widened = prepare(con, self.bronze, source.model, BATCH_COLUMNS)
-        self.evolve(self._columns)
+        self.shape, self.widened = prepare(con, self.bronze, source.model, BATCH_COLUMNS)
         self._parts: list[_Part] = []
         self._is_wide = False
         self._misfits: str | None = None
@@ -176,7 +176,7 @@ class RowBatch(Batch):
             duckdb.Error: The records cannot be read; the caller knows from where.
         """
         plan = self.plan
-        matching = match_fields(records.fields, self._columns, schema_evolution=self._source.schema_evolution)
+        matching = match_fields(records.fields, self.shape, schema_evolution=self._source.schema_evolution)
         if matching.missing and not records.has_problems:
             raise BatchError(
                 f"{origin} has no column {', '.join(matching.missing)}, which the contract of {self.bronze.name} "
@@ -184,7 +184,7 @@ class RowBatch(Batch):
             )
         select = conform_sql(
             records,
-            self._columns,
+            self.shape,
             file=origin,
             partition_date=plan.partition_date,
             batch_id=plan.id,
@@ -200,7 +200,7 @@ class RowBatch(Batch):
                 f"{self.bronze.name}: {origin} sent {expected} records, but {part.records} came out of the reading: "
                 "nothing was committed; run again, and report it if it happens twice"
             )
-        self.evolve(self._columns, matching.added)
+        self.evolve(matching.added)
         return part.files
 
     def greatest(self, expression: str) -> int | None:
@@ -255,8 +255,8 @@ class RowBatch(Batch):
 
     def _find_duplicates(self, written: Sequence[DataFile]) -> int:
         known = f"SELECT raw FROM {self.dead_letters.scan()} WHERE NOT ({self.plan.obsolete})"
-        has = [*(column.name for column in self._columns.columns), "_rescued"]
-        batch = WrittenBatch(written_rows(self.bronze.uri, written), [*has, *self._added], self._source.keys)
+        has = [*(column.name for column in self.shape.columns), "_rescued"]
+        batch = WrittenBatch(written_rows(self.bronze.uri, written), [*has, *self.added], self._source.keys)
         rows = f"SELECT * FROM {self.bronze.scan()} WHERE {self.plan.may_repeat}"
         letters = known if self.dead_letters.exists() else None
         return find_duplicates(self.con, batch, rows=rows, has=has, dead_letters=letters)

@@ -38,7 +38,7 @@ from pipeline_assets.ingest.database.protocol import (
     name_parts,
 )
 from pipeline_assets.interruption import end_all, lent
-from pipeline_assets.lake import Lake, Positions, Table
+from pipeline_assets.lake import Lake, Positions, Table, every_day
 
 Mode = Literal["full", "incremental", "window"]
 
@@ -194,9 +194,7 @@ def pull(
         BatchError: Records went missing on the way.
         CommitConflictError: Other pulls of the source were faster each time.
     """
-    days: list[date | None] = [None]
-    if source.mode == "window":
-        days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    days: list[date | None] = [*every_day(first, last)] if source.mode == "window" else [None]
     report = Report()
     for day in days:
         for batch in retrying()(spine.ingest, _Run(lake, con, source, database, day, run_id)):

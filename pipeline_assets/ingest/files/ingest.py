@@ -30,7 +30,7 @@ from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.ingest.files.plan import Delivery, Plan, files_of, holders, in_tables, owner_of, plan
 from pipeline_assets.ingest.files.read_file import FileReader, Landed
 from pipeline_assets.ingest.files.unread import Cause, Excluded, FilesLeftError, HeldUp
-from pipeline_assets.lake import Lake, Positions, Table, days_predicate
+from pipeline_assets.lake import Lake, Positions, Table, days_predicate, every_day
 from pipeline_assets.lake.dead_letters import dead_letter_table
 from pipeline_assets.lake.schemas import Widening
 from pipeline_assets.lake.spill import spill_folder
@@ -163,8 +163,7 @@ def ingest(
         FilesLeftError: Some files cannot be read now; all others are in the table.
         CommitConflictError: Other runs of the same source were faster each time.
     """
-    days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
-    run = _Run(lake, con, source, root, days, settle_seconds, run_id)
+    run = _Run(lake, con, source, root, set(every_day(first, last)), settle_seconds, run_id)
     for batch in spine.ingest(run):
         run.report.add(batch)
     if run.left:
@@ -206,7 +205,7 @@ class _Run:
         self._batch = Batch(self.lake, con, source.name, _batch_plan(con, self._todo), run_id=self.run_id)
         self._batch.widened = self._widened
         self._batch.stale = _stale(con, self._todo)
-        self._batch.evolve(self._shape)
+        self._batch.shape = self._shape
         return [self._batch]
 
     def read(self, batches: Sequence[Batch]) -> None:
@@ -284,7 +283,7 @@ def _read(
             continue
         held_up.in_a_row = 0
         batch.files += landed.files
-        batch.evolve(shape, landed.added)
+        batch.evolve(landed.added)
         batch.readings.append(_reading(delivery, landed))
         outcome: Outcome = "corrected" if path in todo.corrected else "new"
         counted = landed.records_in, landed.rows, landed.dead_letters

@@ -37,7 +37,7 @@ from pipeline_assets.ingest.files.path_pattern import LandedFile
 from pipeline_assets.ingest.files.plan import owner_of
 from pipeline_assets.ingest.files.unread import Cause, Excluded, FilesLeftError, HeldUp, cause_of
 from pipeline_assets.ingest.files.weight import records_of
-from pipeline_assets.lake import Lake, Positions
+from pipeline_assets.lake import Lake, Positions, every_day
 
 BATCH = "files"
 """Position that counts a table's batches. A batch id holds the next number. So after a kill the next batch has the same
@@ -100,8 +100,7 @@ def ingest(
         FilesLeftError: Some files cannot be read now; all others are in the tables.
         CommitConflictError: Other runs of the source were faster each time.
     """
-    days = {date.fromordinal(ordinal) for ordinal in range(first.toordinal(), last.toordinal() + 1)}
-    run = _Run(lake, con, source, root, days, settle_seconds, run_id)
+    run = _Run(lake, con, source, root, set(every_day(first, last)), settle_seconds, run_id)
     batches = spine.ingest(run)
     for batch in batches if run.report.read else ():
         run.report.add(batch)

@@ -19,11 +19,10 @@ from pipeline_assets.ingest.batch.audit import compare_last_run
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.files import ingest as files
 from pipeline_assets.ingest.cdc.table import chunks
-from pipeline_assets.ingest.cdc.table.accounting import dead_letters
 from pipeline_assets.ingest.cdc.table.change_table import ChangeTable, EventBatch
 from pipeline_assets.ingest.cdc.table.replay import finish
 from pipeline_assets.ingest.dead_letters.discard import DISCARDED, discard
-from pipeline_assets.ingest.dead_letters.select import Selection
+from pipeline_assets.ingest.dead_letters.select import Selection, groups
 from pipeline_assets.lake import Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
@@ -274,7 +273,7 @@ def test_dead_letters_that_nobody_needs_are_discarded_and_still_count_among_thei
         assert found == [count, 0]
         assert shop.letters(name, "discarded_at IS NOT NULL") == [(True,)] * count
         with shop.lake.connect() as con:
-            assert dead_letters(con, Table(shop.lake, f"bronze.{name}")) == []
+            assert groups(con, dead_letter_table(shop.lake, f"bronze.{name}")) == []
     assert shop.account().adds_up
     log = dead_letter_table(shop.lake, "bronze.crm__products").open()
     assert (log.history(1)[0][DISCARDED], log.history(1)[0]["run_id"]) == ("1", "r2")
