@@ -13,10 +13,13 @@ import duckdb
 import pandera.polars as pa
 import polars as pl
 import pytest
-from change_records import product, unlisted
+from change_records import Shop, product, unlisted
 from crm_api import Api, account
+from killing import Killed, kill_at_commit
+from waiting import ANY_PRICE
 
 from pipeline_assets.components import ChangeFiles, DatabaseTable, LandingFiles, RestResource
+from pipeline_assets.components.assets.dead_letters import DISCARD_TAG, DeadLetters
 from pipeline_assets.components.resources import lake_resource
 from pipeline_assets.contracts import base
 from pipeline_assets.ingest.dead_letters.select import Selection, groups
@@ -221,3 +224,20 @@ def test_dead_letters_of_changes_are_shown_and_discarded(settings: Settings, ins
         name: check(done, name).passed for name in ("dead_letters", "record_counts", "records", "unrouted")
     } == dict.fromkeys(("dead_letters", "record_counts", "records", "unrouted"), True)
     assert metadata(done, "dead_letters", "t__products")["waiting"] == 0
+
+
+def test_a_discard_of_changes_first_finishes_a_replay_that_was_killed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(settings.lake_uri).parent
+    shop = Shop(folder)
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), "{")
+    shop.ingest()
+    shop = Shop(folder, ANY_PRICE)
+    with monkeypatch.context() as patched:
+        kill_at_commit(patched, 1)  # the event is in the table, and its dead letter waits
+        with pytest.raises(Killed):
+            shop.replay()
+    DeadLetters.of_changes("crm", shop.source.tables).discard_if_asked({DISCARD_TAG: "yes"}, lake_resource(), "r")
+    assert (len(shop.rows()), shop.letters("crm__products")) == (1, [])
+    assert shop.letters(columns="raw, discarded_at IS NOT NULL") == [("{", True)]

@@ -45,6 +45,14 @@ class LandedFile(NamedTuple):
     size_bytes: int
     mtime_ns: int
 
+    def is_as_listed(self, root: Path) -> bool:
+        """Tell whether the file has not changed since the listing."""
+        try:
+            status = (root / self.path).stat()
+        except FileNotFoundError:
+            return True  # the file was archived after it was read: what was read is what had been delivered
+        return (status.st_size, status.st_mtime_ns) == (self.size_bytes, self.mtime_ns)
+
 
 @dataclass(frozen=True)
 class LandingDirectory:

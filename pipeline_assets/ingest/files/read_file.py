@@ -120,7 +120,7 @@ class FileReader:
             return cause_of(error)
         except Exception as error:  # noqa: BLE001  one file does not stop the others, whatever is wrong
             return cause_of(self.bronze.lake.explain(error))
-        if not self._is_as_listed(delivery, path):
+        if not delivery.file.is_as_listed(self.root):
             self.forget(delivery, landed.files)
             return None
         return landed
@@ -295,14 +295,6 @@ class FileReader:
             f"TIMESTAMPTZ '{extracted_at(delivery.file).isoformat(sep=' ')}', "
             f"struct_pack(file := {quote_text(delivery.file.path)}, line := {line})"
         )
-
-    @staticmethod
-    def _is_as_listed(delivery: Delivery, path: Path) -> bool:
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            return True  # the file was archived after it was read: what was read is what had been delivered
-        return (status.st_size, status.st_mtime_ns) == (delivery.file.size_bytes, delivery.file.mtime_ns)
 
 
 def rejects_table(rejects: Sequence[Reject]) -> pa.Table:

@@ -33,7 +33,6 @@ from pipeline_assets.ingest.cdc.table.chunks import in_chunks
 from pipeline_assets.ingest.files import limits
 from pipeline_assets.ingest.files.content import Content
 from pipeline_assets.ingest.files.limits import FileTimeLimitError, time_limit_error
-from pipeline_assets.ingest.files.path_pattern import LandedFile
 from pipeline_assets.ingest.files.plan import owner_of
 from pipeline_assets.ingest.files.unread import Cause, Excluded, FilesLeftError, HeldUp, cause_of
 from pipeline_assets.ingest.files.weight import records_of
@@ -245,7 +244,7 @@ class _Step:
             held_up.add(path, cause_of(error))
         else:
             held_up.in_a_row = 0
-            if _is_as_listed(root / path, delivery.file):
+            if delivery.file.is_as_listed(root):
                 self._stale.was_read(path)
             else:
                 held_up.add(path, None)
@@ -309,11 +308,3 @@ def _unreadable(origin: str, path: Path, content: Content, reason: str) -> Rejec
 def _too_long(path: str, number: int, data: bytes) -> Reject:
     reason = f"record: longer than {LONGEST_LINE_BYTES} bytes; its start is kept, have it delivered in parts"
     return Reject(reason, data.decode("utf-8", "backslashreplace"), path, number)
-
-
-def _is_as_listed(path: Path, file: LandedFile) -> bool:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return True  # the file was archived after it was read: what was read is what had been delivered
-    return (status.st_size, status.st_mtime_ns) == (file.size_bytes, file.mtime_ns)
