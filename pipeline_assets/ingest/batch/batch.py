@@ -28,7 +28,16 @@ READ = "readings"
 """Commit metadata: the readings of a batch, as a JSON list."""
 
 FENCE = "batches"
-"""Position that counts the batches in the log of the dead letters: see `Batch.is_fenced`."""
+"""Position that counts the batches in the logs of both tables: see `Batch.is_fenced`."""
+
+
+def has_half_a_batch(bronze: Table) -> bool:
+    """Tell whether the newest fenced batch has committed dead letters and no rows, as one that was killed in between.
+
+    Then the dead letters of the rows in the table may be gone. False for a table that only older releases wrote.
+    """
+    fence = bronze.position(FENCE)
+    return fence is not None and dead_letter_table(bronze.lake, bronze.name).position(FENCE) != fence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +92,8 @@ class Batch:
     is_fenced = False
     """Whether two batches that begin at the same positions would replace each other's dead letters.
 
-    If so, each batch moves the fence in the log of the dead letters. A batch that finds the fence moved since it began
-    is planned anew.
+    If so, each batch moves the fence: in the log of the dead letters, and with its rows in the log of the bronze table.
+    A batch that finds the fence of the dead letters moved since it began is planned anew.
     """
 
     def __init__(self, lake: Lake, con: duckdb.DuckDBPyConnection, name: str, plan: Plan, *, run_id: str = "") -> None:
@@ -113,6 +122,7 @@ class Batch:
         self.shape: RawShape | None = None
         self.added: dict[str, RawColumn] = {}
         self._fence = self.dead_letters.position(FENCE) if self.is_fenced else None
+        self._moved_fence = {FENCE: (self._fence or 0) + 1} if self.is_fenced else {}
         self._is_committed = False
 
     def __enter__(self) -> Self:
@@ -198,7 +208,7 @@ class Batch:
             where=where or "FALSE",
             metadata=self.facts,
             expect={FENCE: self._fence} if self.is_fenced else None,
-            positions={FENCE: (self._fence or 0) + 1} if self.is_fenced else None,
+            positions=self._moved_fence,
         )
 
     def _has_obsolete(self, where: str | None) -> bool:
@@ -223,6 +233,6 @@ class Batch:
             types=self.types,
             where=self.plan.replaces,
             expect=self.plan.expect,
-            positions={**self.plan.positions, **self.positions},
+            positions={**self.plan.positions, **self.positions, **self._moved_fence},
             metadata={**self.facts, **self.rows_facts, **counted, **read},
         )

@@ -14,7 +14,7 @@ import duckdb
 
 from pipeline_assets.ingest.batch import counts
 from pipeline_assets.ingest.batch import source as spine
-from pipeline_assets.ingest.batch.batch import Batch
+from pipeline_assets.ingest.batch.batch import Batch, has_half_a_batch
 from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan
 from pipeline_assets.ingest.batch.watermark import Watermark, at, position
 from pipeline_assets.ingest.rest.api import answers
@@ -170,4 +170,4 @@ def _is_news(con: duckdb.DuckDBPyConnection, source: RestSource, bronze: Table, 
             f"the API sent no record at all, and {bronze.name} has some: nothing was replaced; if it is "
             "empty indeed, declare `total`, so that the API can say so"
         )
-    return bronze.position(_CONTENT) != rows.positions[_CONTENT]
+    return bronze.position(_CONTENT) != rows.positions[_CONTENT] or has_half_a_batch(bronze)

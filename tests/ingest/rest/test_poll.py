@@ -1,11 +1,13 @@
 """Polls of a well-behaved API: every way of paging, what becomes of the records, and what the next poll asks for."""
 
 import json
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 
 import pytest
 from crm_api import PAGE, Api, Reply, account, body
+from killing import Killed, kill_at_commit
 from polled import UPDATED, Accounts, Crm
 
 from pipeline_assets.ingest.batch.audit import audit
@@ -203,6 +205,21 @@ def test_a_whole_poll_brings_back_what_was_taken_out(crm) -> None:
         assert crm.poll(api).total == Counts(records_in=10, duplicates=10)
         assert crm.poll(api, whole=True).total == Counts(records_in=10, rows=10)
     assert crm.rows() == list(range(1, 11))
+
+
+@pytest.mark.parametrize("kill_at", range(5))
+def test_a_source_that_turns_back_after_a_killed_poll_has_its_own_dead_letters(crm, monkeypatch, kill_at: int) -> None:
+    former = [account(1), '{"account_id": "x"}', '{"account_id": "y"}']
+    with Api(records=former) as api:
+        crm.poll(api)
+        api.records = [account(1, day=2), '{"account_id": "z"}']
+        with monkeypatch.context() as during, suppress(Killed):
+            kill_at_commit(during, kill_at)
+            crm.poll(api)
+        api.records = former
+        crm.poll(api)
+    assert crm.rows("account_id, updated_at::DATE") == [(1, date(2026, 1, 1))]
+    assert crm.dead("raw") == [(raw,) for raw in former[1:]]
 
 
 def test_an_empty_answer_empties_no_table_unless_a_total_says_so(crm) -> None:
