@@ -74,11 +74,6 @@ def waiting(dead_letters: Table, version: int | None = None) -> str:
     return f"(FROM {weighed(dead_letters, version)} WHERE discarded_at IS NULL)"
 
 
-def complete(con: duckdb.DuckDBPyConnection, dead_letters: Table) -> None:
-    """Give a table the columns that older releases did not write, before a predicate of a commit names them."""
-    create(con, dead_letters)
-
-
 def discard(
     con: duckdb.DuckDBPyConnection,
     dead_letters: Table,
@@ -98,7 +93,7 @@ def discard(
         metadata: Kept in the commit.
         positions: Positions to set in the log.
     """
-    complete(con, dead_letters)
+    create(con, dead_letters)  # its columns, before a predicate names them
     selected = f"({where}) AND discarded_at IS NULL"
     moment = f"TIMESTAMPTZ '{at.isoformat(sep=' ')}'"
 
@@ -184,7 +179,7 @@ def _is_of_older_release(table: Table) -> bool:
 
 
 def create(con: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Create a table of dead letters unless it is there."""
+    """Create a table of dead letters unless it exists; add the columns that older releases did not write."""
     table.create(
         query_schema(con, f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in _STORED.items())}"),
         partition_by=["_partition_date"],

@@ -189,7 +189,6 @@ __all__ = [
     "DagsterDbtTranslator",
     "DagsterDbtTranslatorSettings",
     "DbtCliInvocation",
-    "DbtCliResource",
     "DbtProject",
     "LeanDbtCliResource",
     "TransformError",

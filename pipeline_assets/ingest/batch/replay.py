@@ -21,7 +21,8 @@ from pipeline_assets.ingest.batch.bronze_table import prepare, schema_of
 from pipeline_assets.ingest.batch.source import plan_anew
 from pipeline_assets.ingest.conform import json_records
 from pipeline_assets.ingest.conform.conform import conform_sql, match_fields
-from pipeline_assets.ingest.conform.raw_records import RawRecords, raw_records
+from pipeline_assets.ingest.conform.json_records import JsonRecords
+from pipeline_assets.ingest.conform.raw_records import raw_records
 from pipeline_assets.ingest.dead_letters.select import ORDER, PLACE, REPLAYABLE, Selection
 from pipeline_assets.ingest.dead_letters.settled import days_fact, remove, remove_replayed, replayed_sql, tell
 from pipeline_assets.lake import (
@@ -250,7 +251,7 @@ class _Attempt:
             self._con.execute(f"DELETE FROM {_TRIED} WHERE (_batch_id, _partition_date) IN ({listed})")
         return expect, before - self._count(_TRIED)
 
-    def _groups(self) -> Iterator[tuple[str, RawRecords]]:
+    def _groups(self) -> Iterator[tuple[str, JsonRecords]]:
         """Yield records whose raw is read alike: of one format and, in formats with types, with the same fields."""
         for (types,) in self._con.execute(f"SELECT DISTINCT raw_types FROM {_TRIED} ORDER BY 1").fetchall():
             alike = f"raw_types = {quote_text(types)}"
@@ -264,17 +265,17 @@ class _Attempt:
                 part = f"{alike} AND _batch_id = {quote_text(batch_id)} AND _source.file = {quote_text(file)}"
                 yield part, self._records(part, types)
 
-    def _records(self, which: str, types: str) -> RawRecords:
+    def _records(self, which: str, types: str) -> JsonRecords:
         return raw_records(self._con, f"(SELECT id, raw AS _text FROM {_TRIED} WHERE {which})", types)
 
-    def _conformed(self, records: RawRecords, shape: RawShape) -> str:
+    def _conformed(self, records: JsonRecords, shape: RawShape) -> str:
         """Give the query of records as columns of the table. Until a record is written, its id stands for its place."""
         return conform_sql(
             records, shape, file="", partition_date=_NO_TIME.date(), batch_id="", extracted_at=_NO_TIME,
             schema_evolution=self._source.schema_evolution,
         )  # fmt: skip
 
-    def _conform(self, which: str, records: RawRecords, shape: RawShape) -> RawShape:
+    def _conform(self, which: str, records: JsonRecords, shape: RawShape) -> RawShape:
         """Put the records that fit into a temporary table.
 
         Give the columns, with those that schema evolution adds for them.

@@ -5,10 +5,8 @@ from datetime import date, datetime
 
 from pipeline_assets.ingest.batch.replay import ReplaySource
 from pipeline_assets.ingest.batch.rows import BATCH_COLUMNS, RowSource
-from pipeline_assets.ingest.batch.watermark import position
+from pipeline_assets.ingest.batch.watermark import EXTRACTED, position
 from pipeline_assets.lake import Positions
-
-_EXTRACTED = "extracted"
 
 
 def row_source(source: RowSource) -> ReplaySource:
@@ -22,9 +20,9 @@ def _standing(log: Positions, batch_id: str, _: date, at: datetime) -> Mapping[s
     A full pull or a window stands until the next one replaces it; any other batch stands once it is committed. A batch
     that was killed before its rows were committed ends later than any batch in the log.
     """
-    extracted, end = log.get(_EXTRACTED), position(at)
+    extracted, end = log.get(EXTRACTED), position(at)
     name = batch_id.rpartition(" ")[0]  # batch ids read <name> <start>..<end>
     is_replaced = name == "full" or name.startswith("window ")
     if extracted is None or end > extracted or (is_replaced and log.get(name.replace(" ", ":")) != end):
         return None
-    return {_EXTRACTED: extracted}
+    return {EXTRACTED: extracted}

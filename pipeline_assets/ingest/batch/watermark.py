@@ -12,6 +12,9 @@ from pipeline_assets.sql import quote_name
 Value = datetime | date | int
 """A value that a database driver binds."""
 
+EXTRACTED = "extracted"
+"""Position in the log of a table of pulls or polls: when the source was last read, in microseconds."""
+
 SECONDS = 1_000_000
 """A second, in positions of timestamps."""
 
@@ -85,6 +88,17 @@ class Watermark:
 def position(moment: datetime) -> int:
     """Give the position of a moment."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def next_extracted(before: int | None, read_at: datetime) -> int:
+    """Give the position `EXTRACTED` of a reading: it grows whatever the clock does, as the later version of a row wins.
+
+    Args:
+        before: The position of the last reading; None if there was none.
+        read_at: When the source is read.
+    """
+    now = position(read_at)
+    return now if before is None else max(now, before + 1)
 
 
 def at(position: int) -> datetime:

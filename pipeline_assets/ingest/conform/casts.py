@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pipeline_assets.ingest.conform import json_numbers
 from pipeline_assets.ingest.conform.json_text import text_of_bytes, to_json
+from pipeline_assets.sql import quote_text
 
 _ALIASES = {
     "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE",
@@ -19,6 +20,7 @@ _ALIASES = {
 _SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
 _WHITESPACE = r"E' \t\r\n'"
+_SHOWN_CHARACTERS = 100  # characters of a value that a reason shows
 
 _DAY = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-[0-9]{2}-[0-9]{2}"  # years 0001 to 9999
 _CLOCK = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6}0*)?)?"
@@ -38,6 +40,12 @@ def normal(dtype: str) -> str:
 def trimmed(text: str) -> str:
     """Return SQL for the text without surrounding white space."""
     return f"trim({text}, {_WHITESPACE})"
+
+
+def misfit_reason(name: str, text: str, dtype: str) -> str:
+    """Return SQL of the reason why a text does not fit a column; it quotes the beginning of the text."""
+    before, after = quote_text(f"cast: {name}: '"), quote_text(f"' is not {dtype}")
+    return f"{before} || left({text}, {_SHOWN_CHARACTERS}) || {after}"
 
 
 def json_text(field: str) -> str:

@@ -28,8 +28,6 @@ TECHNICAL_COLUMNS: tuple[RawColumn, ...] = (
     RawColumn("_rescued", "VARCHAR", False, "JSON object of the fields that the contract does not know."),
 )
 
-_SHOWN_CHARACTERS = 100  # characters of a value that a reason shows
-
 # Column type by the field's type. Delta has no unsigned integers, and few engines read its nanoseconds; nested values,
 # times and intervals stay in `_rescued`.
 _COLUMN_TYPES = {
@@ -217,10 +215,8 @@ class _ColumnCast:
         if self.fields and (beyond := casts.out_of_range(self.value_name, self.dtype)):
             conditions.append(f"coalesce({beyond}, false)")
         if conditions:
-            shown = f"left({self.text_name if self.text else self.value_name}::VARCHAR, {_SHOWN_CHARACTERS})"
-            before, after = quote_text(f"cast: {name}: '"), quote_text(f"' is not {self.dtype}")
-            message = f"{before} || {shown} || {after}"
-            found.append((" OR ".join(conditions), message))
+            shown = f"{self.text_name if self.text else self.value_name}::VARCHAR"
+            found.append((" OR ".join(conditions), casts.misfit_reason(name, shown, self.dtype)))
         if self.doubled:
             found.append((f"({self.doubled} > 1)", quote_text(f"json: {name} is given twice, in two spellings")))
         return found

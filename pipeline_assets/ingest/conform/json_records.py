@@ -16,6 +16,9 @@ from pipeline_assets.sql import quote_text
 MAX_FIELDS = 2_000
 """A file with more different fields than this uses keys as data; it is not read."""
 
+OWN_PLACE = "row_number() OVER ()"
+"""SQL of a record's number: its place in the relation."""
+
 NOT_BLANK = r"trim(_text, E' \t\r\n') <> ''"
 
 
@@ -26,6 +29,11 @@ class Keys:
     names: tuple[str, ...]
     any_twice: bool
     any_nul: bool = False
+
+    @property
+    def fields(self) -> tuple[SourceField, ...]:
+        """The keys as fields of the SELECT of `sql`."""
+        return tuple(SourceField(name, f"f{at}", "JSON") for at, name in enumerate(self.names))
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,10 @@ class JsonRecords:
     has_problems: bool = True
 
 
-def record_set(con: duckdb.DuckDBPyConnection, source: str) -> JsonRecords:
-    """Give the records of `source`, a relation with `_text`; one pass over it finds the keys."""
+def record_set(con: duckdb.DuckDBPyConnection, source: str, line: str = OWN_PLACE) -> JsonRecords:
+    """Give the records of `source`, a relation with `_text`; one pass over it finds the keys. `line` is as in `sql`."""
     found = keys(con, source)
-    return JsonRecords(
-        sql(source, found), tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(found.names))
-    )
+    return JsonRecords(sql(source, found, line), found.fields)
 
 
 def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
@@ -70,7 +76,7 @@ def keys(con: duckdb.DuckDBPyConnection, source: str) -> Keys:
     return Keys(usable, any_twice, any_nul=len(usable) < len(names))
 
 
-def sql(source: str, found: Keys, line: str = "row_number() OVER ()") -> str:
+def sql(source: str, found: Keys, line: str = OWN_PLACE) -> str:
     """Build a SELECT of `_line`, `_text`, `_problem` and `f0`, `f1`, ... : the exact JSON text of each key's value.
 
     Blank records are left out, but counted in `_line`.
@@ -82,9 +88,9 @@ def sql(source: str, found: Keys, line: str = "row_number() OVER ()") -> str:
     """
     values = "NULL"
     if found.names:
-        plain = f"json_extract(_text, {_pointers(found.names)})"
+        plain = f"json_extract(_text, {pointers(found.names)})"
         marked_names = [json_numbers.marked_name(name) for name in found.names]
-        marked = f"json_extract({json_numbers.marked('_text')}, {_pointers(marked_names)})"
+        marked = f"json_extract({json_numbers.marked('_text')}, {pointers(marked_names)})"
         values = f"CASE WHEN _marked THEN {marked} ELSE {plain} END"
     columns = "".join(
         f", CASE WHEN _marked THEN {json_numbers.unmarked(f'_values[{i}]::VARCHAR')} "
@@ -113,5 +119,6 @@ def sql(source: str, found: Keys, line: str = "row_number() OVER ()") -> str:
             WHERE {NOT_BLANK}))"""
 
 
-def _pointers(names: Sequence[str]) -> str:
+def pointers(names: Sequence[str]) -> str:
+    """Build SQL of the JSON pointers of some members of an object, as a list."""
     return f"[{', '.join(quote_text('/' + name.replace('~', '~0').replace('/', '~1')) for name in names)}]"

@@ -10,6 +10,8 @@ from typing import cast
 import duckdb
 from duckdb.sqltypes import DuckDBPyType
 
+from pipeline_assets.sql import quote_text
+
 _FLOATS = ("float", "double")
 _PARTS = ("list", "array", "struct", "map", "union")
 
@@ -46,15 +48,18 @@ def _of_type(value: str, dtype: DuckDBPyType, depth: int) -> str:
     children = _children(dtype)
     if dtype.id == "struct":
         fields = [
-            _member(f"to_json({_quoted(name)})", _of_type(f"struct_extract({value}, {_quoted(name)})", kind, depth))
+            _member(
+                f"to_json({quote_text(name)})", _of_type(f"struct_extract({value}, {quote_text(name)})", kind, depth)
+            )
             for name, kind in children.items()
         ]
         return f"CASE WHEN {value} IS NOT NULL THEN '{{' || concat_ws(',', {', '.join(fields)}) || '}}' END"
     if dtype.id == "union":
         members = [
-            f"WHEN {_quoted(tag)} THEN "
+            f"WHEN {quote_text(tag)} THEN "
             + _member(
-                f"'{{' || to_json({_quoted(tag)})", _of_type(f"union_extract({value}, {_quoted(tag)})", kind, depth)
+                f"'{{' || to_json({quote_text(tag)})",
+                _of_type(f"union_extract({value}, {quote_text(tag)})", kind, depth),
             )
             for tag, kind in children.items()
         ]
@@ -71,10 +76,6 @@ def _of_type(value: str, dtype: DuckDBPyType, depth: int) -> str:
 
 def _member(key: str, value: str) -> str:
     return f"{key} || ':' || coalesce({value}, 'null')"
-
-
-def _quoted(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"
 
 
 def _is_at_risk(dtype: DuckDBPyType) -> bool:

@@ -6,13 +6,13 @@ very text of the dead letter is the record taken for the one that was read.
 """
 
 import json
-from dataclasses import dataclass
 
 import duckdb
 
 from pipeline_assets.ingest.conform import casts, json_records
 from pipeline_assets.ingest.conform.conform import json_object
 from pipeline_assets.ingest.conform.fields import SourceField
+from pipeline_assets.ingest.conform.json_records import JsonRecords
 from pipeline_assets.sql import quote_text
 
 _INEXACT = "replay: a value cannot be read from the raw record as it was; deliver or pull the record again"
@@ -20,17 +20,8 @@ _PLAIN = ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTI
           "UBIGINT", "UHUGEINT", "FLOAT", "DOUBLE")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class RawRecords:
-    """Raw records as `conform.RecordSet` describes records; `_line` is their id."""
-
-    sql: str
-    fields: tuple[SourceField, ...]
-    has_problems: bool = True
-
-
-def raw_records(con: duckdb.DuckDBPyConnection, relation: str, raw_types: str) -> RawRecords:
-    """Give the records of dead letters.
+def raw_records(con: duckdb.DuckDBPyConnection, relation: str, raw_types: str) -> JsonRecords:
+    """Give the records of dead letters; `_line` is their id.
 
     Args:
         con: A connection that has the relation.
@@ -38,9 +29,7 @@ def raw_records(con: duckdb.DuckDBPyConnection, relation: str, raw_types: str) -
         raw_types: As `conform.raw_types` gives it; of all of them the same.
     """
     if raw_types == "JSON":
-        keys = json_records.keys(con, relation)
-        fields = tuple(SourceField(name, f"f{at}", "JSON") for at, name in enumerate(keys.names))
-        return RawRecords(json_records.sql(relation, keys, "id"), fields)
+        return json_records.record_set(con, relation, "id")
     fields = tuple(
         SourceField(name, f"f{at}", dtype, evolves_to)
         for at, (name, dtype, evolves_to) in enumerate(json.loads(raw_types))
@@ -49,7 +38,7 @@ def raw_records(con: duckdb.DuckDBPyConnection, relation: str, raw_types: str) -
     values = ", ".join(f"{_value(field)} AS {field.column}" for field in fields)
     typed = f"SELECT _line, _text, _problem, {values} FROM ({json_records.sql(relation, keys, 'id')})"
     same = f"{json_object(fields)} IS NOT DISTINCT FROM _text"
-    return RawRecords(
+    return JsonRecords(
         f"SELECT * REPLACE (CASE WHEN _problem IS NOT NULL THEN _problem WHEN NOT ({same}) "
         f"THEN {quote_text(_INEXACT)} END AS _problem) FROM ({typed})",
         fields,
@@ -57,7 +46,7 @@ def raw_records(con: duckdb.DuckDBPyConnection, relation: str, raw_types: str) -
 
 
 def _value(field: SourceField) -> str:
-    """SQL of a field's value in its type, out of its JSON; null where that is none."""
+    """Build SQL of a field's value in its type from its JSON; null where the JSON is no such value."""
     found, dtype = casts.json_value(field.column), field.dtype
     if dtype == "JSON":
         return found

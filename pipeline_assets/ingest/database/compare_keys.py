@@ -15,11 +15,11 @@ from pipeline_assets.ingest.batch import source as spine
 from pipeline_assets.ingest.batch.batch import Batch, Plan
 from pipeline_assets.ingest.batch.counts import Counts, Reading
 from pipeline_assets.ingest.batch.errors import BatchError, LostRecordsError
-from pipeline_assets.ingest.batch.watermark import at, position
+from pipeline_assets.ingest.batch.watermark import EXTRACTED, at, next_extracted
 from pipeline_assets.ingest.conform.conform import conform_sql
 from pipeline_assets.ingest.database.errors import retrying
 from pipeline_assets.ingest.database.protocol import Database, Selection, Snapshot
-from pipeline_assets.ingest.database.pulls import EXTRACTED, DatabaseSource
+from pipeline_assets.ingest.database.pulls import DatabaseSource
 from pipeline_assets.lake import Lake, Table, schemas
 from pipeline_assets.sql import quote_name, quote_names, quote_text
 
@@ -86,9 +86,8 @@ class _Run:
         # Before the snapshot, so that a pull in between is noticed.
         before = bronze.position(EXTRACTED)
         with self.database.snapshot(source.relation) as snapshot:
-            now = position(snapshot.taken_at)
+            self._extracted = next_extracted(before, snapshot.taken_at)
             _read_keys(con, source, snapshot)
-        self._extracted = max(now, (before or now) + 1)
         self.found = _find_gone(con, bronze, source)
         if not self.found.gone:
             return []

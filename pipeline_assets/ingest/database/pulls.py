@@ -23,7 +23,7 @@ from pipeline_assets.ingest.batch import source as spine
 from pipeline_assets.ingest.batch.batch import Batch
 from pipeline_assets.ingest.batch.counts import Report
 from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan, RowSource
-from pipeline_assets.ingest.batch.watermark import SECONDS, Watermark, at, position
+from pipeline_assets.ingest.batch.watermark import EXTRACTED, SECONDS, Watermark, at, next_extracted, position
 from pipeline_assets.ingest.database import parameters, postgres
 from pipeline_assets.ingest.database.duckdb_file import DuckDBFile
 from pipeline_assets.ingest.database.errors import retrying
@@ -41,9 +41,6 @@ from pipeline_assets.interruption import end_all, lent
 from pipeline_assets.lake import Lake, Positions, Table, every_day
 
 Mode = Literal["full", "incremental", "window"]
-
-EXTRACTED = "extracted"
-"""Position: when the table was last read, in microseconds. It grows, whatever the clock does."""
 
 LOOKBACK_SECONDS = 86_400
 LOOKBACK_NUMBERS = 10_000
@@ -239,8 +236,7 @@ def _plan(
     day: date | None,
 ) -> _Pull:  # fmt: skip
     before = bronze.position(EXTRACTED)
-    now = position(snapshot.taken_at)
-    extracted = max(now, (before or now) + 1)
+    extracted = next_extracted(before, snapshot.taken_at)
     batch = RowPlan(
         name=source.mode,
         start=str(before or ""),

@@ -45,11 +45,6 @@ class Selection:
     limit: int | None = None
 
     @property
-    def is_all(self) -> bool:
-        """Whether it selects every dead letter."""
-        return self == Selection()
-
-    @property
     def predicate(self) -> str:
         """SQL of what is given, without the limit."""
         parts = []

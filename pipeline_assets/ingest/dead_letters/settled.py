@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from pipeline_assets.ingest.dead_letters.select import PLACE, REPLAYABLE
 from pipeline_assets.lake import Table, audited_in, days_predicate
-from pipeline_assets.lake.dead_letters import complete, waiting
+from pipeline_assets.lake.dead_letters import create, waiting
 
 SETTLED = "settled"
 """Position in both logs: how many times dead letters were replayed or discarded."""
@@ -104,7 +104,7 @@ def remove(
     metadata: Mapping[str, str] | None,
 ) -> None:  # fmt: skip
     """Remove dead letters of some days whose rows are in the table, also those that were discarded meanwhile."""
-    complete(con, dead_letters)
+    create(con, dead_letters)  # its columns, before a predicate names them
     days = frozenset(days)
     dead_letters.commit(
         con,

@@ -16,7 +16,7 @@ from pipeline_assets.ingest.batch import counts
 from pipeline_assets.ingest.batch import source as spine
 from pipeline_assets.ingest.batch.batch import Batch, has_half_a_batch
 from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan
-from pipeline_assets.ingest.batch.watermark import Watermark, at, position
+from pipeline_assets.ingest.batch.watermark import EXTRACTED, Watermark, at, next_extracted, position
 from pipeline_assets.ingest.rest.api import answers
 from pipeline_assets.ingest.rest.errors import IncompleteError, RestError
 from pipeline_assets.ingest.rest.source import Param, RestSource
@@ -24,7 +24,7 @@ from pipeline_assets.ingest.rest.staging import Staged, digest, stage, watermark
 from pipeline_assets.lake import Lake, Table
 from pipeline_assets.sql import quote_name
 
-_EXTRACTED, _CONTENT = "extracted", "content"
+_CONTENT = "content"
 _NO_CONTENT = 0
 
 
@@ -87,7 +87,7 @@ class _Run:
         """Read all pages into a temporary table, and decide which of their records are new."""
         con, source, bronze = self.con, self.source, self.source.table(self.lake)
         mark = source.watermark
-        before = bronze.position(_EXTRACTED)
+        before = bronze.position(EXTRACTED)
         since = bronze.position(_name(mark)) if mark else None
         asked = source.asked(None if self.whole else since)
         self._staged, started_at, restarted = _read(con, source, asked)
@@ -112,20 +112,19 @@ def _rows(
     con: duckdb.DuckDBPyConnection, source: RestSource, before: int | None, since: int | None, started_at: datetime
 ) -> RowPlan:
     """Plan the batch of the staged records."""
-    # It grows whatever the clock does: of two versions of a row, the one that was read later counts.
-    extracted = max(position(started_at), (before or 0) + 1)
+    extracted = next_extracted(before, started_at)
     batch = RowPlan(
         name="poll",
         start=str(before or ""),
         end=str(extracted),
         partition_date=at(extracted).date(),
         extracted_at=at(extracted),
-        expect={_EXTRACTED: before},
+        expect={EXTRACTED: before},
     )
     mark = source.watermark
     if mark is None:
-        return replace(batch, replaces="TRUE", positions={_EXTRACTED: extracted, _CONTENT: digest(con, source)})
-    positions = {_EXTRACTED: extracted, _CONTENT: _NO_CONTENT}
+        return replace(batch, replaces="TRUE", positions={EXTRACTED: extracted, _CONTENT: digest(con, source)})
+    positions = {EXTRACTED: extracted, _CONTENT: _NO_CONTENT}
     least, greatest = watermarks(con, mark)
     if greatest is not None:
         # Otherwise a record of the year 2999 would be the last one that is ever asked for.

@@ -294,7 +294,7 @@ class _Step:
             for batch in self.batches
         }
         read = {name: getattr(self._report, name) for name in ("records_in", "skipped", "present")}
-        return {**read, "batches": batches, "files": self._report.read}
+        return {**read, "batches": batches}
 
 
 def _weight(item: ChangeEvent | Reject) -> int:

@@ -24,6 +24,7 @@ from uuid import UUID
 from pipeline_assets.ingest.cdc.events import OPS, ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.formats import binlog, logical_types
 from pipeline_assets.ingest.cdc.formats.documents import (
+    LAST_SECOND,
     UNDECLARED,
     Document,
     Raw,
@@ -57,8 +58,6 @@ _PLACEHOLDER_LISTS = (
     [str(UUID("b68a35a7-17ad-35b3-af2a-ae46edb4545a"))],  # uuid[]: its name-based UUID
 )
 _PLACEHOLDER_MAP = {PLACEHOLDER: PLACEHOLDER}  # hstore
-
-_LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 class _Record(NamedTuple):
@@ -351,6 +350,6 @@ def _committed_at(record: _Record) -> int:
     for stamped in (record.source, record.stamped):
         for name, per_us, us_per in (("ts_us", 1, 1), ("ts_ns", 1_000, 1), ("ts_ms", 1, 1_000)):
             found = integer(stamped.get(name))
-            if found and found * us_per // per_us <= _LAST_SECOND * 1_000_000:
+            if found and found * us_per // per_us <= LAST_SECOND * 1_000_000:
                 return found * us_per // per_us
     raise RefusedError("time: the record has no source.ts_ms between 1970 and 9999")

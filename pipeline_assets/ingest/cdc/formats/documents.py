@@ -18,6 +18,9 @@ Raw: TypeAlias = bytes | str | Document | None
 
 UNDECLARED = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
 
+LAST_SECOND = 253_402_300_799
+"""The last second of the year 9999, in seconds since 1970."""
+
 _INT64_DIGITS = 19
 _MAX_INT64 = 2**63 - 1
 _BEYOND_DOUBLES = "infinity when parsed as double"

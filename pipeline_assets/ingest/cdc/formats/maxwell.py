@@ -14,6 +14,7 @@ from typing import Any
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
 from pipeline_assets.ingest.cdc.formats import binlog
 from pipeline_assets.ingest.cdc.formats.documents import (
+    LAST_SECOND,
     UNDECLARED,
     Document,
     Raw,
@@ -42,7 +43,6 @@ _NO_DATA = {
     "database-drop",
 }
 _LAST_IN_TRANSACTION = 2**61
-_LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
 def parse(
@@ -171,6 +171,6 @@ def _position(op: str, record: Document) -> tuple[int, int]:
 
 def _committed_at(record: Mapping[str, Any]) -> int:
     found = integer(record.get("ts"))
-    if not found or found > _LAST_SECOND:
+    if not found or found > LAST_SECOND:
         raise RefusedError(f"time: ts is {shown(record.get('ts'))}, not seconds since 1970")
     return found * 1_000_000

@@ -172,7 +172,7 @@ class Drain:
         target: int,
         read_whole: Collection[str] = (),
     ) -> None:
-        """Drain the slot up to `target`. The tables in `stale` are read whole right afterwards."""
+        """Drain the slot up to `target`. The tables in `read_whole` are read whole right afterwards."""
         known = self._known(state) if tables else {}
         reached = 0
         while tables and reached < target:

@@ -15,14 +15,16 @@ import pyarrow as pa
 
 from pipeline_assets.contracts.base import Model, RawColumn, raw_shape
 from pipeline_assets.ingest.batch.batch import Batch, Plan
+from pipeline_assets.ingest.batch.bronze_table import schema_of
 from pipeline_assets.ingest.batch.counts import Counts, Reading
 from pipeline_assets.ingest.cdc.events import ChangeEvent, Reject
+from pipeline_assets.ingest.cdc.formats.documents import UNDECLARED
 from pipeline_assets.ingest.cdc.table import row
 from pipeline_assets.ingest.conform import casts
 from pipeline_assets.ingest.conform.names import Keys
-from pipeline_assets.lake import DataFile, Lake, Table, query_schema
+from pipeline_assets.lake import DataFile, Lake, Table
 from pipeline_assets.lake.dead_letters import COLUMNS as DEAD_LETTER_COLUMNS
-from pipeline_assets.sql import quote_name, quote_text
+from pipeline_assets.sql import quote_text
 
 COLUMNS: tuple[RawColumn, ...] = (
     RawColumn("op", "VARCHAR", True, "r snapshot read, c insert, u update, d delete, t truncate."),
@@ -53,7 +55,6 @@ void."""
 UNROUTED = "unrouted"
 """Records that belong to no declared table are dead letters of `<source>__unrouted`."""
 
-_SHOWN_CHARACTERS = 100  # characters of a value that a reason shows
 # An update of the key is a delete and an insert at one place. The delete alone would remove the row for as long as the
 # insert waits, so the delete waits with it. An insert does not wait for its delete: a row whose old key does not fit is
 # not in the table, and the update may be what mends it.
@@ -121,7 +122,7 @@ class ChangeTable:
 def create(con: duckdb.DuckDBPyConnection, bronze: Table) -> Table:
     """Create a change table unless it exists."""
     bronze.create(
-        query_schema(con, "SELECT " + ", ".join(f"NULL::{c.dtype} AS {quote_name(c.name)}" for c in COLUMNS)),
+        schema_of(con, COLUMNS),
         partition_by=["_partition_date"],
         date_column="_partition_date",
         description="Changes as the source committed them, in Debezium's shape.",
@@ -294,9 +295,8 @@ class UnroutedBatch(ChangeBatch):
 
     def add(self, events: Sequence[ChangeEvent]) -> None:
         """Add events, all of which become dead letters."""
-        reason = "table: {} is not declared by the source; list it under tables, or leave it out at the source"
         self._counts += Counts(len(events))
-        self._refuse([(event, reason.format(event.table)) for event in events])
+        self._refuse([(event, UNDECLARED.format(event.table)) for event in events])
 
 
 def _day_of(file: DataFile) -> date:
@@ -365,10 +365,7 @@ def _misfits(column: RawColumn, text: str, applies: str, missing: str, *, what: 
     dtype = casts.normal(column.dtype)
     if dtype != "VARCHAR":
         condition = f"({text} IS NOT NULL AND {row.typed(text, dtype)} IS NULL)"
-        shown = f"left({text}, {_SHOWN_CHARACTERS})"
-        message = (
-            f"{quote_text(f'cast: {column.name}: ' + chr(39))} || {shown} || {quote_text(chr(39) + f' is not {dtype}')}"
-        )
+        message = casts.misfit_reason(column.name, text, dtype)
         found.append((f"({applies} AND {condition})" if applies else condition, message))
     if missing:
         found.append((missing, quote_text(f"{what}: {column.name} is missing")))

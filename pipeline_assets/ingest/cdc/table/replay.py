@@ -30,7 +30,7 @@ from pipeline_assets.ingest.cdc.table.dead_letters import read
 from pipeline_assets.ingest.dead_letters.select import Selection
 from pipeline_assets.ingest.dead_letters.settled import REPLAYED_BATCH, REPLAYED_RECORDS
 from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
-from pipeline_assets.lake.dead_letters import complete, dead_letter_table, waiting
+from pipeline_assets.lake.dead_letters import create, dead_letter_table, waiting
 from pipeline_assets.sql import quote_text
 
 
@@ -175,7 +175,7 @@ class _Attempt:
                 self._commit([batch for batch in batches.values() if batch.counts.records_in], unrouted)
                 run = {"run_id": self._run_id} if self._run_id else {}
                 facts = {**run, REPLAYED_BATCH: batch_id, REPLAYED_RECORDS: str(tried.records)}
-                complete(self._con, dead_letters)
+                create(self._con, dead_letters)  # its columns, before a predicate names them
                 dead_letters.commit(self._con, [], where=f"{where} AND discarded_at IS NULL", metadata=facts)
                 self.report.removed += tried.dead_letters
                 self.report.skipped += tried.skipped

@@ -7,7 +7,7 @@ silver never meets a value that it cannot cast. Tables and batches are not handl
 from collections.abc import Sequence
 
 from pipeline_assets.ingest.conform import casts, json_numbers
-from pipeline_assets.sql import quote_text
+from pipeline_assets.ingest.conform.json_records import pointers
 
 
 def texts(columns: Sequence[str], document: str) -> str:
@@ -21,14 +21,10 @@ def texts(columns: Sequence[str], document: str) -> str:
         document: SQL expression of the JSON text; NULL gives NULL.
     """
     marked = [json_numbers.marked_name(name) for name in columns]
-    exact = f"json_extract_string({json_numbers.marked(document)}, {_pointers(marked)})"
+    exact = f"json_extract_string({json_numbers.marked(document)}, {pointers(marked)})"
     unmarked = f"list_transform({exact}, lambda part: {json_numbers.unmarked_text('part')})"
     at_risk = json_numbers.is_at_risk(document)
-    return f"CASE WHEN {at_risk} THEN {unmarked} ELSE json_extract_string({document}, {_pointers(columns)}) END"
-
-
-def _pointers(names: Sequence[str]) -> str:
-    return f"[{', '.join(quote_text('/' + name.replace('~', '~0').replace('/', '~1')) for name in names)}]"
+    return f"CASE WHEN {at_risk} THEN {unmarked} ELSE json_extract_string({document}, {pointers(columns)}) END"
 
 
 def typed(text: str, dtype: str) -> str:

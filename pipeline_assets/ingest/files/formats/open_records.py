@@ -33,8 +33,6 @@ from pipeline_assets.ingest.files.formats.text_reader import BOM, reader_options
 from pipeline_assets.lake import faults
 from pipeline_assets.sql import quote_text
 
-FORMATS: tuple[Format, ...] = ("csv", "jsonl", "json", "parquet", "avro")
-
 _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -50,7 +48,6 @@ _SUFFIXES: dict[str, Format] = {
 _COMPRESSION_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
 
 __all__ = (
-    "FORMATS",
     "Format",
     "Outcome",
     "Records",
@@ -195,7 +192,7 @@ def _open_lines(con: duckdb.DuckDBPyConnection, path: Path, content: Content, ki
 def _json_fields(keys: json_records.Keys) -> tuple[SourceField, ...]:
     if len(keys.names) > json_records.MAX_FIELDS:
         raise UnreadableFile(f"json: {len(keys.names)} different fields, more than {json_records.MAX_FIELDS}")
-    return tuple(SourceField(name, f"f{i}", "JSON") for i, name in enumerate(keys.names))
+    return keys.fields
 
 
 def _line_reader(path: Path, content: Content, rejects_id: str | None) -> str:

@@ -35,13 +35,11 @@ class RecordStarts:
         offsets: Byte offset in the decompressed file, ascending (UInt64).
         lines: Physical line, 1-based (UInt64).
         open_quote: True if the file ends inside a quoted field.
-        physical_lines: Number of physical lines.
     """
 
     offsets: pl.Series
     lines: pl.Series
     open_quote: bool
-    physical_lines: int
 
 
 def line_starts(path: Path, content: Content) -> RecordStarts:
@@ -102,7 +100,7 @@ class _Found:
             self._lines.append(pl.Series([self._line], dtype=pl.UInt64))
         empty = pl.Series([], dtype=pl.UInt64)
         offsets = pl.concat([empty, *self._offsets])
-        return RecordStarts(offsets, pl.concat([empty, *self._lines]), self.open_quote, content.physical_lines)
+        return RecordStarts(offsets, pl.concat([empty, *self._lines]), self.open_quote)
 
 
 def bytes_series(chunk: bytes) -> pl.Series:
