@@ -34,6 +34,7 @@ _SIGN = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}"]', re.DOTALL)
 _CLOSES = {"[": "]", "{": "}"}
 _LEVELS_KEPT = 100
 _NAMES_SHOWN = 10
+_ERRORS = ("error", "errors")
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
 
     Raises:
         BrokenBodyError: It is not JSON from beginning to end.
-        RestError: The records, or the total, are not where they should be.
+        RestError: The records, or the total, are not where they should be; or instead of records there is an error.
     """
     names = names_of(records)
     if not body.strip():
         raise BrokenBodyError("the body is empty, which is not JSON")
     try:
-        text = body.decode("utf-8-sig")
+        text = body.decode("utf-8-sig", "surrogateescape")  # bytes that are not UTF-8 cost only their own record
         start = _find(text, names)
         found, end = _elements(text, start) if start is not None else ([], 0)
         # Parse the body without the records, which were parsed before: the body is JSON if they and the rest are.
@@ -81,9 +82,14 @@ def read_answer(body: bytes, records: str, total: str | None) -> Answer:
             last = _by_brackets(last, 0)[1]
         envelope = _ENVELOPE.decode(f"{text[:start]}[{last}]{text[end:]}" if start is not None else text)
         listed = _ENVELOPE.decode(f"[{last}]") if start is not None else None
+        if not body.isascii():
+            (f"{text[:start]}{text[end:]}" if start is not None else text).encode()
+            found = [_spelled_out(record) for record in found]
     except (ValueError, IndexError, RecursionError) as error:
         raise BrokenBodyError(f"the body is not JSON in UTF-8 ({error})") from None
     _check(envelope, names, records, listed)
+    if not found and (name := _refusal(envelope, names)):
+        raise RestError(f"there is no record in it, but something at {name}")
     return Answer(envelope, found, _total(envelope, total))
 
 
@@ -102,6 +108,22 @@ def _check(envelope: object, names: Sequence[str], path: str, listed: object) ->
     if found != listed:
         twice = "" if listed is None else "; it is there twice"
         raise RestError(f"no list of records at {path!r}: {_shown(names, found)}{twice}")
+
+
+def _refusal(envelope: object, names: Sequence[str]) -> str | None:
+    """Give the member by which an answer without records says that it failed, whatever its status; None if it did not.
+
+    `names` lead to the records: they may be errors themselves.
+    """
+    members = envelope if isinstance(envelope, dict) else {}
+    return next(
+        (name for name, value in members.items() if value and name.lower() in _ERRORS and name not in names[:1]), None
+    )
+
+
+def _spelled_out(record: str) -> str:
+    """Give a record; bytes in it that are not UTF-8 become escapes that JSON does not know, `xff` after a backslash."""
+    return record.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _total(envelope: Any, path: str | None) -> int | None:  # noqa: ANN401  JSON

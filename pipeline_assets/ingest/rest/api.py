@@ -40,7 +40,7 @@ def answers(source: RestSource, asked: Mapping[str, Param], deadline: float = in
     secrets = Secrets()
     session_at = partial(ApiSession, source=source, secrets=secrets, deadline=deadline)
 
-    def fetch(url: str, form: dict[str, str]) -> tuple[str, int]:
+    def fetch(url: str, form: dict[str, str]) -> tuple[str, float]:
         with session_at(url) as session:
             return session.ask(Request("POST", url, data=form), partial(read_token, secrets=secrets))[1]
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from pipeline_assets.ingest.rest.secrets import Secrets
 from pipeline_assets.ingest.rest.source import ApiKey, Auth, Basic, Bearer
 
 PutCredentials = Callable[[PreparedRequest], PreparedRequest]
-FetchToken = Callable[[str, dict[str, str]], tuple[str, int]]
+FetchToken = Callable[[str, dict[str, str]], tuple[str, float]]
 """Sends a form to a URL; gives a token and for how many seconds it is valid."""
 
 _TOKENS = ("access_token", "refresh_token", "id_token")
@@ -74,7 +75,7 @@ def _in_query(name: str, value: str) -> PutCredentials:
 class ClientCredentials(AuthBase):
     """A token that is fetched when it is first needed and when it has expired (OAuth 2.0, RFC 6749, 4.4)."""
 
-    def __init__(self, fetch: Callable[[], tuple[str, int]]) -> None:
+    def __init__(self, fetch: Callable[[], tuple[str, float]]) -> None:
         self._fetch = fetch
         self._token, self._expires_at = "", -inf
 
@@ -91,7 +92,7 @@ class ClientCredentials(AuthBase):
         return request
 
 
-def read_token(response: Response, secrets: Secrets) -> tuple[str, int]:
+def read_token(response: Response, secrets: Secrets) -> tuple[str, float]:
     """Give a token and for how many seconds it is valid. From here on the tokens of the answer are secrets.
 
     Raises:
@@ -107,6 +108,6 @@ def read_token(response: Response, secrets: Secrets) -> tuple[str, int]:
             secrets.add(token)
     if not isinstance(token := tokens.get("access_token"), str):
         raise RestError("there is no access_token")
-    if not str(seconds := found.get("expires_in", _TOKEN_SECONDS)).isdigit():
+    if not re.fullmatch(r"[0-9]+([.][0-9]+)?", str(seconds := found.get("expires_in", _TOKEN_SECONDS))):
         raise RestError("expires_in is not a number of seconds")
-    return token, int(seconds)
+    return token, float(seconds)

@@ -24,6 +24,7 @@ _BACKOFF_SECONDS = 1.0
 _JITTER_SECONDS = 1.0
 # The longest wait of a poll without a time limit.
 _LONGEST_WAIT_SECONDS = 86_400.0
+_SUCCESS = (*range(200, 300), 304)
 _PASSING = (408, 425, 429, *range(500, 600))
 _LOST = (lost.ConnectionError, lost.Timeout, lost.ChunkedEncodingError, lost.ContentDecodingError)
 _CREDENTIALS = (401, 403)
@@ -96,7 +97,7 @@ class ApiSession(Session):
         options = self.merge_environment_settings(request.url or "", {}, None, None, None)
         # Redirects are not followed at all: of the headers that may hold a key, requests only removes Authorization.
         response = self.send(request, timeout=self._timeout_seconds, allow_redirects=False, **options)
-        if not response.ok or response.is_redirect:
+        if response.status_code not in _SUCCESS:
             raise self._refused(request, response)
         try:
             return response, read(response)

@@ -32,6 +32,9 @@ def test_every_record_is_found_whole(records, beside, indent) -> None:
         ("[1.50, 1e5 ,-0]", "$", ["1.50", "1e5", "-0"]),
         ("\ufeff[ ]", "$", []),
         ('{"items": null}', "items", []),
+        ('{"items": [], "error": null, "errors": []}', "items", []),
+        ('{"items": [1], "error": "one of two shards is down"}', "items", ["1"]),
+        ('{"errors": {"items": []}}', "errors.items", []),
         ('{"@odata.value": [1], "x": "]"}', '"@odata.value"', ["1"]),
         ('{"$": {"a-b": {"c": [ {"x": "}]"} ]}}}', "'$'.a-b.c", ['{"x": "}]"}']),
         ('{"i": {"\\u0061": [1]}}', "$.i.a", ["1"]),
@@ -55,6 +58,8 @@ def test_a_path_that_names_no_list_is_refused(path) -> None:
         ('{"items": 1, "items": [2]}', "items is of the type list"),
         ('[{"items": []}]', "the body is of the type list"),
         ('{"Items": []}', "the body has Items"),
+        ('{"items": null, "error": "try later"}', "there is no record in it, but something at error"),
+        ('{"Errors": [{"message": "timeout"}], "items": []}', "something at Errors"),
     ],
 )
 def test_records_that_are_not_where_they_should_be(body, error) -> None:
@@ -85,6 +90,21 @@ def test_a_body_is_read_only_if_all_of_it_is_json(body, data) -> None:
 @pytest.mark.parametrize(("total", "found"), [("7", 7), ('"12"', 12), ("0", 0)])
 def test_the_total_may_be_a_number_or_its_digits(total, found) -> None:
     assert read_answer(f'{{"a": [], "@count": {total}}}'.encode(), "a", '"@count"').total == found
+
+
+def test_bytes_that_are_not_utf_8_cost_their_own_record() -> None:
+    body = '{"items": [{"a": "é"}, {"a": "~"}, {"b": 1}], "n": 3}'.encode().replace(b"~", b"\xe9")
+    answer = read_answer(body, "items", "n")
+    assert (answer.records, answer.total) == (['{"a": "é"}', '{"a": "\\xe9"}', '{"b": 1}'], 3)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"items": [1], "next": "\xe9"}', b'{"\xe9": 1, "items": []}', b'{"items": [\xe9]}', b'{"items": [1]}\xe9'],
+)
+def test_bytes_that_are_not_utf_8_elsewhere_spoil_the_body(body) -> None:
+    with pytest.raises(BrokenBodyError):
+        read_answer(body, "items", None)
 
 
 def test_an_empty_body_is_called_so() -> None:

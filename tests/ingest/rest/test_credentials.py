@@ -90,6 +90,15 @@ def test_a_token_that_expires_between_pages_is_renewed(crm) -> None:
     assert [asked.query.get("cursor") for asked in api.asked] == [None, "c3", "c6", "c6", "c9"]
 
 
+def test_a_token_may_be_valid_for_a_fraction_of_seconds(crm, monkeypatch) -> None:
+    with Api() as api:
+        real = api.answer
+        token = Reply(200, b'{"access_token": "t-123", "expires_in": 0.0}')
+        monkeypatch.setattr(api, "answer", lambda asked: token if asked.path == "/token" else real(asked))
+        crm.poll(api, auth=oauth(api))
+    assert len(crm.rows()) == 10
+
+
 def test_a_token_that_is_refused_for_ever_is_an_error(crm) -> None:
     refusing = Api(fault=lambda n, query: Reply(401))
     with refusing as api, pytest.raises(RestError, match="HTTP 401: check the credentials"):

@@ -146,6 +146,10 @@ def null_at_the_end(api: Api, n: int, query: Query) -> Reply | None:
     return Reply(200, b'{"data": {"items": null}}') if is_behind else None
 
 
+def at_page_2(sent: bytes) -> Strike:
+    return lambda api, n, query: Reply(200, sent) if n == 2 else None
+
+
 def at_once(reply: Reply) -> Strike:
     return lambda api, n, query: reply
 
@@ -199,6 +203,8 @@ FAULTS = [
           error="no list of records at 'data.items': data has rows"),
     Fault("error object with status 200", always(Reply(200, b'{"error": "no such tenant"}')),
           error="the body has error; .*no such tenant"),
+    Fault("error object beside no data in place of page 2", at_page_2(b'{"data": null, "error": "try later"}'),
+          error="no record in it, but something at error; .*try later"),
     Fault("records are not a list", always(Reply(200, b'{"data": {"items": {"1": {}}}}')),
           error="data.items has 1"),
     Fault("body is a string", always(Reply(200, b'"ok"')), error="the body is of the type str"),
@@ -239,6 +245,8 @@ FAULTS = [
     Fault("404 behind the last page, with a total", behind_the_end, paging="page", options=TOTAL),
     Fault("last page for ever", last_page, paging="page", error="page 5 holds the same records as page 4.*`total`"),
     Fault("last page for ever, with a total", last_page, paging="page", options=TOTAL),
+    Fault("redirect that names no place", rewritten(lambda page: Reply(301, page.body)), error="HTTP 301: check path"),
+    Fault("several choices", rewritten(lambda page: Reply(300, page.body)), error="HTTP 300: check path"),
     Fault("redirect to another host", always(Reply(302, headers={"Location": "http://127.0.0.1:1/accounts?k=v"})),
           error="HTTP 302: it points to http://127.0.0.1:1/accounts; redirects are not followed"),
     Fault("next page on another host", rewritten(lambda p: Reply(200, p.body.replace(b"127.0.0.1", b"127.0.0.2"))),

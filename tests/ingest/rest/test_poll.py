@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
@@ -91,6 +92,15 @@ def test_a_record_that_does_not_fit_is_a_dead_letter_as_it_was_sent(crm) -> None
     ]  # fmt: skip
     found = audit(crm.con, crm.bronze, Accounts, failure_budget=1, days=(polled.day, polled.day))
     assert (found.mismatches, found.total.records_in) == ([], 9)
+
+
+def test_a_record_that_is_not_utf_8_costs_itself(crm) -> None:
+    with Api("single", [account(1), account(2, city="~"), account(3)]) as api:
+        page = api.page({})
+        api.fault = lambda n, query: replace(page, body=page.body.replace(b"~", b"\xe9"))
+        assert crm.poll(api).total == Counts(records_in=3, rows=2, dead_letters=1)
+    assert crm.rows() == [1, 3]
+    assert [(reason, '"city": "\\xe9"' in raw) for _, reason, raw in crm.dead()] == [("json: malformed", True)]
 
 
 def test_a_field_with_u0000_in_its_name_costs_its_own_record(crm) -> None:
