@@ -5,7 +5,8 @@ envelope as Debezium writes it. If the table of a dead letter has been declared 
 
 The dead letters of one batch are one unit. The batch that a replay makes of them is named after them (`replay:<hash>`),
 and each table's log says whether it has that batch. So the next replay mends a kill at any point: it skips tables that
-have the unit, and removes the dead letters only when all tables have it.
+have the unit, and removes the dead letters only when all tables have it. What still does not fit is a dead letter of
+`replay:<hash>`, which is committed before the rows. While the unit itself waits, it stands for these dead letters too.
 """
 
 import hashlib
@@ -32,6 +33,8 @@ from pipeline_assets.ingest.dead_letters.settled import REPLAYED_BATCH, REPLAYED
 from pipeline_assets.lake import Lake, PositionMovedError, Positions, Table
 from pipeline_assets.lake.dead_letters import create, dead_letter_table, waiting
 from pipeline_assets.sql import quote_text
+
+_REPLAY = "replay:"
 
 
 @dataclass
@@ -77,7 +80,7 @@ def replay(
         run_id: Of the run, for the commits' metadata.
     """
     attempt = _Attempt(lake, con, source, tables, record_format, run_id)
-    for dead_letters, batch_id in attempt.batches(selection or Selection()):
+    for dead_letters, batch_id in attempt.units(selection or Selection()):
         attempt.unit(dead_letters, batch_id)
     return attempt.report
 
@@ -97,7 +100,7 @@ def finish(
     append those events again that the table has.
     """
     attempt = _Attempt(lake, con, source, tables, record_format, run_id)
-    for dead_letters, batch_id in attempt.batches(Selection()):
+    for dead_letters, batch_id in attempt.units(Selection()):
         if attempt.is_begun(dead_letters, batch_id):
             attempt.unit(dead_letters, batch_id)
 
@@ -137,17 +140,29 @@ class _Attempt:
         self._keys = {table.source_table: table.row_keys for table in tables}
         bronze = {table.source_table: table.bronze(lake) for table in tables}
         self._logs = {name: Positions(table.open()) for name, table in bronze.items() if table.exists()}
+        names = [*(table.name for table in tables), f"{source}__{UNROUTED}"]
+        self._dead_letters = {name: dead_letter_table(lake, f"bronze.{name}") for name in names}
+        self._rests = {batch_id for _, batch_id in self._batches(Selection()) if batch_id.startswith(_REPLAY)}
 
-    def batches(self, selection: Selection) -> Iterator[tuple[Table, str]]:
-        """Yield the batches that have such dead letters, each with their table."""
-        for name in [*(table.name for table in self._tables), f"{self._source}__{UNROUTED}"]:
-            dead_letters = dead_letter_table(self._lake, f"bronze.{name}")
+    def units(self, selection: Selection) -> list[tuple[Table, str]]:
+        """Give the batches that have such dead letters, each with their table; in place of a rest, its waiting unit."""
+        found = list(self._batches(selection))
+        waiting: dict[str, tuple[str, str]] = {}
+        if any(batch_id in self._rests for _, batch_id in found):
+            for name, batch_id in self._batches(Selection()):
+                waiting[self._name(self._dead_letters[name], _of_batch(batch_id))] = name, batch_id
+        units = dict.fromkeys(waiting.get(batch_id, (name, batch_id)) for name, batch_id in found)
+        return [(self._dead_letters[name], batch_id) for name, batch_id in units]
+
+    def _batches(self, selection: Selection) -> Iterator[tuple[str, str]]:
+        for name, dead_letters in self._dead_letters.items():
             for batch_id in _batches(self._con, dead_letters, selection):
-                yield dead_letters, batch_id
+                yield name, batch_id
 
     def is_begun(self, dead_letters: Table, batch_id: str) -> bool:
-        """Tell whether a replay of one batch's dead letters has been committed to some of the tables."""
-        return bool(self._has_it(self._name(dead_letters, _of_batch(batch_id))))
+        """Tell whether a replay of one batch's dead letters has committed anything."""
+        name = self._name(dead_letters, _of_batch(batch_id))
+        return name in self._rests or bool(self._has_it(name))
 
     def unit(self, dead_letters: Table, batch_id: str) -> None:
         """Append what fits of one batch's dead letters and remove them; leave all as it is if nothing fits."""
@@ -171,7 +186,7 @@ class _Attempt:
                     batch.add(chunk.events)
                     batch.reject(chunk.rejects)
             self.report.dead_letters += tried.dead_letters
-            if has_it or tried.skipped or any(batch.counts.rows for batch in batches.values()):
+            if has_it or name in self._rests or tried.skipped or any(batch.counts.rows for batch in batches.values()):
                 self._commit([batch for batch in batches.values() if batch.counts.records_in], unrouted)
                 run = {"run_id": self._run_id} if self._run_id else {}
                 facts = {**run, REPLAYED_BATCH: batch_id, REPLAYED_RECORDS: str(tried.records)}
@@ -194,7 +209,7 @@ class _Attempt:
             f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {waiting(dead_letters)} WHERE {where}"
         ).fetchone()
         unit = f"{dead_letters.name}|{where}|{found[0] if found else ''}"
-        return f"replay:{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
+        return f"{_REPLAY}{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
 
     def _records(self, dead_letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
         """Yield the events and rejects of dead letters, and count them.

@@ -27,6 +27,21 @@ from pipeline_assets.lake import Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
 
 
+class PriceOrNone(PriceAsText):
+    """A product at any price or none."""
+
+    unit_price: pl.String = pa.Field(nullable=True)
+
+    class Config:
+        """As the contract of the shop's database."""
+
+        name = "test.price_or_none"
+        strict = False
+
+
+ANY_PRICE_OR_NONE = ChangeTable("public.products", "crm__products", PriceOrNone, ("stock_code",))
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
@@ -300,27 +315,51 @@ def test_a_replay_that_was_killed_is_finished_before_some_of_its_dead_letters_ar
     assert (len(shop.letters("crm__products")), shop.account().adds_up) == (1 - is_begun, True)
 
 
+def _killed_between_dead_letters_and_rows(shop: Shop, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """A replay under a contract that one of two dead letters fits; its unit comes after `replay:` in order."""
+    with event_batch(shop.con, shop.lake, PRODUCTS, "crm", "snapshot 0/320", datetime.now(UTC)) as batch:
+        batch.add(
+            [_event("A"), _event("B")._replace(after='{"stock_code":"B","unit_price":null}', lsn=16, commit_lsn=16)]
+        )
+        batch.commit()
+    with monkeypatch.context() as patched:
+        kill_at_commit(patched, at)
+        with pytest.raises(Killed):
+            mended(shop).replay()
+    assert len(shop.letters("crm__products")) == 3, "the rest of the killed replay, beside what it was made of"
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize(("then", "rows", "letters"), [(PRODUCTS, 0, 2), (MENDED, 1, 1), (ANY_PRICE_OR_NONE, 2, 0)])
+def test_the_rest_of_a_killed_replay_is_not_replayed_beside_what_it_was_made_of(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, at: int, then: ChangeTable, rows: int, letters: int
+) -> None:
+    _killed_between_dead_letters_and_rows(shop, monkeypatch, at)
+    shop = mended(shop, CUSTOMERS, then)
+    shop.replay()
+    shop.replay()
+    assert (len(shop.rows()), len(shop.letters("crm__products"))) == (rows, letters)
+    assert compare_last_run(shop.con, then.bronze(shop.lake))[1] == []
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_the_rest_of_a_killed_replay_is_not_discarded_beside_what_it_was_made_of(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    _killed_between_dead_letters_and_rows(shop, monkeypatch, at)
+    finish(shop.lake, shop.con, "crm", shop.source.tables)
+    assert discard(shop.con, PRODUCTS.bronze(shop.lake)).dead_letters == 2
+    assert (len(shop.rows()), len(shop.letters("crm__products"))) == (0, 2)
+
+
 def test_counts_add_up_after_replays_by_hand_which_belong_to_no_run(shop: Shop) -> None:
     shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), product("B", 16, price=None))
     shop.ingest(run_id="r1")
     mended(shop).replay()
     assert len(shop.letters("crm__products")) == 1
-    anything = ChangeTable("public.products", "crm__products", PriceOrNone, ("stock_code",))
-    mended(shop, CUSTOMERS, anything).replay()
-    total, wrong = compare_last_run(shop.con, anything.bronze(shop.lake))
+    mended(shop, CUSTOMERS, ANY_PRICE_OR_NONE).replay()
+    total, wrong = compare_last_run(shop.con, ANY_PRICE_OR_NONE.bronze(shop.lake))
     assert (total.rows, wrong, shop.letters("crm__products")) == (2, [], [])
-
-
-class PriceOrNone(PriceAsText):
-    """A product at any price or none."""
-
-    unit_price: pl.String = pa.Field(nullable=True)
-
-    class Config:
-        """As the contract of the shop's database."""
-
-        name = "test.price_or_none"
-        strict = False
 
 
 def test_a_run_that_commits_dead_letters_meanwhile_costs_a_replay_nothing(
