@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace as replace_fields
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,8 +142,12 @@ def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batc
                 f"no source in pipeline_assets/defs/ declares {name}, and a replay needs its contract: discard"
             )
         found = declared.replay(lake, con, which, "")
-    rest = found.tried - found.rows - found.repaired - found.stale
-    told = [f"{letters.name}: {found.tried:,} dead letters were tried, {found.rows:,} are rows now, {rest:,} stay"]
+        tables = [dead_letter_table(lake, f"bronze.{name}") for name in declared.tables]
+        still = [group for each in tables for group in groups(con, each, replace_fields(which, limit=None))]
+    rest = sum(group.dead_letters for group in still)
+    told = [
+        f"{letters.name}: {found.tried:,} dead letters were tried, {found.rows:,} are rows now, {rest:,} still wait"
+    ]
     if found.repaired:
         told.append(f"{found.repaired:,} were rows already, from a replay that was interrupted: they were removed")
     if found.stale:
@@ -150,7 +155,10 @@ def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batc
             f"{found.stale:,} were passed over: the rows of their batch are not in the table; the next run cleans up"
         )
     if found.not_replayable:
-        told.append(f"{found.not_replayable:,} hold no record to try: have it delivered again, mended, or pull again")
+        told.append(
+            f"{found.not_replayable:,} of those that wait hold no record to try: have it delivered again, mended, or "
+            "pull again"
+        )
     if found.rows or found.repaired:
         told.append(f"The next run carries them to silver: start the job {declared.source}__to_gold, or wait for it")
     if len(declared.tables) > 1:

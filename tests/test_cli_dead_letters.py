@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pandera.polars as pa
@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from pipeline_assets.cli import app
 from pipeline_assets.contracts.base import contract
+from pipeline_assets.ingest.cdc.events import Reject
+from pipeline_assets.ingest.cdc.table.change_table import EventPlan, UnroutedBatch
 from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.ingest import LandingSource
 from pipeline_assets.ingest.files.path_pattern import PathPattern
@@ -95,8 +97,8 @@ def test_show_and_export_give_the_records(lake: Lake, tmp_path: Path) -> None:
 
 def test_replay_and_discard_say_what_they_did_and_which_job_goes_on(lake: Lake) -> None:
     said = " ".join(invoke("replay", NAME).split())
-    assert f"dead_letters.{NAME}: 2 dead letters were tried, 1 are rows now, 1 stay" in said
-    assert "1 hold no record to try: have it delivered again, mended, or pull again" in said
+    assert f"dead_letters.{NAME}: 2 dead letters were tried, 1 are rows now, 2 still wait" in said
+    assert "1 of those that wait hold no record to try: have it delivered again, mended, or pull again" in said
     assert f"start the job {NAME}__to_gold" in said
     with lake.connect() as con:
         scan = Table(lake, f"bronze.{NAME}").scan()
@@ -106,6 +108,19 @@ def test_replay_and_discard_say_what_they_did_and_which_job_goes_on(lake: Lake) 
     assert "2 dead letters were discarded, of 1 days" in invoke("discard", NAME)
     assert "no dead letters wait" in invoke("list")
     assert "0 dead letters were discarded" in invoke("discard", NAME)
+
+
+def test_a_replay_of_changes_tells_what_still_waits(settings: Settings) -> None:
+    """A heartbeat carries no change: its dead letter goes, and nobody has to deliver it again."""
+    lake = Lake(settings.lake_uri)
+    planned = EventPlan(batch_id="b", extracted_at=datetime.now(UTC))
+    with lake.connect() as con, UnroutedBatch(lake, con, "shop_db", planned) as batch:
+        batch.reject([Reject("envelope: unknown to an earlier release", '{"ts_ms": 1}', "slot shop", 1)])
+        batch.commit()
+    said = " ".join(invoke("replay", "shop_db__unrouted").split())
+    assert "dead_letters.shop_db__unrouted: 1 dead letters were tried, 0 are rows now, 0 still wait" in said
+    assert "no record to try" not in said
+    assert "no dead letters wait" in invoke("list")
 
 
 def test_what_is_not_there_is_named_with_what_is(lake: Lake) -> None:

@@ -75,7 +75,7 @@ class DeadLetters:
                 lake, con, source, tables, record_format=record_format, selection=which, run_id=run_id
             )
             rows = sum(counts.rows for counts in found.counts.values())
-            return Replayed(found.dead_letters, rows, not_replayable=found.skipped)
+            return Replayed(found.dead_letters, rows)
 
         def finish(lake: Lake, con: duckdb.DuckDBPyConnection, run_id: str) -> None:
             changes_replay.finish(lake, con, source, tables, record_format=record_format, run_id=run_id)
