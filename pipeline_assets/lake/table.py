@@ -33,7 +33,8 @@ class Table(TableReader):
     """A Delta table of a lake, by name. Holds no state: each call opens the newest version.
 
     A write takes over the files that it is given: afterwards they are in the table, or deleted. Only a write that ends
-    without knowing whether it is in the table (`CommitUnknownError`) leaves them.
+    without knowing whether it is in the table (`CommitUnknownError`) leaves them. Nothing is committed, and
+    PositionMovedError is raised, if another run has meanwhile moved a position that the write expects.
 
     Attributes:
         lake: The lake that holds it.
@@ -146,7 +147,7 @@ class Table(TableReader):
         positions: Mapping[str, int] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Replace the rows that a predicate selects by the rows of a query, in one commit.
+        """Replace the rows that a predicate selects by the rows of a query, in one commit. Return its version.
 
         Files without a selected row are neither read nor rewritten; files whose rows are all selected are dropped
         unread.
@@ -158,12 +159,6 @@ class Table(TableReader):
             expect: Positions as they were when the rows were planned.
             positions: Application transactions to set, e.g. the upstream versions that the rows reflect.
             metadata: Further facts, kept in the commit.
-
-        Returns:
-            The version committed.
-
-        Raises:
-            PositionMovedError: Another run moved a position meanwhile; nothing was committed.
         """
         files, types = self._write(con, rows)
         return self.commit(con, files, types=types, where=where, expect=expect, positions=positions, metadata=metadata)
@@ -256,9 +251,6 @@ class Table(TableReader):
 
         Returns:
             The version committed.
-
-        Raises:
-            PositionMovedError: Another run moved a position meanwhile; nothing was committed.
         """
         gone = "replaced_keys"
         further = f" UNION ALL SELECT {quote_names(keys)} FROM {also}" if also else ""
@@ -300,9 +292,6 @@ class Table(TableReader):
 
         Returns:
             The table's version afterwards; unchanged when no row won and no position moved.
-
-        Raises:
-            PositionMovedError: Another run moved a position meanwhile; nothing was committed.
         """
         merging.load_incoming(con, self.name, rows, keys, sequence)
         given = schemas.types(data_files.query_schema(con, f"FROM {merging.INCOMING}"))

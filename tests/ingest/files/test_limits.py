@@ -18,7 +18,8 @@ from pipeline_assets.ingest.batch.audit import audit
 from pipeline_assets.ingest.files import content, limits
 from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.content import read_content
-from pipeline_assets.ingest.files.formats.csv_damage import TEXT, DamageFinder, find_damage
+from pipeline_assets.ingest.files.formats.csv_damage import DamageFinder, find_damage
+from pipeline_assets.ingest.files.formats.csv_fields import TEXT
 from pipeline_assets.ingest.files.formats.csv_quiet import find_all_damage
 from pipeline_assets.ingest.files.formats.csv_removed import Removed
 from pipeline_assets.ingest.files.ingest import LandingSource, Report

@@ -34,9 +34,8 @@ from dataclasses import dataclass
 from itertools import chain, takewhile
 from pathlib import Path
 
-from pipeline_assets.ingest.conform.casts import normal
 from pipeline_assets.ingest.files.content import Content, read_chunks
-from pipeline_assets.ingest.files.formats.csv_fields import Field, Parsed, fields_of, parse
+from pipeline_assets.ingest.files.formats.csv_fields import Field, Kind, Parsed, fields_of, parse
 from pipeline_assets.ingest.files.formats.csv_likeness import (
     Counts,
     Fields,
@@ -56,15 +55,6 @@ _SURE = 3.0  # log odds, twenty to one
 _MANY = 50
 _ENOUGH_OF_MANY = 3
 _LINES_BETWEEN_LOOKS = 1_000  # lines between two looks at the clock
-
-_NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
-_DATE = rb"\s*\d{4}-\d\d-\d\d([ T].*)?\s*"
-_BOOLEAN = rb"(?i)\s*(true|false|t|f|0|1)\s*"
-_PATTERNS: dict[str, bytes] = {
-    "BOOLEAN": _BOOLEAN,
-    **dict.fromkeys(("DATE", "TIMESTAMP"), _DATE),
-    **dict.fromkeys(("DECIMAL", "DOUBLE", "FLOAT", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), _NUMBER),
-}
 
 OPEN = "csv: quote: opened and not closed in its line"
 DOUBT = (
@@ -90,23 +80,6 @@ class Damage:
     length: int
     reason: str
     lines: int = 1
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a field has to be: a pattern of its text (None for any text), and whether it is required."""
-
-    pattern: re.Pattern[bytes] | None
-    required: bool
-
-
-TEXT = Kind(None, False)
-
-
-def kind_of(dtype: str, *, required: bool) -> Kind:
-    """Return the kind of a contract's column by its DuckDB type."""
-    pattern = _PATTERNS.get(re.split(r"[( ]", normal(dtype))[0])
-    return Kind(re.compile(pattern) if pattern else None, required)
 
 
 class DamageFinder:
@@ -353,13 +326,7 @@ class DamageFinder:
         fields = fields_of(text, self._separator)
         if fields is None or len(fields) < n or any(field.text.strip() for field in fields[n:]):
             return False
-        return all(self._fits(field.text, kind) for field, kind in zip(fields, self._kinds, strict=False))
-
-    @staticmethod
-    def _fits(field: bytes, kind: Kind) -> bool:
-        if not field.strip():
-            return not kind.required
-        return kind.pattern is None or kind.pattern.fullmatch(field) is not None
+        return all(kind.fits(field.text) for field, kind in zip(fields, self._kinds, strict=False))
 
 
 @dataclass(frozen=True)

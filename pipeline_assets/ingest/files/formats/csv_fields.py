@@ -1,9 +1,23 @@
-"""Reads one physical line of a CSV file that starts outside or inside quotes: its state at the end, its fields."""
+"""Reads one physical line of a CSV file that starts outside or inside quotes: its state at the end, its fields.
 
+`Kind` tells whether a field's text may be a value of its column; the cast itself is in `ingest.conform`.
+"""
+
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pipeline_assets.ingest.conform.casts import normal
 from pipeline_assets.ingest.files.formats.physical_lines import QUOTE
+
+_NUMBER = rb"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
+_DATE = rb"\s*\d{4}-\d\d-\d\d([ T].*)?\s*"
+_BOOLEAN = rb"(?i)\s*(true|false|t|f|0|1)\s*"
+_PATTERNS: dict[str, bytes] = {
+    "BOOLEAN": _BOOLEAN,
+    **dict.fromkeys(("DATE", "TIMESTAMP"), _DATE),
+    **dict.fromkeys(("DECIMAL", "DOUBLE", "FLOAT", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), _NUMBER),
+}
 
 
 @dataclass(frozen=True)
@@ -90,3 +104,26 @@ def fields_of(text: bytes, separator: bytes) -> list[Field] | None:
         if end >= len(text):
             return fields
         at = end + 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field has to be: a pattern of its text (None for any text), and whether it is required."""
+
+    pattern: re.Pattern[bytes] | None
+    required: bool
+
+    def fits(self, text: bytes) -> bool:
+        """Tell whether a field's text may be such a value."""
+        if not text.strip():
+            return not self.required
+        return self.pattern is None or self.pattern.fullmatch(text) is not None
+
+
+TEXT = Kind(None, False)
+
+
+def kind_of(dtype: str, *, required: bool) -> Kind:
+    """Return the kind of a contract's column by its DuckDB type."""
+    pattern = _PATTERNS.get(re.split(r"[( ]", normal(dtype))[0])
+    return Kind(re.compile(pattern) if pattern else None, required)

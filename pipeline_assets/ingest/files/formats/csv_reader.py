@@ -16,7 +16,8 @@ from pipeline_assets.ingest.conform.conform import match_fields
 from pipeline_assets.ingest.conform.fields import SourceField
 from pipeline_assets.ingest.files import limits
 from pipeline_assets.ingest.files.content import Content, read_content
-from pipeline_assets.ingest.files.formats.csv_damage import TEXT, DamageFinder, Kind, find_damage, kind_of
+from pipeline_assets.ingest.files.formats.csv_damage import DamageFinder, find_damage
+from pipeline_assets.ingest.files.formats.csv_fields import TEXT, Kind, kind_of
 from pipeline_assets.ingest.files.formats.csv_header import Header, csv_header
 from pipeline_assets.ingest.files.formats.csv_quiet import find_all_damage
 from pipeline_assets.ingest.files.formats.csv_removed import Removed, write_changed

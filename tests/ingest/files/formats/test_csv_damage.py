@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pipeline_assets.contracts.base import RawColumn, RawShape
 from pipeline_assets.ingest.files.content import read_content
-from pipeline_assets.ingest.files.formats import csv_damage, csv_lines
-from pipeline_assets.ingest.files.formats.csv_damage import kind_of
+from pipeline_assets.ingest.files.formats import csv_damage, csv_fields, csv_lines
+from pipeline_assets.ingest.files.formats.csv_fields import kind_of
 from pipeline_assets.ingest.files.formats.csv_prefix import Prefix
 
 SHAPE = RawShape(
@@ -186,7 +186,7 @@ def test_a_text_in_a_file_of_texts_is_one_value(land, tmp_path, value):
             for rows in ([record] * 12, [plain, record, plain, record, record], [record, *[plain] * 5]):
                 path = tmp_path / "b.csv"
                 path.write_bytes(written([["id", "name", "note"][:columns], *rows], quoting))
-                finder = csv_damage.DamageFinder(b",", [csv_damage.TEXT] * columns)
+                finder = csv_damage.DamageFinder(b",", [csv_fields.TEXT] * columns)
                 assert list(csv_damage.find_damage(path, read_content(path), finder, 1)) == []
     landed = land(written([["id", "name"], *[[value, "x"]] * 12]), shape=TWO_TEXTS)
     assert landed.dead == []
