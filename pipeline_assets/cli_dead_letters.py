@@ -18,7 +18,7 @@ import typer
 
 from pipeline_assets import console
 from pipeline_assets.console import Json
-from pipeline_assets.ingest.dead_letters.discard import discard as discard_letters
+from pipeline_assets.ingest.dead_letters import discard as discarding
 from pipeline_assets.ingest.dead_letters.select import ORDER, Group, Selection, groups
 from pipeline_assets.lake import Lake, LakeError, Table
 from pipeline_assets.lake.dead_letters import dead_letter_table
@@ -27,7 +27,7 @@ from pipeline_assets.settings import load_settings
 if TYPE_CHECKING:
     from pipeline_assets.components.assets.dead_letters import DeadLetters
 
-app = typer.Typer(no_args_is_help=True, help="Lists, shows, exports, replays or discards records that did not fit.")
+app = typer.Typer(no_args_is_help=True, help="List, show, export, replay or discard records that did not fit.")
 
 _SHOWN = 20
 _RAW_CHARACTERS = 100
@@ -52,14 +52,17 @@ def list_(
     batch: Batch = None,
     as_json: Json = False,
 ) -> None:
-    """Lists waiting dead letters by table and reason, with the values in the reasons masked."""
+    """List waiting dead letters by table and reason, with the values in the reasons masked."""
     which = _selection(day, reason, batch, None)
     with _lake() as (lake, con):
         tables = [_table(lake, table)] if table else _tables(lake)
-        found = [(letters, group) for letters in tables for group in groups(con, letters, which)]
+        found = [(dead_letters, group) for dead_letters in tables for group in groups(con, dead_letters, which)]
     if as_json:
         console.print_json(
-            [{"table": letters.name, **vars(group), "remedy": _remedy(letters, group)} for letters, group in found]
+            [
+                {"table": dead_letters.name, **vars(group), "remedy": _remedy(dead_letters, group)}
+                for dead_letters, group in found
+            ]
         )
         return
     if not found:
@@ -67,10 +70,10 @@ def list_(
         return
     rows = [
         (
-            letters.name, group.reason, f"{group.records:,}", str(group.first_day), str(group.last_day),
-            f"{group.file}:{'?' if group.line is None else group.line}", _remedy(letters, group),
+            dead_letters.name, group.reason, f"{group.records:,}", str(group.first_day), str(group.last_day),
+            _place(group.file, group.line), _remedy(dead_letters, group),
         )
-        for letters, group in found
+        for dead_letters, group in found
     ]  # fmt: skip
     console.print_table(["table", "reason", "records", "first day", "last day", "e.g.", "remedy"], rows, right={2})
 
@@ -84,7 +87,7 @@ def show(
     limit: Limit = _SHOWN,
     as_json: Json = False,
 ) -> None:
-    """Shows waiting dead letters of a table with their raw records."""
+    """Show waiting dead letters of a table with their raw records."""
     with _lake() as (lake, con):
         found = list(_records(con, _table(lake, table), _selection(day, reason, batch, limit)))
     if as_json:
@@ -93,7 +96,7 @@ def show(
     rows = [
         (
             str(each["_partition_date"]),
-            f"{each['file']}:{each['line'] or '?'}",
+            _place(each["file"], each["line"]),
             each["reason"],
             each["raw"][:_RAW_CHARACTERS],
         )
@@ -113,7 +116,7 @@ def export(
     batch: Batch = None,
     limit: Limit = None,
 ) -> None:
-    """Writes waiting dead letters whole, as JSON Lines or CSV."""
+    """Write waiting dead letters whole, as JSON Lines or CSV."""
     count = 0
     with _lake() as (lake, con):
         records = _records(con, _table(lake, table), _selection(day, reason, batch, limit))
@@ -131,13 +134,13 @@ def export(
 
 @app.command()
 def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batch = None, limit: Limit = None) -> None:
-    """Tries waiting dead letters with today's contract. What fits becomes rows, what does not stays."""
+    """Try waiting dead letters with today's contract. What fits becomes rows, what does not stays."""
     which = _selection(day, reason, batch, limit)
     with _lake() as (lake, con):
-        letters = _table(lake, table)
-        declared = _declared(letters)
+        dead_letters = _table(lake, table)
+        declared = _declared(dead_letters)
         if declared is None:
-            name = letters.name.partition(".")[2]
+            name = dead_letters.name.partition(".")[2]
             console.fail(
                 f"no source in pipeline_assets/defs/ declares {name}, and a replay needs its contract: discard"
             )
@@ -145,49 +148,48 @@ def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batc
         tables = [dead_letter_table(lake, f"bronze.{name}") for name in declared.tables]
         still = [group for each in tables for group in groups(con, each, replace_fields(which, limit=None))]
     rest = sum(group.dead_letters for group in still)
-    told = [
-        f"{letters.name}: {found.tried:,} dead letters were tried, {found.rows:,} are rows now, {rest:,} still wait"
-    ]
+    outcome = f"{found.tried:,} dead letters were tried, {found.rows:,} are rows now, {rest:,} still wait"
+    lines = [f"{dead_letters.name}: {outcome}"]
     if found.repaired:
-        told.append(f"{found.repaired:,} were rows already, from a replay that was interrupted: they were removed")
+        lines.append(f"{found.repaired:,} were rows already, from a replay that was interrupted: they were removed")
     if found.stale:
-        told.append(
+        lines.append(
             f"{found.stale:,} were passed over: the rows of their batch are not in the table; the next run cleans up"
         )
     if found.not_replayable:
-        told.append(
+        lines.append(
             f"{found.not_replayable:,} of those that wait hold no record to try: have it delivered again, mended, or "
             "pull again"
         )
     if found.rows or found.repaired:
-        told.append(f"The next run carries them to silver: start the job {declared.source}__to_gold, or wait for it")
+        lines.append(f"The next run carries them to silver: start the job {declared.source}__to_gold, or wait for it")
     if len(declared.tables) > 1:
-        told.append(
+        lines.append(
             f"All tables of {declared.source} were tried. After a run that was killed, let the next one end before "
             "you replay here: it reads that batch again, and an event would come twice"
         )
-    for line in told:
+    for line in lines:
         console.tell(line)
 
 
 @app.command()
 def discard(table: TableName, day: Day = None, reason: Reason = None, batch: Batch = None, limit: Limit = None) -> None:
-    """Discards waiting dead letters: they stay in the table with the time, and wait no longer."""
+    """Discard waiting dead letters: they stay in the table with the time, and wait no longer."""
     with _lake() as (lake, con):
-        letters = _table(lake, table)
-        if _is_of_changes(letters) and (declared := _declared(letters)):
+        dead_letters = _table(lake, table)
+        if _is_of_changes(dead_letters) and (declared := _declared(dead_letters)):
             declared.finish(lake, con, "")
-        found = discard_letters(con, _bronze(letters), _selection(day, reason, batch, limit))
-        source = letters.name.partition(".")[2]
-        job = f"{source.partition('__')[0] if _is_of_changes(letters) else source}__to_gold"
-    console.tell(f"{letters.name}: {found.dead_letters:,} dead letters were discarded, of {len(found.days)} days")
+        found = discarding.discard(con, _bronze(dead_letters), _selection(day, reason, batch, limit))
+        source = dead_letters.name.partition(".")[2]
+        job = f"{source.partition('__')[0] if _is_of_changes(dead_letters) else source}__to_gold"
+    console.tell(f"{dead_letters.name}: {found.dead_letters:,} dead letters were discarded, of {len(found.days)} days")
     if found.dead_letters:
         console.tell(f"A day that they withheld is published by the next run: start the job {job}, or wait for it")
 
 
 @contextmanager
 def _lake() -> Iterator[tuple[Lake, duckdb.DuckDBPyConnection]]:
-    """Lend the lake and a connection; what goes wrong there is told in one line."""
+    """Lend the lake and a connection; end the command with one line if something goes wrong there."""
     settings, lake = load_settings(), console.lake()
     try:
         with (
@@ -227,32 +229,37 @@ def _table(lake: Lake, name: str) -> Table:
     return found
 
 
-def _bronze(letters: Table) -> Table:
-    return Table(letters.lake, letters.name.replace("dead_letters.", "bronze.", 1))
+def _bronze(dead_letters: Table) -> Table:
+    return Table(dead_letters.lake, dead_letters.name.replace("dead_letters.", "bronze.", 1))
 
 
-def _is_of_changes(letters: Table) -> bool:
-    bronze = _bronze(letters)
-    if letters.name.endswith(_UNROUTED) or not bronze.exists():
-        return letters.name.endswith(_UNROUTED)
+def _is_of_changes(dead_letters: Table) -> bool:
+    bronze = _bronze(dead_letters)
+    if dead_letters.name.endswith(_UNROUTED) or not bronze.exists():
+        return dead_letters.name.endswith(_UNROUTED)
     return "commit_lsn" in {column.name for column in bronze.open().schema().fields}
 
 
-def _remedy(letters: Table, group: Group) -> str:
-    if group.is_replayable or _is_of_changes(letters):
+def _remedy(dead_letters: Table, group: Group) -> str:
+    if group.is_replayable or _is_of_changes(dead_letters):
         return "mend the contract, then replay; or discard"
     return "have it delivered again, mended, or pull again; or discard"
 
 
-def _records(con: duckdb.DuckDBPyConnection, letters: Table, which: Selection) -> Iterator[dict[str, Any]]:
+def _place(file: str, line: int | None) -> str:
+    """Write where a record comes from; a whole file has the line 0 or none."""
+    return f"{file}:{line}" if line else file
+
+
+def _records(con: duckdb.DuckDBPyConnection, dead_letters: Table, which: Selection) -> Iterator[dict[str, Any]]:
     columns = "_partition_date, _batch_id, _extracted_at, _source.file, _source.line, reason, raw, coalesce(records, 1)"
-    found = con.execute(f"SELECT {columns} FROM {which.relation(letters)} ORDER BY {ORDER}")
+    found = con.execute(f"SELECT {columns} FROM {which.relation(dead_letters)} ORDER BY {ORDER}")
     while row := found.fetchone():
         yield dict(zip(_COLUMNS, row, strict=True))
 
 
-def _declared(letters: Table) -> "DeadLetters | None":
+def _declared(dead_letters: Table) -> "DeadLetters | None":
     """Find the declaration of a table's source."""
     from pipeline_assets.components.declared import dead_letters_of
 
-    return dead_letters_of(letters.name.partition(".")[2])
+    return dead_letters_of(dead_letters.name.partition(".")[2])

@@ -34,7 +34,7 @@ from pipeline_assets.settings import SettingsError, load_settings
 _CASES_SHOWN = 5
 # What an alert may say of rows without quoting one. A cell that is not named here is a value, or may hold one.
 _TOLD_CELLS = frozenset(
-    {"column", "check", "day", "file", "in_silver", "records_in", "rows", "rows_before", "dead_letters", "letters"}
+    {"column", "check", "day", "file", "in_silver", "records_in", "rows", "rows_before", "dead_letters"}
 )
 _TOLD_TEXTS = frozenset({"remedy", "problem", "withheld_days"})
 # A reason begins with its kind and column, then follows the value: "cast: amount: 'x' is not BIGINT".

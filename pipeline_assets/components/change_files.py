@@ -147,8 +147,8 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
         def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
             settings, run_id = load_settings(), context.run.run_id
             days = days_of(context.partition_keys)
-            tags, letters = context.run.tags, self.dead_letters
-            letters.discard_if_asked(tags, lake, run_id)
+            tags = context.run.tags
+            self.dead_letters.discard_if_asked(tags, lake, run_id)
             with lake.connect() as con:
 
                 def read() -> files.Report:
@@ -164,14 +164,14 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
                     )
 
                 report, left = bronze_assets.file_attempts(context, read)
-            replayed = letters.replay_if_asked(tags, lake, run_id)
+            replayed = self.dead_letters.replay_if_asked(tags, lake, run_id)
             yield from change_assets.results(
                 context,
                 source.name,
                 source.tables,
                 report,
                 {**_facts(report), **bronze_assets.left_metadata(left), **replayed},
-                letters.metadata(lake),
+                self.dead_letters.metadata(lake),
             )
 
         return ingest

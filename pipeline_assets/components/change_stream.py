@@ -190,8 +190,7 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 context.log.warning(self._resting)
                 yield from change_assets.results(context, self.name, tables, Report(), {"resting": self._resting}, {})
                 return
-            letters = self.dead_letters
-            letters.discard_if_asked(tags, lake, run_id)
+            self.dead_letters.discard_if_asked(tags, lake, run_id)
             with lake.connect() as con:
                 report = Drain(lake.open(), con, source, self.postgres(), run_id).run(
                     resnapshot=[name for name in tags.get(RESNAPSHOT_TAG, "").split(",") if name],
@@ -205,8 +204,8 @@ class ChangeStream(dg.Component, dg.Model, dg.Resolvable):
                 "wal_position": report.target or 0,
                 "snapshots": ", ".join(sorted(report.snapshots)) or "none",
             }
-            facts |= letters.replay_if_asked(tags, lake, run_id)
-            waiting = letters.metadata(lake)
+            facts |= self.dead_letters.replay_if_asked(tags, lake, run_id)
+            waiting = self.dead_letters.metadata(lake)
             yield from change_assets.results(context, self.name, tables, report, facts, waiting)
 
         return drain

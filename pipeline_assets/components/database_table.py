@@ -196,13 +196,13 @@ class DatabaseTable(dg.Component, dg.Model, dg.Resolvable):
             if reason := self._resting:
                 yield from bronze_assets.rested(context, self.name, reason)
                 return
-            run_id, tags, letters = context.run.run_id, context.run.tags, self.dead_letters
+            run_id, tags = context.run.run_id, context.run.tags
             with bronze_assets.errors_as_failures(self.name):
-                letters.discard_if_asked(tags, lake, run_id)
+                self.dead_letters.discard_if_asked(tags, lake, run_id)
                 facts = self._pull(context, lake)
-                facts |= letters.replay_if_asked(tags, lake, run_id)
+                facts |= self.dead_letters.replay_if_asked(tags, lake, run_id)
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
-            yield dg.MaterializeResult(asset_key=dead_letters, metadata=letters.metadata(lake)[self.name])
+            yield dg.MaterializeResult(asset_key=dead_letters, metadata=self.dead_letters.metadata(lake)[self.name])
 
         return pull
 

@@ -180,7 +180,7 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             settings = load_settings()
             days = days_of(context.partition_keys)
 
-            run_id, tags, letters = context.run.run_id, context.run.tags, self.dead_letters
+            run_id, tags = context.run.run_id, context.run.tags
 
             def read() -> landing.Report:
                 with lake.connect() as con:
@@ -196,9 +196,9 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
                     )
 
             with bronze_assets.errors_as_failures(self.name):
-                letters.discard_if_asked(tags, lake, run_id)
+                self.dead_letters.discard_if_asked(tags, lake, run_id)
                 report, left = bronze_assets.file_attempts(context, read)
-                replayed = letters.replay_if_asked(tags, lake, run_id)
+                replayed = self.dead_letters.replay_if_asked(tags, lake, run_id)
             for day, found in report.by_day[self.name].items():
                 key = day.isoformat()
                 if not days[0] <= day <= days[-1]:
@@ -217,6 +217,6 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             if report.files:
                 facts["files_read"] = table_value([file.as_dict() for file in report.files[:_FILES_SHOWN]])
             yield dg.MaterializeResult(asset_key=bronze, metadata=facts)
-            yield dg.MaterializeResult(asset_key=dead_letters, metadata=letters.metadata(lake)[self.name])
+            yield dg.MaterializeResult(asset_key=dead_letters, metadata=self.dead_letters.metadata(lake)[self.name])
 
         return ingest

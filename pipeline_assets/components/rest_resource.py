@@ -223,12 +223,12 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             if root is None:
                 yield from bronze_assets.rested(context, self.name, self._resting)
                 return
-            run_id, tags, letters = context.run.run_id, context.run.tags, self.dead_letters
+            run_id, tags = context.run.run_id, context.run.tags
             with bronze_assets.errors_as_failures(self.name, again=False):
-                letters.discard_if_asked(tags, lake, run_id)
+                self.dead_letters.discard_if_asked(tags, lake, run_id)
                 with lake.connect() as con:
                     polled = polls.poll(lake.open(), con, self.source(root), whole=WHOLE_TAG in tags, run_id=run_id)
-                replayed = letters.replay_if_asked(tags, lake, run_id)
+                replayed = self.dead_letters.replay_if_asked(tags, lake, run_id)
             if polled.restarted:
                 context.log.warning("the pages were read twice: %s", polled.restarted)
             day = polled.day.isoformat()
@@ -237,7 +237,7 @@ class RestResource(dg.Component, dg.Model, dg.Resolvable):
             facts: dict[str, Any] = {"delta_version": polled.version, "asked": polled.origin, "pages": polled.pages}
             facts |= bronze_assets.widened_metadata(polled.widened)
             yield dg.MaterializeResult(asset_key=bronze, metadata={**facts, **asdict(polled.total), **replayed})
-            dead = {"dead_letters": polled.total.dead_letters, **letters.metadata(lake)[self.name]}
+            dead = {"dead_letters": polled.total.dead_letters, **self.dead_letters.metadata(lake)[self.name]}
             yield dg.MaterializeResult(asset_key=dead_letters, metadata=dead)
 
         return poll

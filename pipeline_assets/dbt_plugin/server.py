@@ -1,11 +1,11 @@
-"""dbt as a process that stays: reads calls on standard input, and prints what dbt prints. Started by `DbtServer`.
+"""dbt as a process that stays: it reads calls on standard input, and prints what dbt prints. `DbtCall` starts it.
 
 dbt needs 6 CPU seconds to start (imports, the parsed project) and a small layer of models 2. This process starts once
-and does what its owner asks for, one call after the other: {"arguments": [...], "environment": {...}} in, dbt's log
-lines and one line {"exit_code": ...} out. It ends when its standard input does.
+and carries out one call after the other: {"arguments": [...], "environment": {...}} in, dbt's log lines and one line
+{"exit_code": ...} out. It ends when its standard input does.
 
-Nothing is left of a call for the next one but the parsed project: environment, settings, DuckDB and plugin are made
-anew. Does not hold: Dagster, and what is to be built.
+Calls share the parsed project only: each has its own environment, settings, DuckDB and plugin. What is to be built is
+decided in `components`; nothing of Dagster is here.
 """
 
 import gc
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Carry out calls until standard input ends. The arguments: the file of the parsed project."""
+    """Carry out calls until standard input ends; the only argument of the process is the file of the parsed project."""
     runner = dbtRunner(manifest=_parsed(Path(sys.argv[1])))
     while line := sys.stdin.readline():
         call = json.loads(line)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _carry_out(runner: dbtRunner, arguments: list[str], environment: dict[str, str]) -> int:
-    """Runs dbt once; gives the exit code that its command would have."""
+    """Run dbt once; give the exit code that its command would have."""
     os.environ.clear()
     os.environ.update(environment)
     load_settings.cache_clear()
@@ -51,7 +51,7 @@ def _carry_out(runner: dbtRunner, arguments: list[str], environment: dict[str, s
 
 
 def _close_database() -> None:
-    """Closes dbt-duckdb's database, which is its class's: the next call would have this one's views and memory."""
+    """Close dbt-duckdb's database, which its class keeps: the next call would have this one's views and memory."""
     environment: Any = DuckDBConnectionManager._ENV
     if environment is not None:
         environment.close()
@@ -60,10 +60,10 @@ def _close_database() -> None:
 
 
 def _parsed(path: Path) -> Manifest | None:
-    """The project as `dbt parse` left it; None if it did not, or another version of dbt did: then dbt parses itself."""
+    """Give the project as `dbt parse` of this version of dbt left it; None if there is none: then dbt parses itself."""
     try:
         manifest = Manifest.from_msgpack(path.read_bytes())
-    except Exception as error:  # noqa: BLE001  # written by whatever version of dbt: any error means it is no use
+    except Exception as error:  # noqa: BLE001  # another version of dbt may have written it: then reading can fail in any way
         _LOG.warning("dbt parses the project in each call, because %s cannot be read: %s", path, error)
         return None
     if manifest.metadata.dbt_version != version("dbt-core"):

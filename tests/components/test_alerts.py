@@ -202,7 +202,9 @@ def test_checks_tell_counts_kinds_and_columns_and_values_only_if_asked_for(
         "dead_letters": 3,
         "example": f"the row of {SECRET}",
         "remedy": "mend the contract",
-        "reasons": table_value([{"reason": letter, "letters": 2}, {"reason": f"{SECRET} is odd", "letters": 1}]),
+        "reasons": table_value(
+            [{"reason": letter, "dead_letters": 2}, {"reason": f"{SECRET} is odd", "dead_letters": 1}]
+        ),
         "failing_cases": table_value([{"in_silver": "differs", "key": SECRET, "reason": f"unreadable: '{SECRET}'"}]),
     }
 
@@ -214,7 +216,13 @@ def test_checks_tell_counts_kinds_and_columns_and_values_only_if_asked_for(
     result = dg.materialize([customers], instance=alerting.instance)
     evaluate(alerting, "alert_on_failed_check", result)
     ((_, alert),) = receiver.posts
-    for told in ("dead_letters=3", "remedy=mend the contract", "letters=2", "cast: customer_id", "in_silver=differs"):
+    for told in (
+        "dead_letters=3",
+        "remedy=mend the contract",
+        "dead_letters=2",
+        "cast: customer_id",
+        "in_silver=differs",
+    ):
         assert told in str(alert["details"])
     assert (SECRET in str(alert)) == is_asked_for
     assert ("jane" in str(alert)) == is_asked_for

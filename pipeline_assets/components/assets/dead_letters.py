@@ -151,7 +151,7 @@ def fitting_result(asset: dg.AssetKey, rows: ReplaySource, fitting: int) -> dg.A
 def waiting_facts(con: duckdb.DuckDBPyConnection, table: Table) -> dict[str, Any]:
     """Describe the dead letters that wait, as metadata of a check: their number, and the most frequent reasons."""
     found = groups(con, table)
-    reasons = [{"reason": group.reason, "letters": group.records} for group in found[:_REASONS_SHOWN]]
+    reasons = [{"reason": group.reason, "dead_letters": group.records} for group in found[:_REASONS_SHOWN]]
     return {
         "dead_letters": sum(group.records for group in found),
         **({"reasons": table_value(reasons)} if reasons else {}),

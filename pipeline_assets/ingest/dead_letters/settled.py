@@ -25,7 +25,7 @@ SETTLED = "settled"
 SETTLED_DAYS = "settled_days"
 """In the metadata of commits to both tables: partitions of the dead letters concerned, as a JSON list."""
 
-REPLAYED_BATCH, REPLAYED_RECORDS = "replayed_batch", "replayed_letters"
+REPLAYED_BATCH, REPLAYED_RECORDS = "replayed_batch", "replayed_records"
 """In the metadata of the commit that removes replayed dead letters of a change table: their batch, and how many records
 they stood for. The rows that they became are in another batch."""
 
