@@ -14,6 +14,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pipeline_assets.interruption import ended_by
 from pipeline_assets.sql import quote_text
 
+Session = psycopg.Connection[tuple[Any, ...]]
+
 LOCK_TIMEOUT_SECONDS = 60
 """How long a session waits for a lock, or for transactions that were open when a slot is created."""
 
@@ -105,7 +107,7 @@ class Database:
         return f"Database({self.place})"
 
     @contextmanager
-    def connect(self, *, replication: bool = False) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    def connect(self, *, replication: bool = False) -> Iterator[Session]:
         """Yield a session in autocommit mode, and close it, whatever it is doing then.
 
         Args:
@@ -130,7 +132,7 @@ class Database:
             finally:
                 connection.close()
 
-    def _set_up(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def _set_up(self, connection: Session) -> None:
         info = connection.info
         if info.parameter_status("server_encoding") == "SQL_ASCII":
             raise SourceDatabaseError(

@@ -31,7 +31,7 @@ from pipeline_assets.lake.sending import send
 
 _LOG = logging.getLogger(__name__)
 
-# 8 writers on one table met at most 23 conflicts in a row (facts-services.md); honest work does not reach 100.
+# 8 writers on one table met at most 23 conflicts in a row; honest work does not reach 100.
 ATTEMPTS = 100
 
 _LARGE = 1_000

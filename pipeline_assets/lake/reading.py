@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import duckdb
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError as DeltaTableNotFoundError
 
@@ -72,6 +73,10 @@ class TableReader:
         """Return the SQL table function that reads the table in a connection prepared by the lake."""
         at = "" if version is None else f", version => {version}"
         return f"delta_scan({quote_text(self.uri)}{at})"
+
+    def columns(self, con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        """Give the columns with their types, as DuckDB names them."""
+        return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {self.scan()}").fetchall()}
 
     def position(self, name: str) -> int | None:
         """Read a position (an application transaction) from the log.

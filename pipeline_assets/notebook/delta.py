@@ -145,7 +145,7 @@ def _rows(
         name = columns[lower.index(_FILES)].name
         raise NotebookError(f"{table.name}: readers use the name {name} for the files of a table: rename the column")
     is_asked = is_cast or any(pa.types.is_null(column.values.type) for column in columns)
-    stored = _types(con, table.scan()) if is_asked and table.exists() else {}
+    stored = table.columns(con) if is_asked and table.exists() else {}
     selected = []
     for column, field in zip(columns, fields, strict=True):
         known = stored.get(column.name)

@@ -48,19 +48,14 @@ def prepare(
         description=(model.__doc__ or "").strip(),
     )
     reserved = {column.name for column in technical}
-    stored = _stored(con, bronze)
+    stored = bronze.columns(con)
     widened = bronze.widen(con, schema_of(con, shape.columns)) if _otherwise(shape, stored) else []
     if widened:
-        stored = _stored(con, bronze)
+        stored = bronze.columns(con)
     if wrong := _otherwise(shape, stored):
         problems = [f"column {name} is {wrong[name]} in the contract, {stored[name]} in the table" for name in wrong]
         raise SchemaMismatchError(bronze.name, problems, remedy=retype_command(bronze.name, wrong))
     return shape.extended(RawColumn(name, kind) for name, kind in stored.items() if name not in reserved), widened
-
-
-def _stored(con: duckdb.DuckDBPyConnection, bronze: Table) -> dict[str, str]:
-    """Give the table's columns with their types, as DuckDB names them."""
-    return {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {bronze.scan()}").fetchall()}
 
 
 def _otherwise(shape: RawShape, stored: Mapping[str, str]) -> dict[str, str]:

@@ -211,8 +211,8 @@ class _Attempt:
         self._drop_stale(Positions(self.bronze.open()))
         self._con.execute(f"DELETE FROM {_TRIED} WHERE {replayed_sql(self._con, self.bronze, _TRIED)}")
         technical = {column.name for column in self._source.technical}
-        stored = self._con.execute(f"DESCRIBE SELECT * FROM {self.bronze.scan()}").fetchall()
-        added = (RawColumn(name, kind) for name, kind, *_ in stored if name not in technical)
+        stored = self.bronze.columns(self._con)
+        added = (RawColumn(name, kind) for name, kind in stored.items() if name not in technical)
         shape, fitting = raw_shape(self._source.model).extended(added), 0
         for _, records in self._groups():
             fitting += self._count(f"({self._conformed(records, shape)}) WHERE _reason IS NULL")

@@ -59,7 +59,7 @@ def plan(con: duckdb.DuckDBPyConnection, table: Table, columns: Mapping[str, str
         LakeError: There is no such column or type, or the column's type cannot change.
     """
     partitions = table.open().metadata().partition_columns
-    kinds = {name: kind for name, kind, *_ in con.execute(f"DESCRIBE SELECT * FROM {table.scan()}").fetchall()}
+    kinds = table.columns(con)
     if unknown := [name for name in columns if name not in kinds]:
         raise LakeError(f"{table.name} has no column {', '.join(unknown)}; it has {', '.join(kinds)}")
     if fixed := [name for name in columns if name in partitions]:

@@ -1,7 +1,7 @@
 """PostgreSQL, read as text: COPY streams the result of a query, at one snapshot that several sessions may share.
 
 Text is the one exact form of every type: numeric keeps all digits and NaN, bytes are hex, arrays become JSON. 2 million
-rows of 12 columns take 7 CPU seconds this way, and 180 MB (facts-cdc.md D). PostgreSQL 13 or later.
+rows of 12 columns take 7 CPU seconds this way, and 180 MB. PostgreSQL 13 or later.
 
 COPY: https://www.postgresql.org/docs/current/sql-copy.html
 Snapshots: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
@@ -36,7 +36,7 @@ from pipeline_assets.ingest.database.protocol import (
     name_parts,
     reading,
 )
-from pipeline_assets.ingest.postgres_session import SourceDatabaseError
+from pipeline_assets.ingest.postgres_session import Session, SourceDatabaseError
 from pipeline_assets.sql import quote_name, quote_text
 
 WORKERS = 2
@@ -59,8 +59,6 @@ _KINDS = {
     16: "BOOLEAN", 17: "BLOB", 20: "BIGINT", 21: "SMALLINT", 23: "INTEGER", 26: "BIGINT", 700: "FLOAT", 701: "DOUBLE",
     1082: "DATE", 1114: "TIMESTAMP", 1184: "TIMESTAMP WITH TIME ZONE",
 }  # fmt: skip
-
-Session = psycopg.Connection[tuple[Any, ...]]
 
 # Permanent transaction ids (0, 1, 2: rows of a cluster that was upgraded long ago) have no age. `xmin` has 32 bits, so
 # the age is counted modulo 2^32 from the end of the snapshot.

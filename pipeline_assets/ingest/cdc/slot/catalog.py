@@ -7,12 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-
 from pipeline_assets.ingest.cdc.slot.pg_text import PgType
+from pipeline_assets.ingest.postgres_session import Session
 from pipeline_assets.sql import quote_text
-
-Session = psycopg.Connection[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)

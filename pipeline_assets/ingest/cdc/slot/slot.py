@@ -16,9 +16,8 @@ import psycopg
 from pipeline_assets.ingest.cdc.errors import PublicationGapError
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.slot import catalog
-from pipeline_assets.ingest.cdc.slot.catalog import Session
 from pipeline_assets.ingest.cdc.slot.pgoutput import POSTGRES_EPOCH_US, Decoder
-from pipeline_assets.ingest.postgres_session import LOCK_TIMEOUT_SECONDS, Database, SourceDatabaseError
+from pipeline_assets.ingest.postgres_session import LOCK_TIMEOUT_SECONDS, Database, Session, SourceDatabaseError
 from pipeline_assets.sql import quote_name, quote_text
 
 PLUGIN = "pgoutput"
@@ -41,12 +40,9 @@ class SlotStatus:
         other_reader: The process that reads it now, if it is not this program.
         wal_status: reserved, extended, unreserved or lost; None before it has reserved any WAL.
         confirmed_flush_lsn: Transactions whose commit starts before it are not sent again.
-        restart_lsn: First WAL that it keeps; None if it keeps none.
         lag_bytes: WAL from `confirmed_flush_lsn` to the end: what a run has to go through.
-        retained_bytes: WAL from `restart_lsn` to the end: what the disk holds for it. More than `lag_bytes` if a
-            transaction has been open for long.
-        safe_wal_bytes: How much more WAL may be written before the slot is in danger of being lost; None without a
-            limit.
+        retained_bytes: All WAL that the disk holds for it. More than `lag_bytes` if a transaction has been open for
+            long.
         invalidation_reason: Why it was lost (PostgreSQL 17 and later).
     """
 
@@ -57,10 +53,8 @@ class SlotStatus:
     other_reader: str | None
     wal_status: str | None
     confirmed_flush_lsn: int
-    restart_lsn: int | None
     lag_bytes: int
     retained_bytes: int
-    safe_wal_bytes: int | None
     invalidation_reason: str | None
 
     @property
@@ -90,10 +84,10 @@ def status(session: Session, name: str) -> SlotStatus | None:
         """SELECT s.plugin, s.database, coalesce(s.database = current_database(), false), s.active,
                CASE WHEN s.active AND a.application_name IS DISTINCT FROM current_setting('application_name')
                    THEN concat('PID ', s.active_pid, ' ', a.application_name) END, s.wal_status,
-               coalesce(s.confirmed_flush_lsn - '0/0', 0)::bigint, (s.restart_lsn - '0/0')::bigint,
+               coalesce(s.confirmed_flush_lsn - '0/0', 0)::bigint,
                greatest(coalesce(f.lsn - s.confirmed_flush_lsn, 0), 0)::bigint,
                greatest(coalesce(f.lsn - s.restart_lsn, 0), 0)::bigint,
-               s.safe_wal_size, to_jsonb(s) ->> 'invalidation_reason'
+               to_jsonb(s) ->> 'invalidation_reason'
            FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid,
                pg_current_wal_flush_lsn() AS f (lsn) WHERE s.slot_name = %s""",
         [name],

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 from pipeline_assets.ingest.cdc.events import ChangeEvent
 from pipeline_assets.ingest.cdc.slot import catalog
-from pipeline_assets.ingest.cdc.slot.catalog import Session, TableDescription
+from pipeline_assets.ingest.cdc.slot.catalog import TableDescription
 from pipeline_assets.ingest.cdc.slot.pg_text import Encoders
 from pipeline_assets.ingest.cdc.slot.pgoutput import Relation
 from pipeline_assets.ingest.cdc.slot.slot import PLUGIN, no_endless_wait
 from pipeline_assets.ingest.conform.names import renamed
-from pipeline_assets.ingest.postgres_session import Database, SourceDatabaseError
+from pipeline_assets.ingest.postgres_session import Database, Session, SourceDatabaseError
 from pipeline_assets.sql import quote_name, quote_text
 
 
