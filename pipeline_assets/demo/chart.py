@@ -13,7 +13,7 @@ _PAGE = """<!doctype html><meta charset="utf-8"><title>Revenue by day</title>
 
 
 def write(path: Path, days: Sequence[tuple[date, float]]) -> None:
-    """Writes the chart.
+    """Write the chart.
 
     Args:
         path: The HTML file.

@@ -60,7 +60,7 @@ def open_crm(shop_url: str) -> Iterator[Crm]:
 
 
 def account(customer_id: int, updated_at: datetime) -> dict[str, Any]:
-    """What the CRM says of a customer."""
+    """Give what the CRM says of a customer."""
     return {
         "accountId": f"AC-{customer_id}",
         "customerId": customer_id,
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(400, {"error": str(error)})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # named by http.server
-        """Says nothing: the demo's output is the demo's."""
+        """Log nothing: only the demo writes to its output."""
 
     def _accounts(self, query: dict[str, list[str]]) -> dict[str, Any]:
         after = int(query.get("cursor", ["0"])[0])

@@ -21,7 +21,7 @@ class Pipeline:
     """Evaluates sensors and schedules, and executes the runs that they ask for, in this process."""
 
     def __init__(self, log: Path) -> None:
-        """Loads the code location.
+        """Load the code location.
 
         Args:
             log: Where what sensors and runs say goes; dbt talks.

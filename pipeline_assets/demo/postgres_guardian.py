@@ -251,7 +251,7 @@ class Guardian:
 
 
 def _identity(data: Path) -> dict[str, Any]:
-    """Arguments for `subprocess` that make the server not run as root, which it refuses; no host user is created."""
+    """Give arguments for `subprocess` with which the server does not run as root, which it refuses; create no user."""
     if os.geteuid():
         if data.exists() and data.stat().st_uid != os.geteuid():
             raise GuardianError(f"{data} belongs to another user: delete it, or run as that user")
@@ -266,7 +266,7 @@ def _identity(data: Path) -> dict[str, Any]:
 
 
 def _others_reach(path: Path) -> bool:
-    """Whether any user may execute this file, or get to this folder."""
+    """Tell whether any user may execute this file, or get to this folder."""
     if path.is_file() and path.stat().st_mode & 0o005 != 0o005:
         return False
     return all(part.stat().st_mode & 0o001 for part in path.resolve().parents)
@@ -288,7 +288,7 @@ def _try_lock(lock: BinaryIO) -> bool:
 
 
 def _read_pid(path: Path) -> int | None:
-    """The number in a file's first line."""
+    """Read the number in a file's first line."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(path.read_text().splitlines()[0])
     return None

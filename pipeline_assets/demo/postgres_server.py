@@ -34,7 +34,7 @@ class PostgresServer:
     """
 
     def __init__(self, folder: Path, *, settings: Mapping[str, str] | None = None, bin_dir: Path | None = None) -> None:
-        """Does not start anything yet.
+        """Start nothing yet.
 
         Args:
             folder: Created if missing; of this server alone.

@@ -36,7 +36,7 @@ def _task(progress: Progress, text: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _line(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Prints the text at once, and what was added and the seconds at the end: who looks sees where it stands."""
+    """Print the text at once, and at the end what was added and the seconds."""
     began = time.monotonic()
     added: list[str] = []
     console.print(text, end="", markup=False, highlight=False, soft_wrap=True)

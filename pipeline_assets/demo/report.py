@@ -156,7 +156,7 @@ class Changes:
 
 
 def last_commits(lake: Lake) -> dict[str, int]:
-    """The last commit in each change table, 0 in a table that is not there yet."""
+    """Give the last commit in each change table, 0 in a table that is not there yet."""
     known = set(lake.table_names())
     with serving.connect(lake, "1GB", None) as con:
         return {
@@ -246,7 +246,7 @@ def what_next(console: Console, lake: Lake, page: Path | None) -> None:
 
 
 def shown_path(path: Path) -> str:
-    """The path as a person in the checkout would type it."""
+    """Write the path as a person in the checkout would type it."""
     root = project_root()
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 

@@ -35,7 +35,7 @@ _DAYS_BEFORE_THE_SNAPSHOT = 10
 
 
 def run_demo(console: Console, source: Path | None, only: Way | None = None) -> bool:
-    """Runs the demo.
+    """Run the demo.
 
     Args:
         console: Where it reports.
@@ -92,7 +92,7 @@ class _Demo:
 
     @contextmanager
     def database(self) -> Iterator[None]:
-        """Keeps database and CRM open, where their declarations look for them; they start beside the rest."""
+        """Keep database and CRM open, where their declarations look for them; they start beside the rest."""
         with ExitStack() as open_meanwhile:
             before = dict(os.environ)
 
@@ -114,7 +114,7 @@ class _Demo:
                 os.environ.update(before)
 
     def run(self) -> bool:
-        """Runs the steps and reports; returns whether all came out as it should."""
+        """Run the steps and report; return whether all came out as it should."""
         before: dict[str, int] = {}
         with steps(self._console) as step:
             with step("the code location loads"):
@@ -143,7 +143,7 @@ class _Demo:
         return False
 
     def _reported(self, before: dict[str, int]) -> bool:
-        """Prints what came of each way; returns whether the tables hold what the sources have."""
+        """Print what came of each way; return whether the tables hold what the sources have."""
         agree, page = True, None
         if Way.FILES in self._ways:
             page = self._settings.state_dir / "demo.html"
@@ -184,7 +184,7 @@ class _Demo:
             self._results += pipeline.tick(_FILES)
 
     def _trade(self, pipeline: "Pipeline", step: Step, url: str) -> None:
-        """The first days are there before the pipeline looks, the others come as changes."""
+        """Trade the first days before the pipeline looks; the others come as changes."""
         later = self._days[_DAYS_BEFORE_THE_SNAPSHOT:]
         with step(f"PostgreSQL: {_DAYS_BEFORE_THE_SNAPSHOT} days are traded") as say:
             say(f"{self._early.result() if self._early else 0:,} transactions")
@@ -213,7 +213,7 @@ class _Demo:
                     self._results += pipeline.tick_now(schedule)
 
     def _no_run_failed(self) -> bool:
-        """But by a check: one of them is to fail."""
+        """Tell whether no run failed for another reason than a check; one check is to fail."""
         failed = [
             result
             for result in self._results

@@ -69,7 +69,7 @@ def trading_days(source_parquet: Path) -> list[date]:
 
 @contextmanager
 def open_lines(source_parquet: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB with the source in the table `lines`, in the source's order (`rowid`)."""
+    """Open a DuckDB with the source in the table `lines`, in the source's order (`rowid`)."""
     with duckdb.connect(":memory:") as con:
         # One row group per file in the source: without the table each day would read all of it again.
         con.execute(f"CREATE TABLE lines AS FROM read_parquet({quote_text(str(source_parquet))})")
@@ -77,7 +77,7 @@ def open_lines(source_parquet: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def trading_days_of(con: duckdb.DuckDBPyConnection) -> list[date]:
-    """`trading_days` of the table `lines`."""
+    """Give `trading_days` of the table `lines`."""
     return [
         day for (day,) in con.execute("SELECT DISTINCT InvoiceDate::DATE AS day FROM lines ORDER BY day").fetchall()
     ]
@@ -216,7 +216,7 @@ def _lines_of(day: date) -> str:
 
 
 def _late_by(calendar: Sequence[date], day: date) -> timedelta:
-    """How long before a corrected day its late lines were sold."""
+    """Give how long before a corrected day its late lines were sold."""
     place = calendar.index(day) - CORRECTION_LATE_TRADING_DAYS
     if place < 0:
         raise ShopError(f"{day} cannot be corrected: choose {calendar[CORRECTION_LATE_TRADING_DAYS]} or a later day")
@@ -252,7 +252,7 @@ def _copy(con: duckdb.DuckDBPyConnection, select: str, path: Path, *, arrived: d
 
 
 def _write_avro(con: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
-    """Writes Avro by polars: DuckDB 1.5.5's writer lost 67 of the year's 541,909 lines without a word.
+    """Write Avro by polars: DuckDB 1.5.5's writer lost 67 of the year's 541,909 lines without a word.
 
     Polars has no Avro decimals, so the price is a double, and DuckDB reads no local timestamps, so the time is text;
     both as many exporters write them.
@@ -273,7 +273,7 @@ def _fix_sync_marker(path: Path) -> None:
 
 @contextmanager
 def _appearing(path: Path, *, arrived: datetime) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name once it is complete, with the time of its arrival."""
+    """Lend a temporary path beside `path`, which takes its name once it is complete, with the time of its arrival."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -285,7 +285,7 @@ def _appearing(path: Path, *, arrived: datetime) -> Iterator[Path]:
 
 
 def _good_lines(source_parquet: Path, day: date) -> tuple[bytes, list[bytes]]:
-    """The header and some lines of the source's last day, as if sold on `day`."""
+    """Give the header and some lines of the source's last day, as if sold on `day`."""
     with open_lines(source_parquet) as con:
         result = con.execute(
             f"SELECT * REPLACE ('{BROKEN_INVOICE}' AS InvoiceNo, DATE '{day}' + InvoiceDate::TIME AS InvoiceDate) "
@@ -303,7 +303,7 @@ def _csv_line(values: Sequence[object]) -> bytes:
 
 
 def _bad_lines(day: date) -> list[bytes]:
-    """What sources have really sent, one fault per line."""
+    """Give lines that sources have really sent, with one fault each."""
     at = f"{day} 10:00:00"
     number = BROKEN_INVOICE
     return [

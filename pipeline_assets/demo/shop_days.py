@@ -158,7 +158,7 @@ class ShopDays:
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Takes a connection with the table `lines`, see `open_days`."""
+        """Take a connection with the table `lines`, see `open_days`."""
         self._con = con
         self.calendar = trading_days_of(con)
         con.execute(_DAYS, [self.calendar])
@@ -198,7 +198,7 @@ class ShopDays:
                 yield Transaction(((_LIST_PRODUCTS, (morning, json.dumps(products))),))
 
     def _mistyped(self, day_no: int) -> tuple[str, str] | None:
-        """The right and the wrong code of the day's mistyped product."""
+        """Give the right and the wrong code of the day's mistyped product."""
         if day_no < 0 or day_no % MISTYPED_EVERY != MISTYPED_EVERY // 2:
             return None
         new = self._rows("FROM catalogue", day_no, "stock_code", "is_new AND stock_code LIKE '%0%'")
@@ -238,7 +238,7 @@ def _gone(after: int) -> str:
 
 
 def _steps(now: datetime) -> Iterator[Transaction]:
-    """Orders of former days go a step further; who waits longest goes first, so that none takes two steps at once."""
+    """Move orders of former days a step further, those that wait longest first, so that no order takes two steps."""
     yield Transaction(((_STEP, ("delivered", now, "shipped", now - timedelta(days=2))),))
     yield Transaction(((_STEP, ("shipped", now, "paid", now)),))
     yield Transaction(((_PAY, (now, now, now)), (_STEP, ("paid", now, "placed", now))))
@@ -253,7 +253,7 @@ def _order(order: Row, lap: int) -> Iterator[Transaction]:
 
 
 def _customer(order: Row, now: datetime) -> Iterator[Statement]:
-    """What the order tells about its customer."""
+    """Give what the order tells about its customer."""
     customer_id, visit = order["customer_id"], order["visit"]
     if customer_id is None:
         return

@@ -118,7 +118,7 @@ def create_tables(url: str) -> None:
 
 
 def is_watched(url: str) -> bool:
-    """Whether somebody has a replication slot on the shop's database."""
+    """Tell whether somebody has a replication slot on the shop's database."""
     with psycopg.connect(url) as con:
         query = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database())"
         return con.execute(query).fetchone() == (True,)
@@ -182,7 +182,7 @@ def tidy_up(url: str, day: date) -> int:
 
 @contextmanager
 def _trading(url: str) -> Iterator[psycopg.Connection]:
-    """A connection of the one process that trades."""
+    """Lend a connection of the one process that trades."""
     # What a crash of the server would lose is noted as not done, so it is done again: no commit waits for the disk.
     options = f"-c synchronous_commit=off -c lock_timeout={_LOCK_SECONDS}s"
     with psycopg.connect(url, autocommit=True, options=options) as con:
@@ -196,7 +196,7 @@ def _trading(url: str) -> Iterator[psycopg.Connection]:
 def _trade_day(
     con: psycopg.Connection, day: date, transactions: Iterable[Transaction], pause: Pause | None = None
 ) -> int:
-    """Executes what is left of a day; returns how many transactions that was."""
+    """Execute what is left of a day; return how many transactions that was."""
     done, finished = con.execute(_DONE, (day,)).fetchone() or (0, False)
     if finished:
         return 0

@@ -42,12 +42,12 @@ def contact(customer_id: int, visit: int) -> Contact:
 
 
 def changes_contact(customer_id: int, visit: int) -> bool:
-    """Whether the customer corrects e-mail address and phone number on this visit: on every eighth, more or less."""
+    """Tell whether the customer corrects e-mail address and phone number on this visit: about every eighth time."""
     return visit > 1 and _roll(customer_id, f"change {visit}") % 8 == 0
 
 
 def asks_to_be_erased(customer_id: int) -> bool:
-    """Whether the customer is one of the few (one in forty) who, after a while without an order, ask to be erased."""
+    """Tell whether the customer asks to be erased after a while without an order; one in forty does."""
     return _roll(customer_id, "erase") % 40 == 0
 
 
@@ -83,5 +83,5 @@ def _phone(customer_id: int, visit: int) -> str | None:
 
 
 def _roll(customer_id: int, what: str) -> int:
-    """A die that always falls the same way."""
+    """Roll a die that always falls the same way."""
     return int.from_bytes(blake2b(f"{customer_id} {what}".encode(), digest_size=4).digest(), "big")

@@ -71,7 +71,7 @@ class Column:
 
 
 def check_text(what: str, value: object, example: str) -> None:
-    """Refuses an argument that is no text.
+    """Refuse an argument that is no text.
 
     Raises:
         NotebookError: It is none, or empty.
@@ -81,7 +81,7 @@ def check_text(what: str, value: object, example: str) -> None:
 
 
 def is_pandas(frame: object) -> bool:
-    """Whether it is a pandas frame.
+    """Tell whether it is a pandas frame.
 
     Raises:
         NotebookError: It is a frame of neither library.
@@ -96,7 +96,7 @@ def is_pandas(frame: object) -> bool:
 
 
 def need_pandas() -> None:
-    """Imports pandas.
+    """Import pandas.
 
     Raises:
         NotebookError: It is not installed.
@@ -110,7 +110,7 @@ def need_pandas() -> None:
 
 
 def columns_of(frame: "pl.DataFrame | pd.DataFrame") -> list[Column]:
-    """The columns of a frame, in order.
+    """Give the columns of a frame, in order.
 
     Raises:
         NotebookError: It is no frame, has no column, or names that are no text, empty or not unique; or a column holds
@@ -129,7 +129,7 @@ def columns_of(frame: "pl.DataFrame | pd.DataFrame") -> list[Column]:
 
 
 def with_index(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """A pandas frame with its index as columns, if it has names; else without it.
+    """Give a pandas frame with its index as columns, if it has names; otherwise without its index.
 
     Raises:
         NotebookError: It has neither names nor row numbers, or the name of a column.
@@ -145,12 +145,12 @@ def with_index(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def polars_of(columns: Iterable[Column]) -> pl.DataFrame:
-    """Columns as a polars frame."""
+    """Make a polars frame of columns."""
     return pl.DataFrame([pl.Series(column.name, pl.from_arrow(column.values)) for column in columns])
 
 
 def frame_of(columns: Sequence[Column], kind: Kind) -> "pl.DataFrame | pd.DataFrame":
-    """Columns as a frame: of pandas with its nullable types where whole numbers or truths are missing."""
+    """Make a frame of columns; in pandas, missing whole numbers or truths get its nullable types."""
     if kind == "polars":
         return polars_of(columns)
     import pandas as pd
@@ -161,7 +161,7 @@ def frame_of(columns: Sequence[Column], kind: Kind) -> "pl.DataFrame | pd.DataFr
 def assembled(
     frame: FrameT, rows: pa.ChunkedArray, changed: Mapping[str, pa.ChunkedArray], categorical: Collection[str]
 ) -> FrameT:
-    """Some rows of a frame, with new values in some columns; all others stay as they are, whatever they hold.
+    """Select rows of a frame, with new values in some columns; all others stay as they are, whatever they hold.
 
     Args:
         frame: The frame.
@@ -183,14 +183,14 @@ def assembled(
 
 @contextmanager
 def scratch() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB in memory, in UTC, for as long as the block lasts."""
+    """Lend a DuckDB in memory, in UTC, for as long as the block lasts."""
     with duckdb.connect(":memory:") as con:
         con.execute("SET TimeZone = 'UTC'")
         yield con
 
 
 def lent(con: duckdb.DuckDBPyConnection, columns: Sequence[Column]) -> list[SourceField]:
-    """Registers columns as the relation `frame` of a connection, with `_line` (1-based). Gives its fields."""
+    """Register columns as the relation `frame` of a connection, with `_line` (1-based). Give its fields."""
     rows = len(columns[0].values)
     arrays = {f"f{n}": column.values for n, column in enumerate(columns)}
     # DuckDB knows no column without a type.
@@ -204,7 +204,7 @@ def lent(con: duckdb.DuckDBPyConnection, columns: Sequence[Column]) -> list[Sour
 
 
 def content_id(con: duckdb.DuckDBPyConnection, relation: str, fields: Iterable[SourceField]) -> str:
-    """Names the content of a relation: the same rows in whatever order, of rows and columns, are the same.
+    """Name the content of a relation: the same rows have the same name, in whatever order of rows and columns.
 
     `METADATA` is no content.
     """
@@ -254,7 +254,7 @@ def _of_pandas(series: "pd.Series[Any]") -> tuple[pa.Array | pa.ChunkedArray, bo
 
 
 def _of_values(series: "pl.Series | pd.Series[Any]", given: Sequence[Any]) -> tuple[pa.Array, bool]:
-    """The Python values of a series as Arrow, and whether as JSON texts.
+    """Give the Python values of a series as Arrow, and whether they are JSON texts.
 
     Raises:
         NotebookError: They have no one type that keeps them, and JSON does not keep them either.
@@ -282,7 +282,7 @@ def _of_values(series: "pl.Series | pd.Series[Any]", given: Sequence[Any]) -> tu
 
 
 def _typed(kind: type, values: Sequence[Any]) -> pa.Array | None:
-    """Python values of one kind as Arrow; None if no type keeps them all."""
+    """Give Python values of one kind as Arrow; None if no type keeps them all."""
     with suppress(pa.ArrowException, OverflowError, TypeError):  # the last one of an infinite Decimal
         if kind is Decimal:
             decimals = pa.array(values)
@@ -300,14 +300,14 @@ def _typed(kind: type, values: Sequence[Any]) -> pa.Array | None:
 
 
 def _is_typed(kind: pa.DataType) -> bool:
-    """Whether all that is nested in it has a type: the element of nothing but empty lists has none."""
+    """Tell whether all that is nested in it has a type, which the elements of empty lists do not have."""
     if pa.types.is_struct(kind):
         return kind.num_fields > 0 and all(_is_typed(field.type) for field in kind)
     return _is_typed(kind.value_type) if pa.types.is_list(kind) else not pa.types.is_null(kind)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a frame holds
-    """A value without its library; None if it is missing."""
+    """Give a value without its library; None if it is missing."""
     if type(value).__module__.startswith("numpy"):
         if type(value).__name__ == "ndarray":
             return [_plain(item) for item in value.tolist()]
@@ -325,7 +325,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a frame holds
 
 
 def _is_same(found: Any, given: Any) -> bool:  # noqa: ANN401
-    """Whether Arrow has kept what is nested: values and their types; a key that is not there may have become null."""
+    """Tell whether Arrow has kept nested values and their types; a key that is not there may have become null."""
     found, given = _plain(found), _plain(given)
     if type(found) is not type(given):
         return False
@@ -337,7 +337,7 @@ def _is_same(found: Any, given: Any) -> bool:  # noqa: ANN401
 
 
 def _json(value: Any) -> str | None:  # noqa: ANN401
-    """The JSON of a value; None if JSON does not keep it."""
+    """Give the JSON of a value; None if JSON does not keep it."""
     with suppress(TypeError, ValueError):
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         if json.loads(text) == value:
@@ -346,7 +346,7 @@ def _json(value: Any) -> str | None:  # noqa: ANN401
 
 
 def _exact(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Values in types that DuckDB takes as they are: times in microseconds if that loses nothing."""
+    """Give values in types that DuckDB takes as they are: times in microseconds if that loses nothing."""
     if pa.types.is_float16(values.type):
         return values.cast(pa.float32())
     if not pa.types.is_timestamp(values.type) or values.type.unit == "us":
@@ -363,7 +363,7 @@ def _chunked(values: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _pandas_series(values: pa.ChunkedArray) -> "pd.Series[Any]":
-    """NumPy's types where they hold the values, pandas' nullable ones for gaps, Arrow's for what NumPy lacks."""
+    """Choose NumPy's types where they hold the values, pandas' nullable ones for gaps, Arrow's for what NumPy lacks."""
     import pandas as pd
 
     kind = values.type
