@@ -8,7 +8,6 @@ Concept: https://docs.dagster.io/guides/build/components
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
@@ -31,8 +30,6 @@ from pipeline_assets.ingest.files.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.lake.dead_letters import dead_letter_table
-from pipeline_assets.partitions import days_of
-from pipeline_assets.settings import load_settings
 
 _FILES_SHOWN = 100
 _REASONS_SHOWN = 20
@@ -145,25 +142,9 @@ class ChangeFiles(dg.Component, dg.Model, dg.Resolvable):
             description=self.description or None,
         )
         def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
-            settings, run_id = load_settings(), context.run.run_id
-            days = days_of(context.partition_keys)
-            tags = context.run.tags
+            run_id, tags = context.run.run_id, context.run.tags
             self.dead_letters.discard_if_asked(tags, lake, run_id)
-            with lake.connect() as con:
-
-                def read() -> files.Report:
-                    return files.ingest(
-                        lake.open(),
-                        con,
-                        source,
-                        Path(settings.landing_uri),
-                        days[0],
-                        days[-1],
-                        settle_seconds=settings.settle_seconds,
-                        run_id=run_id,
-                    )
-
-                report, left = bronze_assets.file_attempts(context, read)
+            report, left = bronze_assets.read_files(context, lake, files.ingest, source)
             replayed = self.dead_letters.replay_if_asked(tags, lake, run_id)
             yield from change_assets.results(
                 context,

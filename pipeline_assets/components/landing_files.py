@@ -7,7 +7,6 @@ Concept: https://docs.dagster.io/guides/build/components
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
@@ -27,7 +26,6 @@ from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
 from pipeline_assets.ingest.files.path_pattern import PathPattern
 from pipeline_assets.ingest.files.replay import row_source
 from pipeline_assets.partitions import days_of
-from pipeline_assets.settings import load_settings
 
 _FILES_SHOWN = 100
 
@@ -177,27 +175,10 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
             pool=f"source_{self.name}",
         )
         def ingest(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[dg.MaterializeResult[None]]:
-            settings = load_settings()
-            days = days_of(context.partition_keys)
-
-            run_id, tags = context.run.run_id, context.run.tags
-
-            def read() -> landing.Report:
-                with lake.connect() as con:
-                    return landing.ingest(
-                        lake.open(),
-                        con,
-                        source,
-                        Path(settings.landing_uri),
-                        days[0],
-                        days[-1],
-                        settle_seconds=settings.settle_seconds,
-                        run_id=run_id,
-                    )
-
+            run_id, tags, days = context.run.run_id, context.run.tags, days_of(context.partition_keys)
             with bronze_assets.errors_as_failures(self.name):
                 self.dead_letters.discard_if_asked(tags, lake, run_id)
-                report, left = bronze_assets.file_attempts(context, read)
+                report, left = bronze_assets.read_files(context, lake, landing.ingest, source)
                 replayed = self.dead_letters.replay_if_asked(tags, lake, run_id)
             for day, found in report.by_day[self.name].items():
                 key = day.isoformat()

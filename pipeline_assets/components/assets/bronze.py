@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import dagster as dg
@@ -26,7 +27,8 @@ from pipeline_assets.ingest.batch.replay import ReplaySource, proposed
 from pipeline_assets.ingest.files.unread import FilesLeftError
 from pipeline_assets.lake import SchemaMismatchError, Table
 from pipeline_assets.lake.schemas import Widening
-from pipeline_assets.partitions import DAILY, range_of_tags
+from pipeline_assets.partitions import DAILY, days_of, range_of_tags
+from pipeline_assets.settings import load_settings
 
 NAME = r"^[a-z][a-z0-9]*(_[a-z0-9]+)*__[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 """`<source>__<entity>` in snake_case."""
@@ -215,12 +217,16 @@ def checks(
     return evaluate
 
 
-def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _ReportT]) -> tuple[_ReportT, dict[str, str]]:
-    """Read landed files; the step's retry policy tries errors again that may pass by themselves.
+def read_files(
+    context: dg.AssetExecutionContext, lake: LakeResource, ingest: Callable[..., _ReportT], source: object
+) -> tuple[_ReportT, dict[str, str]]:
+    """Read the landed files of a run's days; the step's retry policy tries errors again that may pass by themselves.
 
     Args:
         context: Of the step.
-        ingest: Reads the files, and gives a report.
+        lake: The lake.
+        ingest: `ingest.files.ingest.ingest`, or that of change files; gives a report.
+        source: Its declaration.
 
     Returns:
         The report; and paths that were left unread, with the reason. `files_check` fails the run for them at its end,
@@ -229,8 +235,20 @@ def file_attempts(context: dg.AssetExecutionContext, ingest: Callable[[], _Repor
     Raises:
         Failure: Some files were left unread, and are to be tried again.
     """
+    settings, days = load_settings(), days_of(context.partition_keys)
     try:
-        return ingest(), {}
+        with lake.connect() as con:
+            report = ingest(
+                lake.open(),
+                con,
+                source,
+                Path(settings.landing_uri),
+                days[0],
+                days[-1],
+                settle_seconds=settings.settle_seconds,
+                run_id=context.run.run_id,
+            )
+        return report, {}
     except FilesLeftError as error:
         context.log.error(str(error))
         if error.is_transient and context.retry_number < RETRIES.max_retries:
