@@ -152,9 +152,10 @@ def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batc
     lines = [f"{dead_letters.name}: {outcome}"]
     if found.repaired:
         lines.append(f"{found.repaired:,} were rows already, from a replay that was interrupted: they were removed")
-    if found.stale:
+    if found.passed_over:
         lines.append(
-            f"{found.stale:,} were passed over: the rows of their batch are not in the table; the next run cleans up"
+            f"{found.passed_over:,} were passed over: the rows of their batch are not in the table; the next run "
+            "cleans up"
         )
     if found.not_replayable:
         lines.append(

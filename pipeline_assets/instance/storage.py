@@ -83,17 +83,21 @@ def _postgres_storage(inst_data: ConfigurableClassData | None, url: str) -> Dags
     return storage
 
 
-class EnvStorage(DagsterStorage[Any], ConfigurableClass):
+class _Unconfigured(ConfigurableClass):
+    """A class that dagster.yaml names without configuration: the environment decides."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """Return no configuration."""
+        return {}
+
+
+class EnvStorage(_Unconfigured, DagsterStorage[Any]):
     """Runs, events and schedules: Postgres if PIPELINE_DAGSTER_POSTGRES_URL is set, else SQLite below the state folder.
 
     It is never constructed: `from_config_value` returns the real storage, so that Dagster's `isinstance` checks (for
     the run-sharded SQLite event log) see what they expect. So it may stay abstract.
     """
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Return no configuration: the environment decides."""
-        return {}
 
     @classmethod
     def from_config_value(  # type: ignore[override]  # the contract of ConfigurableClass, not of this class
@@ -108,13 +112,8 @@ class EnvStorage(DagsterStorage[Any], ConfigurableClass):
             return SqliteStorage.from_local(str(folder), inst_data)
 
 
-class StateArtifactStorage(LocalArtifactStorage):
+class StateArtifactStorage(_Unconfigured, LocalArtifactStorage):
     """Dagster's pickled artifacts, below the state folder."""
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Return no configuration: the environment decides."""
-        return {}
 
     @classmethod
     def from_config_value(
@@ -124,13 +123,8 @@ class StateArtifactStorage(LocalArtifactStorage):
         return cls(str(_dagster_dir()), inst_data)
 
 
-class StateComputeLogManager(LocalComputeLogManager):
+class StateComputeLogManager(_Unconfigured, LocalComputeLogManager):
     """What the steps print, below the state folder."""
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Return no configuration: the environment decides."""
-        return {}
 
     @classmethod
     def from_config_value(

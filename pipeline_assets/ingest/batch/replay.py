@@ -80,7 +80,7 @@ class Replayed:
         tried: Dead letters that were tried.
         rows: Those of them that are rows now.
         repaired: Dead letters whose rows were in the table already, from a replay that was killed; they were removed.
-        stale: Dead letters of batches whose rows are not in the table, or no longer; they were left out.
+        passed_over: Dead letters of batches whose rows are not in the table, or no longer; they were left out.
         not_replayable: Dead letters without a record that could be tried, such as a file that cannot be read.
         days: Partitions that got rows or lost dead letters.
     """
@@ -88,7 +88,7 @@ class Replayed:
     tried: int = 0
     rows: int = 0
     repaired: int = 0
-    stale: int = 0
+    passed_over: int = 0
     not_replayable: int = 0
     days: frozenset[date] = field(default_factory=frozenset)
 
@@ -180,7 +180,7 @@ class _Attempt:
         repaired, repaired_days = remove_replayed(con, self.bronze, self.dead_letters, facts)
         not_replayable = self._take(selection)
         tried, replays = self._count(_TRIED), log.get(REPLAYS)
-        expect, stale = self._drop_stale(log)
+        expect, passed_over = self._drop_stale(log)
         files: list[DataFile] = []
         try:
             for relation, records in self._groups():
@@ -203,7 +203,7 @@ class _Attempt:
             )
             which = f"{REPLAYABLE} AND {PLACE} IN (SELECT {PLACE} FROM {_DONE})"
             remove(con, self.bronze, self.dead_letters, which, days, facts)
-        return Replayed(tried + repaired, rows, repaired, stale, not_replayable, days | repaired_days)
+        return Replayed(tried + repaired, rows, repaired, passed_over, not_replayable, days | repaired_days)
 
     def count(self, selection: Selection) -> int:
         """Count the dead letters that would fit."""

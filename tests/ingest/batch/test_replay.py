@@ -108,7 +108,7 @@ def test_what_does_not_fit_stays_as_it_is_and_the_rest_moves_to_its_place(world:
     before = world.con.execute(f"SELECT * FROM {world.letters.scan()} {which}").fetchall()
     world = world.under(Mended)
     found = world.replay()
-    assert (found.tried, found.rows, found.not_replayable, found.stale) == (3, 2, 1, 0)
+    assert (found.tried, found.rows, found.not_replayable, found.passed_over) == (3, 2, 1, 0)
     assert world.con.execute(f"SELECT * FROM {world.letters.scan()} ORDER BY _source.line").fetchall() == before
     assert world.rows("id, _source.line, _source.file") == [
         repr((number, line, "in/2026-01-05/a.csv")) for number, line in ((1, 2), (2, 3), (4, 5))
@@ -138,7 +138,7 @@ def test_dead_letters_of_a_content_that_went_are_passed_over(world: World, monke
             world.ingest()
     world = world.under(Mended)
     found = world.replay()
-    assert (found.tried, found.rows, found.stale) == (2, 1, 1)
+    assert (found.tried, found.rows, found.passed_over) == (2, 1, 1)
     assert world.rows("id") == ["(1,)", "(3,)", "(4,)"]
 
 
@@ -301,7 +301,7 @@ def test_dead_letters_of_pulls_become_rows_of_their_own_pull(tmp_path: Path, nam
     bank = Bank(tmp_path)
     bank.pull(1, pulled(1, "a"), pulled(2, None), pulled(3, None, "x"), name=name)
     found = bank.replay()
-    assert (found.tried, found.rows, found.stale) == (2, 1, 0)
+    assert (found.tried, found.rows, found.passed_over) == (2, 1, 0)
     assert bank.rows() == [(1, "1.50", "a"), (2, "1.50", None)]
     place = "_source.file, _batch_id, _extracted_at, _partition_date, _deleted"
     assert len(set(bank.rows(place))) == 1, "of one pull"
@@ -324,7 +324,7 @@ def test_dead_letters_of_a_pull_that_was_killed_are_left_to_the_next_one(tmp_pat
     bank = Bank(tmp_path)
     bank.pull(1, pulled(1, "a"), name=name)
     bank.pull(2, pulled(2, None), name=name, is_killed=True)
-    assert (bank.replay().stale, bank.rows()) == (1, [(1, "1.50", "a")])
+    assert (bank.replay().passed_over, bank.rows()) == (1, [(1, "1.50", "a")])
     bank.pull(3, pulled(2, None), name=name)
     assert (bank.replay().rows, (2, "1.50", None) in bank.rows(), bank.replay().tried) == (1, True, 0)
     bank.con.close()
