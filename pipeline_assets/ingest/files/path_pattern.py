@@ -144,6 +144,9 @@ class PathPattern:
 
         Directories, sockets, FIFOs, devices and links are skipped, whatever their names: a link would let anybody who
         may write here read any file of ours. If a file or the directory vanishes during the listing, it is left out.
+
+        Raises:
+            OSError: The directory cannot be listed, or one of its files cannot be looked at.
         """
         prefix = f"{directory.path}/" if directory.path else ""
         directory_day = self.day_of(directory)
@@ -156,7 +159,7 @@ class PathPattern:
             for name in sorted(filter(accepts, names)):
                 try:
                     status = os.stat(name, dir_fd=handle, follow_symlinks=False)
-                except OSError:  # gone since the listing
+                except FileNotFoundError:  # gone since the listing
                     continue
                 if not name.isprintable() and _is_not_utf8(name):
                     _log.warning("%r is passed over: its name is not UTF-8, rename it", prefix + name)

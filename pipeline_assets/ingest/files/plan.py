@@ -116,7 +116,7 @@ def files_of(root: Path, pattern: PathPattern, days: Collection[date]) -> tuple[
         if (day := pattern.day_of(directory)) is not None and day not in days:
             continue
         try:
-            found += (file for file in pattern.files(root, directory) if file.date in days)
+            found += [file for file in pattern.files(root, directory) if file.date in days]  # all of them, or none
         except OSError as error:
             closed[directory.path] = cause_of(error)
     return sorted(found, key=lambda file: (file.date, file.path)), closed

@@ -136,12 +136,16 @@ def test_a_damaged_file_is_a_dead_letter_though_the_lake_is_full(tmp_path: Path)
     assert reason.startswith("file: No magic bytes")
 
 
-@pytest.mark.parametrize("closed", ["2011-01-02/a.csv", "2011-01-02"], ids=["file", "folder"])
-def test_what_may_not_be_read_stops_no_other_file_and_is_named(open_folder: Path, closed: str) -> None:
+@pytest.mark.parametrize(
+    ("closed", "mode"),
+    [("2011-01-02/a.csv", 0), ("2011-01-02", 0), ("2011-01-02", 0o444)],
+    ids=["file", "folder", "folder of which only names may be read"],
+)
+def test_what_may_not_be_read_stops_no_other_file_and_is_named(open_folder: Path, closed: str, mode: int) -> None:
     shop = Shop(open_folder)
     path = shop.root / "lines" / closed
     with as_nobody(open_folder):
-        path.chmod(0)
+        path.chmod(mode)
         try:
             with pytest.raises(FilesLeftError, match=r"Permission denied.*mend permissions") as left:
                 shop.ingest()
