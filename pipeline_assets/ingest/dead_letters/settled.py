@@ -53,8 +53,20 @@ def tell(con: duckdb.DuckDBPyConnection, bronze: Table, dead_letters: Table) -> 
     done, told = opened.transaction_version(SETTLED) or 0, bronze.position(SETTLED) or 0
     if done <= told:
         return
-    commits = [commit for commit in opened.history(_COMMITS_LOOKED_AT) if SETTLED_DAYS in commit][: done - told]
-    bronze.commit(con, [], positions={SETTLED: done}, metadata=days_fact(_days(commits)))
+    bronze.commit(con, [], positions={SETTLED: done}, metadata=days_fact(_days(_newest(opened, done - told))))
+
+
+def _newest(dead_letters: DeltaTable, number: int) -> list[dict[str, str]]:
+    """Give so many of the newest commits that name days; read the whole log only if they are not among the last ones.
+
+    After a kill, any number of batches may have come before somebody replays or discards again.
+    """
+    found: list[dict[str, str]] = []
+    for limit in (_COMMITS_LOOKED_AT, None):
+        found = [commit for commit in dead_letters.history(limit) if SETTLED_DAYS in commit][:number]
+        if len(found) == number:
+            break
+    return found
 
 
 def replayed_sql(con: duckdb.DuckDBPyConnection, bronze: Table, relation: str) -> str:

@@ -20,6 +20,7 @@ from pipeline_assets.ingest.batch.replay import Replayed, would_fit
 from pipeline_assets.ingest.batch.replay_pulls import row_source as pull_rows
 from pipeline_assets.ingest.batch.rows import RowBatch, RowPlan, RowSource
 from pipeline_assets.ingest.batch.watermark import at as at_position
+from pipeline_assets.ingest.dead_letters import settled
 from pipeline_assets.ingest.dead_letters.discard import discard
 from pipeline_assets.ingest.dead_letters.select import Selection
 from pipeline_assets.ingest.files.replay import row_source
@@ -183,6 +184,22 @@ def test_the_next_audit_publishes_a_day_whose_dead_letters_were_discarded(world:
     assert world.waiting() == []
     world.audit(0)
     assert world.under(Mended).replay().tried == 0, "what was discarded is not replayed"
+
+
+def test_a_discard_that_was_killed_long_ago_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a killed discard the bronze table hears later, however many batches came in between."""
+    world.land("2026-01-05/a.csv", "id,note\n1,a\n2,\n")
+    world.ingest()
+    assert world.audit(0).held == {DAY}
+    with monkeypatch.context() as patched:
+        kill_at_commit(patched, 1)
+        with pytest.raises(Killed):
+            discard(world.con, world.bronze)
+    world.land("2026-01-06/b.csv", "id,note\n3,c\n4,\n")
+    world.ingest()
+    monkeypatch.setattr(settled, "_COMMITS_LOOKED_AT", 1)
+    assert discard(world.con, world.bronze).days == {NEXT}
+    assert (world.audit(0).held, held_days(world.bronze)) == (set(), set())
 
 
 def test_who_is_overtaken_plans_anew_and_gives_up_at_last(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
