@@ -35,6 +35,7 @@ from pipeline_assets.lake.dead_letters import create, dead_letter_table, waiting
 from pipeline_assets.sql import quote_text
 
 _REPLAY = "replay:"
+_RECORD = "md5(concat_ws('|', _source.file, _source.line, reason, raw))"
 
 
 @dataclass
@@ -166,7 +167,8 @@ class _Attempt:
 
     def unit(self, dead_letters: Table, batch_id: str) -> None:
         """Append what fits of one batch's dead letters and remove them; leave all as it is if nothing fits."""
-        where = _of_batch(batch_id)
+        where, version = _of_batch(batch_id), dead_letters.open().version()
+        tried_now = f"(FROM {waiting(dead_letters, version)} WHERE {where})"
         name = self._name(dead_letters, where)
         has_it = self._has_it(name)
         now = datetime.now(UTC)
@@ -180,7 +182,7 @@ class _Attempt:
         unrouted = UnroutedBatch(self._lake, self._con, self._source, planned, run_id=self._run_id)
         tried = Report()
         try:
-            for chunk in in_chunks(self._records(dead_letters, where, tried)):
+            for chunk in in_chunks(self._records(tried_now, tried)):
                 batch = unrouted if chunk.table not in self._keys else batches.get(chunk.table)
                 if batch is not None:
                     batch.add(chunk.events)
@@ -191,7 +193,9 @@ class _Attempt:
                 run = {"run_id": self._run_id} if self._run_id else {}
                 facts = {**run, REPLAYED_BATCH: batch_id, REPLAYED_RECORDS: str(tried.records)}
                 create(self._con, dead_letters)  # its columns, before a predicate names them
-                dead_letters.commit(self._con, [], where=f"{where} AND discarded_at IS NULL", metadata=facts)
+                # Also those that were discarded meanwhile, and no others that came meanwhile.
+                where += f" AND {_RECORD} IN (SELECT {_RECORD} FROM {tried_now})"
+                dead_letters.commit(self._con, [], where=where, metadata=facts)
                 self.report.removed += tried.dead_letters
                 self.report.skipped += tried.skipped
         finally:
@@ -204,22 +208,18 @@ class _Attempt:
 
     def _name(self, dead_letters: Table, where: str) -> str:
         """Name a unit after its dead letters: if a batch was read again and left others, it is another unit."""
-        record = "md5(concat_ws('|', _source.file, _source.line, reason, raw))"
         found = self._con.execute(
-            f"SELECT md5(string_agg({record}, '' ORDER BY {record})) FROM {waiting(dead_letters)} WHERE {where}"
+            f"SELECT md5(string_agg({_RECORD}, '' ORDER BY {_RECORD})) FROM {waiting(dead_letters)} WHERE {where}"
         ).fetchone()
         unit = f"{dead_letters.name}|{where}|{found[0] if found else ''}"
         return f"{_REPLAY}{hashlib.blake2b(unit.encode(), digest_size=16).hexdigest()}"
 
-    def _records(self, dead_letters: Table, where: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
+    def _records(self, dead_letters: str, tried: Report) -> Iterator[ChangeEvent | Reject]:
         """Yield the events and rejects of dead letters, and count them.
 
         Use a cursor of its own: a batch uses the connection.
         """
-        version = dead_letters.open().version()  # the same for all parts
-        for origin, place, raw, weight in read(
-            self._con.cursor(), f"(FROM {waiting(dead_letters, version)} WHERE {where})"
-        ):
+        for origin, place, raw, weight in read(self._con.cursor(), dead_letters):
             records = self._parse(raw, origin, place or 0)
             tried.dead_letters += 1
             tried.records += weight

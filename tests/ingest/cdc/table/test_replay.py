@@ -388,3 +388,24 @@ def without_key(code: str, lsn: int) -> dict[str, Any]:
     record = product(code, lsn)
     record["after"]["stock_code"] = None
     return record
+
+
+def test_a_discard_meanwhile_leaves_no_record_that_is_a_row_and_a_dead_letter(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.land("2026-01-02/a.jsonl", product("A", 8, price="cheap"), product("B", 16, price="dear"))
+    shop.land("2026-01-02/b.jsonl", product("C", 24, price="free"))
+    shop.ingest()
+    shop = mended(shop)
+    discard(shop.con, MENDED.bronze(shop.lake), Selection(reason="'free'"))
+    real = EventBatch.commit
+
+    def overtaken(batch: EventBatch) -> int:
+        monkeypatch.setattr(EventBatch, "commit", real)
+        discard(shop.con, MENDED.bronze(shop.lake), Selection(reason="'dear'"))
+        return batch.commit()
+
+    monkeypatch.setattr(EventBatch, "commit", overtaken)
+    shop.replay()
+    assert [key for _, key, _ in shop.rows()] == ['{"stock_code":"A"}', '{"stock_code":"B"}']
+    assert [("free" in reason) for (reason,) in shop.letters("crm__products")] == [True]
