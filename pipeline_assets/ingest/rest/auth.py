@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 from time import monotonic
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 from requests import PreparedRequest, Response
 from requests.auth import AuthBase
@@ -66,7 +67,10 @@ def _in_header(name: str, value: str) -> PutCredentials:
 
 def _in_query(name: str, value: str) -> PutCredentials:
     def put(request: PreparedRequest) -> PreparedRequest:
-        request.prepare_url(request.url or "", {name: value})
+        parts = urlsplit(request.url or "")
+        # The URL of a next page may repeat the key that it was asked for with: two keys are none to some servers.
+        others = [part for part in parts.query.split("&") if unquote_plus(part.partition("=")[0]) != name]
+        request.prepare_url(urlunsplit(parts._replace(query="&".join(others))), {name: value})
         return request
 
     return put
