@@ -178,6 +178,21 @@ def test_discarding_ends_the_wait_and_the_day_is_published(world: World) -> None
     assert all(found.passed for found in done.get_asset_check_evaluations())
 
 
+def test_a_second_attempt_discards_nothing_that_the_first_one_brought(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = DeadLetters.replay_if_asked
+
+    def failing_once(*_: object) -> dict[str, Any]:
+        monkeypatch.setattr(DeadLetters, "replay_if_asked", real)
+        raise OSError("the storage was away")
+
+    monkeypatch.setattr(DeadLetters, "replay_if_asked", failing_once)
+    done = world.run("discard_dead_letters")
+    assert [event.event_type_value for event in done.all_events].count("STEP_RESTARTED") == 1
+    assert world.query(world.letters.scan(), "discarded_at IS NULL") == [True, True]
+
+
 def test_the_graph_shows_columns_of_dead_letters_below_their_table(world: World) -> None:
     resources = dg.Definitions(resources={"lake": lake_resource()})
     defs = dg.Definitions.merge(dg.component_defs(component=world.build()), resources)

@@ -37,6 +37,7 @@ CHECK_TEXT = "No dead letter waits that would fit the contract of now."
 
 _REASONS_SHOWN = 20
 _RAW_CHARACTERS = 200
+_COMMITS_LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,16 @@ class DeadLetters:
         ]
 
     def discard_if_asked(self, tags: Mapping[str, str], lake: LakeResource, run_id: str) -> None:
-        """Discard what waits, before the source is read: nobody has looked at the dead letters that this run brings."""
+        """Discard what waits, before the source is read: nobody has looked at the dead letters that this run brings.
+
+        So a further attempt of a step leaves the tables alone in which an earlier one has discarded or read.
+        """
         if DISCARD_TAG in tags:
+            letters = {name: dead_letter_table(lake.open(), f"bronze.{name}") for name in self.tables}
+            names = [name for name, table in letters.items() if not _has_commit_of(table, run_id)]
             with lake.connect() as con:
                 self.finish(lake.open(), con, run_id)
-                for name in self.tables:
+                for name in names:
                     discard(con, Table(lake.open(), f"bronze.{name}"), metadata={"run_id": run_id})
 
     def replay_if_asked(self, tags: Mapping[str, str], lake: LakeResource, run_id: str) -> dict[str, Any]:
@@ -156,6 +162,10 @@ def waiting_facts(con: duckdb.DuckDBPyConnection, table: Table) -> dict[str, Any
         "dead_letters": sum(group.records for group in found),
         **({"reasons": table_value(reasons)} if reasons else {}),
     }
+
+
+def _has_commit_of(table: Table, run_id: str) -> bool:
+    return table.exists() and any(commit.get("run_id") == run_id for commit in table.open().history(_COMMITS_LOOKED_AT))
 
 
 def _metadata(con: duckdb.DuckDBPyConnection, table: Table) -> dict[str, Any]:
