@@ -71,14 +71,8 @@ def dev(
     ] = True,
 ) -> None:
     """Run Dagster's web server and daemon on http://127.0.0.1:3000 until Ctrl-C, with the demo's shop beside them."""
-    import dagster as dg
     from dotenv import dotenv_values
 
-    from pipeline_assets.instance.dead_runs import fail_dead_runs
-
-    if load_settings().dagster_postgres_url is None:  # otherwise other machines may share the instance
-        with dg.DagsterInstance.get() as instance:
-            fail_dead_runs(instance)
     known = {**dotenv_values(project_root() / ".env"), **os.environ}
     if with_shop and _SHOP_DB_URL not in known:
         from pipeline_assets.demo.shop import ShopError

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace as replace_fields
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import duckdb
 import typer
@@ -120,7 +120,7 @@ def export(
     count = 0
     with _lake() as (lake, con):
         records = _records(con, _table(lake, table), _selection(day, reason, batch, limit))
-        with to.open("w", encoding="utf-8", newline="") if to else _stdout() as file:
+        with _opened(to) if to else _stdout() as file:
             writer = csv.DictWriter(file, _COLUMNS) if to and to.suffix == ".csv" else None
             if writer:
                 writer.writeheader()
@@ -151,7 +151,10 @@ def replay(table: TableName, day: Day = None, reason: Reason = None, batch: Batc
     outcome = f"{found.tried:,} dead letters were tried, {found.rows:,} are rows now, {rest:,} still wait"
     lines = [f"{dead_letters.name}: {outcome}"]
     if found.repaired:
-        lines.append(f"{found.repaired:,} were rows already, from a replay that was interrupted: they were removed")
+        lines.append(
+            f"{found.repaired:,} were rows already, by another replay that was interrupted or still runs: they were "
+            "removed"
+        )
     if found.passed_over:
         lines.append(
             f"{found.passed_over:,} were passed over: the rows of their batch are not in the table; the next run "
@@ -185,7 +188,14 @@ def discard(table: TableName, day: Day = None, reason: Reason = None, batch: Bat
         job = f"{source.partition('__')[0] if _is_of_changes(dead_letters) else source}__to_gold"
     console.tell(f"{dead_letters.name}: {found.dead_letters:,} dead letters were discarded, of {len(found.days)} days")
     if found.dead_letters:
-        console.tell(f"A day that they withheld is published by the next run: start the job {job}, or wait for it")
+        console.tell(f"If they withheld a day, the next run publishes it: start the job {job}, or wait for it")
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        return file.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        console.fail(f"{file} cannot be written: {error.strerror}")
 
 
 @contextmanager

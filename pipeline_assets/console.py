@@ -16,8 +16,8 @@ Json = Annotated[bool, typer.Option("--json", help="JSON for programs instead of
 
 ROWS_SHOWN = 200
 
-# A value may hold what rich takes for markup, such as [null]. A pipe has no window that would wrap the lines.
-out = Console(width=None if sys.stdout.isatty() else 240, markup=False, emoji=False)
+# A value may hold what rich takes for markup, such as [null]. A pipe has no window: lines are not folded.
+out = Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False)
 err = Console(stderr=True, markup=False, emoji=False)
 
 

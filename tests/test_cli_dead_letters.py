@@ -93,6 +93,7 @@ def test_show_and_export_give_the_records(lake: Lake, tmp_path: Path) -> None:
     assert [each["raw"] for each in of_csv] == [each["raw"] for each in of_lines]
     assert of_lines[0]["raw"].startswith('{"InvoiceNo":"536002"')
     assert '"reason": "required: description is missing"' in invoke("export", NAME, "--limit", "1")
+    assert "cannot be written: No such file" in refused("export", NAME, "--to", str(tmp_path / "none" / "found.csv"))
 
 
 def test_replay_and_discard_say_what_they_did_and_which_job_goes_on(lake: Lake) -> None:

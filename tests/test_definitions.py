@@ -145,6 +145,7 @@ def test_sensors_run_by_default_and_resources_are_named(loaded: dg.Definitions) 
         "alert_on_failure",
         "alert_on_failed_check",
         "alert_on_silence",
+        "fail_dead_runs",
     }
     assert {"lake", "dbt"} <= set(repository.get_top_level_resources())
 

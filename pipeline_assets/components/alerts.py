@@ -1,5 +1,7 @@
 """The `Alerts` component: it tells people of each failed check, failed run and silent source, once.
 
+A run whose processes are gone is a failed run, too: `instance.dead_runs` finds it.
+
 `automation.silence` finds out which sources are silent; `pipeline_assets.alerts` sends to the targets. Checks and runs
 are watched by run status sensors: a status sensor sees each finished run exactly once, while SQLite's sharded event log
 refuses a query for check events of all runs.
@@ -17,6 +19,7 @@ from pipeline_assets import alerts
 from pipeline_assets.components.assets.bronze import ERROR_CLASS, WITHHELD
 from pipeline_assets.components.automation import silence
 from pipeline_assets.ingest.batch.errors import LostRecordsError
+from pipeline_assets.instance.dead_runs import fail_dead_runs
 from pipeline_assets.lake.errors import (
     CommitConflictError,
     CommitUnknownError,
@@ -58,7 +61,7 @@ class Alerts(dg.Component, dg.Model, dg.Resolvable):
     """
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Build the three sensors."""
+        """Build the four sensors."""
 
         @dg.run_failure_sensor(
             name="alert_on_failure", default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15
@@ -88,7 +91,19 @@ class Alerts(dg.Component, dg.Model, dg.Resolvable):
                 return dg.SkipReason("there are no definitions to watch")
             return silence.tick(context, context.repository_def)
 
-        return dg.Definitions(sensors=[alert_on_failure, alert_on_failed_check, alert_on_silence])
+        @dg.sensor(
+            name="fail_dead_runs",
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            minimum_interval_seconds=60,
+            description="Reports runs whose processes are gone as failed: they would block their source for hours.",
+        )
+        def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+            if load_settings().dagster_postgres_url is not None:
+                return dg.SkipReason("other machines may share the instance: a process may run there")
+            failed = fail_dead_runs(context.instance)
+            return dg.SkipReason(f"failed: {', '.join(failed)}" if failed else "each run in progress has its process")
+
+        return dg.Definitions(sensors=[alert_on_failure, alert_on_failed_check, alert_on_silence, dead_runs_sensor])
 
 
 def _send_all(context: dg.RunStatusSensorContext, found: "Iterator[alerts.Alert] | Sequence[alerts.Alert]") -> None:

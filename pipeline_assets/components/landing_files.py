@@ -7,10 +7,10 @@ Concept: https://docs.dagster.io/guides/build/components
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline_assets.components.assets import bronze as bronze_assets
 from pipeline_assets.components.assets.bronze import FREQUENCIES, NAME, OWNER, bronze_key, dead_letters_key
@@ -19,7 +19,7 @@ from pipeline_assets.components.assets.dead_letters import DeadLetters
 from pipeline_assets.components.automation.cancellation import RETRIES
 from pipeline_assets.components.automation.landing_sensor import landing_sensor
 from pipeline_assets.components.resources import LakeResource
-from pipeline_assets.contracts.base import contract
+from pipeline_assets.contracts.base import contract, raw_shape
 from pipeline_assets.ingest.files import ingest as landing
 from pipeline_assets.ingest.files.content import MAX_UNPACKED_MB
 from pipeline_assets.ingest.files.limits import MAX_SECONDS_PER_FILE
@@ -105,6 +105,13 @@ class LandingFiles(dg.Component, dg.Model, dg.Resolvable):
     def _contract_exists(cls, value: str) -> str:
         contract(value)
         return value
+
+    @model_validator(mode="after")
+    def _keys_are_columns(self) -> Self:
+        columns = {column.name for column in raw_shape(contract(self.contract)).columns}
+        if unknown := [key for key in self.keys if key not in columns]:
+            raise ValueError(f"keys: {', '.join(unknown)} are no columns of the contract {self.contract}")
+        return self
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Build the source's definitions."""

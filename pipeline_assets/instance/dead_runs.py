@@ -5,11 +5,11 @@ Such a run would hold its place in the queue and in its pools until `max_runtime
 of one machine only: elsewhere the same process number means another process.
 """
 
-import os
-
 import dagster as dg
+import psutil
 
 _IN_PROGRESS = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+_CLOCK_SECONDS = 10  # how far the time at which a process started, counted from the boot, may be off
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -20,20 +20,20 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     failed = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=list(_IN_PROGRESS))):
-        run = record.dagster_run
-        events = (entry.dagster_event for entry in instance.all_logs(run.run_id))
-        processes = {event.pid for event in events if event is not None and event.pid}
-        if processes and not any(map(_is_alive, processes)):
-            instance.report_run_failed(run, "Its processes are gone: this machine or Dagster was stopped.")
+        run, first_told = record.dagster_run, dict[int, float]()
+        for entry in instance.all_logs(run.run_id):
+            if entry.dagster_event is not None and entry.dagster_event.pid:
+                first_told.setdefault(entry.dagster_event.pid, entry.timestamp)
+        if first_told and not any(_is_alive(process, at) for process, at in first_told.items()):
+            instance.report_run_failed(run, "Its processes are gone: they were killed, or this machine was stopped.")
             failed.append(run.run_id)
     return failed
 
 
-def _is_alive(process: int) -> bool:
+def _is_alive(process: int, at: float) -> bool:
+    """Tell whether the process that told of a run at a time is there still, and not another one of its number."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        found = psutil.Process(process)
+        return bool(found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= at + _CLOCK_SECONDS)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        pass
-    return True

@@ -222,6 +222,7 @@ def test_the_ui_gets_columns_owner_groups_and_freshness(source: Source) -> None:
     [
         ({"path": "lines/*.csv"}, "exactly one {date}"),
         ({"path": "/abs/{date}.csv"}, "relative to the landing root"),
+        ({"keys": ["nope"]}, "keys: nope are no columns of the contract shop.InvoiceLines"),
         ({"contract": "shop.Nothing"}, "no contract 'shop.Nothing'"),
         ({"name": "Lines"}, "match pattern"),
         ({"failure_budget": 2}, "less than or equal to 1"),
