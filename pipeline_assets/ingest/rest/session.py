@@ -45,6 +45,8 @@ class ApiSession(Session):
             deadline: When the time for all requests is over, by the monotonic clock.
         """
         super().__init__()
+        # Or requests looks into ~/.netrc for credentials that nobody declared and that no message would hide.
+        self.auth = lambda request: request
         self._base_url = base_url
         self._timeout_seconds, self._pause = source.timeout_seconds, 1 / source.requests_per_second
         self._secrets = secrets

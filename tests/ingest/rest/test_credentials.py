@@ -63,6 +63,16 @@ def test_a_key_is_sent_once_on_every_page(crm, monkeypatch) -> None:
     assert [asked.headers.get("X-Key") or asked.query.get("auth") for asked in api.asked] == ["abc"] * 8
 
 
+def test_credentials_that_nobody_declared_are_not_sent(crm, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password s3cr3t")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Api() as api:
+        crm.poll(api, auth=None)
+        crm.poll(api, auth=oauth(api))
+    assert "Authorization" not in api.asked[0].headers
+    assert "Authorization" not in api.tokens[0].headers
+
+
 def test_a_variable_that_is_not_set_is_named(crm, monkeypatch) -> None:
     monkeypatch.delenv("CRM_SECRET")
     with Api() as api, pytest.raises(RestError, match="CRM_SECRET is not set"):
