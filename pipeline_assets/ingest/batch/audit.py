@@ -225,7 +225,8 @@ def compare_last_run(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Cou
     opened = bronze.open()
     commits = [commit for commit in opened.history(_COMMITS_OF_A_RUN) if READ in commit]
     own = [commit for commit in commits if commit.get("run_id") == commits[0].get("run_id")]
-    replayed = replayed_records(dead_letter_table(bronze.lake, bronze.name))
+    since = min((commit["timestamp"] for commit in own), default=0)
+    replayed = replayed_records(dead_letter_table(bronze.lake, bronze.name), since)
     return compare(con, bronze, standing(Positions(opened), _readings(own)), replayed)
 
 

@@ -146,10 +146,22 @@ def _days(commits: Iterable[dict[str, str]]) -> frozenset[date]:
     )
 
 
-def replayed_records(dead_letters: Table) -> Counter[str]:
-    """Count, by batch, the records of change tables whose dead letters were replayed, from the latest commits."""
+def replayed_records(dead_letters: Table, since: int) -> Counter[str]:
+    """Count, by batch, the records of change tables whose dead letters were replayed.
+
+    Args:
+        dead_letters: The table of dead letters.
+        since: Milliseconds since 1970, the time of the oldest commit whose batches matter: replays come after it. One
+            run may replay the dead letters of any number of batches, so the whole log is read if need be.
+    """
+    if not dead_letters.exists():
+        return Counter()
+    opened = dead_letters.open()
+    commits = opened.history(_COMMITS_LOOKED_AT)
+    if len(commits) == _COMMITS_LOOKED_AT and commits[-1]["timestamp"] >= since:
+        commits = opened.history()
     found: Counter[str] = Counter()
-    for commit in dead_letters.open().history(_COMMITS_LOOKED_AT) if dead_letters.exists() else []:
+    for commit in commits:
         if REPLAYED_BATCH in commit:
             found[commit[REPLAYED_BATCH]] += int(commit[REPLAYED_RECORDS])
     return found

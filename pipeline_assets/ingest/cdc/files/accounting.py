@@ -70,7 +70,7 @@ def account(con: duckdb.DuckDBPyConnection, lake: Lake, source: FileSource) -> F
             found.rows += _sum(con, "1", f"{bronze.scan()} WHERE {within}", batch_id)
         if dead_letters.exists():
             found.dead_letters += _sum(con, WEIGHT, f"{weighed(dead_letters)} WHERE TRUE", batch_id)
-            found.replayed += replayed_records(dead_letters)[batch_id]
+            found.replayed += replayed_records(dead_letters, commit["timestamp"])[batch_id]
     return found
 
 
