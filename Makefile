@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 STAMP := .venv/.installed
 UV := .pipeline/tools/bin/uv
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 3
 
 # The first interpreter that is new enough. Override: make setup PYTHON=/opt/python3.12/bin/python3
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \

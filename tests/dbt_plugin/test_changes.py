@@ -382,7 +382,13 @@ _NAMES = [*_OF_EVENTS, *_OF_SQL, "events", "stored", "moments", "states", "_batc
 _NAMES += ["_id", "_key", "_row", "_nth", "_life", "_origin", "_told_1", "_earliest"]
 
 
-@pytest.mark.parametrize("keys", [["id"], ["key", "op", "id"], ["ts", "_key", "id"]])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["key", "op", "id"],
+        *(pytest.param(keys, marks=pytest.mark.integration) for keys in (["id"], ["ts", "_key", "id"])),
+    ],
+)
 def test_a_source_may_call_its_columns_as_the_change_table_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str]
 ) -> None:

@@ -90,7 +90,7 @@ def _kinds(*of_make_test: str) -> list[object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["replay", "discard"])
-@pytest.mark.parametrize("name", _kinds("files", "pull incremental", "poll", "change files"))
+@pytest.mark.parametrize("name", _kinds("files", "pull incremental", "poll"))
 def test_killed_at_every_step_it_ends_like_one_that_never_was(
     tmp_path: Path, name: str, what: str, request: pytest.FixtureRequest, run: Callable[..., int], con: Connection
 ) -> None:
