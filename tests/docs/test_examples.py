@@ -106,6 +106,7 @@ def test_python_of_the_pages_is_written_as_ours(tmp_path: Path) -> None:
             [*ruff, *command, "--no-cache", "--config", str(ROOT / "pyproject.toml"), str(tmp_path)],
             capture_output=True,
             text=True,
+            cwd=ROOT,  # below it ruff looks for what is our own package
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
