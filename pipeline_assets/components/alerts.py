@@ -19,7 +19,6 @@ from pipeline_assets import alerts
 from pipeline_assets.components.assets.bronze import ERROR_CLASS, WITHHELD
 from pipeline_assets.components.automation import silence
 from pipeline_assets.ingest.batch.errors import LostRecordsError
-from pipeline_assets.instance.dead_runs import fail_dead_runs
 from pipeline_assets.lake.errors import (
     CommitConflictError,
     CommitUnknownError,
@@ -98,6 +97,9 @@ class Alerts(dg.Component, dg.Model, dg.Resolvable):
             description="Reports runs whose processes are gone as failed: they would block their source for hours.",
         )
         def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+            # Imported here, not above: it imports psutil, which costs 0.02 seconds that no run needs.
+            from pipeline_assets.instance.dead_runs import fail_dead_runs
+
             if load_settings().dagster_postgres_url is not None:
                 return dg.SkipReason("other machines may share the instance: a process may run there")
             failed = fail_dead_runs(context.instance)

@@ -225,9 +225,12 @@ def compare_last_run(con: duckdb.DuckDBPyConnection, bronze: Table) -> tuple[Cou
     opened = bronze.open()
     commits = [commit for commit in opened.history(_COMMITS_OF_A_RUN) if READ in commit]
     own = [commit for commit in commits if commit.get("run_id") == commits[0].get("run_id")]
-    since = min((commit["timestamp"] for commit in own), default=0)
-    replayed = replayed_records(dead_letter_table(bronze.lake, bronze.name), since)
-    return compare(con, bronze, standing(Positions(opened), _readings(own)), replayed)
+    read, replayed = standing(Positions(opened), _readings(own)), None
+    if any(reading.counts.dead_letters for reading in read):  # otherwise there was nothing to replay
+        replayed = replayed_records(
+            dead_letter_table(bronze.lake, bronze.name), since=min(commit["timestamp"] for commit in own)
+        )
+    return compare(con, bronze, read, replayed)
 
 
 def _day_counts(con: duckdb.DuckDBPyConnection, bronze: Table, version: int, where: str) -> dict[date, Counts]:

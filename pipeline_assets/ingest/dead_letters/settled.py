@@ -9,8 +9,9 @@ A replay adds rows before it removes their dead letters. If a kill comes between
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
+from typing import Any
 
 import duckdb
 from deltalake import DeltaTable
@@ -57,16 +58,23 @@ def tell(con: duckdb.DuckDBPyConnection, bronze: Table, dead_letters: Table) -> 
 
 
 def _newest(dead_letters: DeltaTable, number: int) -> list[dict[str, str]]:
-    """Give so many of the newest commits that name days; read the whole log only if they are not among the last ones.
+    """Give so many of the newest commits that name days.
 
     After a kill, any number of batches may have come before somebody replays or discards again.
     """
-    found: list[dict[str, str]] = []
-    for limit in (_COMMITS_LOOKED_AT, None):
-        found = [commit for commit in dead_letters.history(limit) if SETTLED_DAYS in commit][:number]
-        if len(found) == number:
-            break
-    return found
+
+    def naming_days(commits: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+        return [commit for commit in commits if SETTLED_DAYS in commit][:number]
+
+    return naming_days(_commits(dead_letters, are_enough=lambda newest: len(naming_days(newest)) == number))
+
+
+def _commits(
+    dead_letters: DeltaTable, *, are_enough: Callable[[Sequence[dict[str, Any]]], bool]
+) -> Sequence[dict[str, Any]]:
+    """Give the newest commits; the whole log, which costs more the longer it is, only if they are not enough."""
+    newest = dead_letters.history(_COMMITS_LOOKED_AT)
+    return newest if len(newest) < _COMMITS_LOOKED_AT or are_enough(newest) else dead_letters.history()
 
 
 def replayed_sql(con: duckdb.DuckDBPyConnection, bronze: Table, relation: str) -> str:
@@ -156,12 +164,8 @@ def replayed_records(dead_letters: Table, since: int) -> Counter[str]:
     """
     if not dead_letters.exists():
         return Counter()
-    opened = dead_letters.open()
-    commits = opened.history(_COMMITS_LOOKED_AT)
-    if len(commits) == _COMMITS_LOOKED_AT and commits[-1]["timestamp"] >= since:
-        commits = opened.history()
     found: Counter[str] = Counter()
-    for commit in commits:
+    for commit in _commits(dead_letters.open(), are_enough=lambda newest: newest[-1]["timestamp"] < since):
         if REPLAYED_BATCH in commit:
             found[commit[REPLAYED_BATCH]] += int(commit[REPLAYED_RECORDS])
     return found
